@@ -1,0 +1,30 @@
+"""TRACE: recurrent latent variables for Transformers language models (Hu et al., Findings of EMNLP 2022)."""
+
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+
+from .cache_trace import TraceCache
+from .configuration_trace import TraceConfig
+from .generation_trace import SegmentLogitsProcessor
+from .latents_trace import gamma_for_rate
+from .modeling_trace import TraceForConditionalGeneration, TraceOutput, TracePreTrainedModel
+
+__version__ = "0.1.0"
+
+# With this package imported, `AutoModel.from_pretrained` needs neither remote code nor trust.
+AutoConfig.register("trace", TraceConfig, exist_ok=True)
+AutoModel.register(TraceConfig, TraceForConditionalGeneration, exist_ok=True)
+AutoModelForCausalLM.register(TraceConfig, TraceForConditionalGeneration, exist_ok=True)
+
+# What `save_pretrained` writes loads without this package, through `trust_remote_code=True`.
+TraceConfig.register_for_auto_class()
+TraceForConditionalGeneration.register_for_auto_class("AutoModelForCausalLM")
+
+__all__ = [
+    "SegmentLogitsProcessor",
+    "TraceCache",
+    "TraceConfig",
+    "TraceForConditionalGeneration",
+    "TraceOutput",
+    "TracePreTrainedModel",
+    "gamma_for_rate",
+]

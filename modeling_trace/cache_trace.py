@@ -1,0 +1,130 @@
+"""TraceCache: everything that belongs to a row during generation, kept together (design: beams reorder the cache)."""
+
+import torch
+from transformers import DynamicCache
+
+
+class TraceCache(DynamicCache):
+    """
+    Decoder keys and values, encoder keys and values, latents and segment bookkeeping of every row.
+
+    Beam search reorders the cache and nothing else, so all per-row state lives here and moves as one.
+
+    Attributes:
+        encoder (`DynamicCache`): keys and values of the context pass, one slot per token of the text, filled up to
+            `segment_start` in each row. Slots past it are not valid.
+        latents (`torch.Tensor` of shape `(rows, num_segments, latent_size)`): z of every segment begun so far; None
+            before the first draw.
+        segment (`torch.LongTensor` of shape `(rows,)`): number (1, 2, ...) of the segment that the next token is in.
+        segment_start (`torch.LongTensor` of shape `(rows,)`): position of that segment's first token.
+        prompt_latents, prompt_segments: `latents` and `segment` at the first step, in the rows' order of that step.
+        step_latents (`list[torch.Tensor]`): the latent of the next token at every step, in the rows' order of that
+            step: what a finished beam has to be looked up in, since its row may be gone from the cache.
+        draws (`LatentDraws`): how new latents are drawn; the same for all beams of a prompt, so never reordered.
+    """
+
+    is_croppable = False
+
+    def __init__(self, backbone_config=None):
+        super().__init__(config=backbone_config)
+        # the encoder reads whole texts, whatever the decoder's sliding windows
+        self.encoder = DynamicCache()
+        self.draws = None
+        self._clear_rows()
+
+    def _clear_rows(self) -> None:
+        self.latents = None
+        self.segment = None
+        self.segment_start = None
+        self.prompt_latents = None
+        self.prompt_segments = None
+        self.step_latents = []
+
+    def current_latents(self) -> torch.Tensor:
+        """z of the segment that each row's next token is in, `(rows, latent_size)`."""
+        index = (self.segment - 1).view(-1, 1, 1).expand(-1, 1, self.latents.shape[-1])
+        return self.latents.gather(1, index).squeeze(1)
+
+    def begin(self, latents: torch.Tensor, segment: torch.LongTensor, segment_start: torch.LongTensor) -> None:
+        """Set the rows' state after the prompt. Arguments as the attributes of the same names."""
+        self.latents, self.segment, self.segment_start = latents, segment, segment_start
+        self.prompt_latents, self.prompt_segments = latents, segment
+
+    def open_segments(self, rows: torch.LongTensor, latents: torch.Tensor, position: int) -> None:
+        """Begin the next segment of `rows` `(n,)` at `position`, under `latents` `(n, latent_size)`."""
+        self.segment = self.segment.index_add(0, rows, torch.ones_like(rows))
+        self.segment_start = self.segment_start.index_fill(0, rows, position)
+        slots = self.segment[rows] - 1
+        missing = max(0, int(slots.max()) + 1 - self.latents.shape[1])
+        grown = torch.nn.functional.pad(self.latents, (0, 0, 0, missing))
+        self.latents = grown.index_put((rows, slots), latents)
+
+    def encoder_past(self, rows: torch.LongTensor, length: int) -> DynamicCache:
+        """The first `length` encoder slots of `rows` as a cache of their own, for a pass that appends to them."""
+        past = DynamicCache()
+        if length > 0:
+            for index, layer in enumerate(self.encoder.layers):
+                keys, values = layer.keys[:, :, :length], layer.values[:, :, :length]
+                if rows.numel() != keys.shape[0]:
+                    keys, values = keys[rows], values[rows]
+                past.update(keys, values, index)
+        return past
+
+    def store_encoder(
+        self, rows: torch.LongTensor, past: DynamicCache, past_length: int, window: torch.BoolTensor, total: int
+    ) -> None:
+        """
+        Write what a pass over `window` `(n, width)` (True for tokens) appended to `past` back to the rows' own slots.
+
+        Row i's window begins at slot `segment_start[rows[i]]`; the cache grows to `total` slots.
+        """
+        every_row = rows.numel() == self.segment.numel()
+        if every_row and total == past_length + window.shape[1] and bool(window.all()):
+            self.encoder = past  # all rows closed at the same place: appending was all there was to do
+            return
+        columns = self.segment_start[rows].unsqueeze(1) + torch.arange(window.shape[1], device=window.device)
+        row_index = rows.unsqueeze(1).expand_as(columns)[window]
+        column_index = columns[window]
+        for index, layer in enumerate(past.layers):
+            new_keys = layer.keys[:, :, past_length:].transpose(1, 2)[window]  # (tokens, heads, head size)
+            new_values = layer.values[:, :, past_length:].transpose(1, 2)[window]
+            if index >= len(self.encoder.layers):
+                shape = (self.segment.numel(), layer.keys.shape[1], 0, layer.keys.shape[3])
+                self.encoder.update(layer.keys.new_empty(shape), layer.values.new_empty(shape), index)
+            own = self.encoder.layers[index]
+            grow = total - own.keys.shape[2]
+            # padding makes a copy, so writing in place never touches a tensor shared with another cache
+            own.keys = torch.nn.functional.pad(own.keys, (0, 0, 0, grow))
+            own.values = torch.nn.functional.pad(own.values, (0, 0, 0, grow))
+            own.keys[row_index, :, column_index] = new_keys
+            own.values[row_index, :, column_index] = new_values
+
+    def _apply_to_rows(self, change) -> None:
+        if self.latents is not None:
+            self.latents = change(self.latents)
+            self.segment = change(self.segment)
+            self.segment_start = change(self.segment_start)
+
+    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
+        """Rows become `beam_idx` `(rows,)` of the present rows. The step log stays as it was written."""
+        super().reorder_cache(beam_idx)
+        self.encoder.reorder_cache(beam_idx)
+        self._apply_to_rows(lambda x: x.index_select(0, beam_idx.to(x.device)))
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeat every row `repeats` times."""
+        super().batch_repeat_interleave(repeats)
+        self.encoder.batch_repeat_interleave(repeats)
+        self._apply_to_rows(lambda x: x.repeat_interleave(repeats, dim=0))
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        """Keep only the rows `indices`."""
+        super().batch_select_indices(indices)
+        self.encoder.batch_select_indices(indices)
+        self._apply_to_rows(lambda x: x[indices])
+
+    def reset(self) -> None:
+        """Forget every row."""
+        super().reset()
+        self.encoder.reset()
+        self._clear_rows()

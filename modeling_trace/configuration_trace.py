@@ -1,0 +1,222 @@
+"""Configuration of TRACE (paper Sec. 4 and 5.2): every setting, its unit, its meaning and the paper's value."""
+
+import difflib
+from dataclasses import fields
+
+from transformers import AutoConfig, GenerationConfig, PreTrainedConfig
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+LATENT_DYNAMICS_VALUES = ("recurrent", "parallel", "independent", "context", "single", "none")
+RESIDUAL_SCALES = ("prior", "none")
+KL_REDUCTIONS = ("sum", "mean")
+
+# What Transformers itself writes to, or passes from, a config.json besides declared fields.
+_LIBRARY_KEYS = frozenset(
+    "model_type auto_map name_or_path torch_dtype num_labels attn_implementation experts_implementation "
+    "output_attentions quantization_config per_layer_config trust_remote_code custom_pipelines "
+    "transformers_weights rope_scaling".split()
+)
+
+
+class TraceConfig(PreTrainedConfig):
+    r"""
+    Configuration of a [`TraceForConditionalGeneration`].
+
+    Args:
+        backbone_config (`PreTrainedConfig` or `dict`, defaults to `GPT2Config()`):
+            Configuration of any decoder-only Transformers language model (the paper: GPT-2).
+        latent_dynamics (`str`, defaults to `"recurrent"`):
+            How latents depend on each other: "recurrent" (TRACE-R, the paper's model), "parallel" (TRACE-P),
+            "independent" (IND), "context" (CGD), "single" (No Recurrence) or "none" (plain language model, no [SEP]).
+            This version has "recurrent" and "none".
+        latent_size (`int`, defaults to 32):
+            Dimensions l of each segment's latent. Paper: 32.
+        segment_length (`int`, *optional*, defaults to 10):
+            Tokens in a segment, [SEP] not counted; generation then closes a segment exactly there. None for segments
+            of varying length (sentences), which the model closes by itself. Paper: 10, or sentences.
+        sep_token_id (`int`, *optional*):
+            Id of [SEP], a token of its own. Needed unless `latent_dynamics="none"`.
+        bos_token_id, eos_token_id, pad_token_id (`int`, *optional*):
+            Ids of the token that starts every text, that ends it, and of padding.
+        residual_scale (`str`, defaults to `"prior"`):
+            Unit of the posterior's mean residual. "prior": posterior mean = mu_t + sigma_t * dmu_t, which keeps every
+            segment's KL above latent_size * posterior_norm_gamma^2 / 2 nats whatever the prior learns. "none":
+            mu_t + dmu_t, the paper's Eq. 10.
+        posterior_norm_gamma (`float`, defaults to 0.7):
+            Fixed scale of the normalisation of the posterior's residuals (Eq. 11, Theorem 1), no unit. With
+            `residual_scale="prior"` it sets the least KL: see [`gamma_for_rate`]. Paper: 3.
+        posterior_sigma_init (`float`, defaults to 0.1):
+            Standard deviation of the posterior at the start of training, in units of the prior's. Paper: 1.
+        prior_logvar_bound (`float`, *optional*, defaults to 2.0):
+            Smooth bound c * tanh(x / c) of the prior's log variance. None: the paper's unbounded form, which overflows
+            on long texts.
+        kl_reduction (`str`, defaults to `"sum"`):
+            "sum" over segments and dimensions is the ELBO. "mean" over both is what the paper's KL values imply; it
+            is no bound on the likelihood.
+        latent_init_std (`float`, defaults to 0.03):
+            Standard deviation of W_z, which adds latents to token embeddings, at the start of training.
+        initializer_range (`float`, defaults to 0.02):
+            Standard deviation of the prior and posterior networks' weights at the start of training.
+
+    Raises:
+        ValueError: for an unknown field (the nearest right name is given) or a value out of range.
+
+    Example:
+
+    ```python
+    >>> from transformers import GPT2Config
+    >>> from modeling_trace import TraceConfig
+
+    >>> config = TraceConfig(backbone_config=GPT2Config(vocab_size=50258), sep_token_id=50257, latent_size=16)
+    >>> config.latent_dynamics
+    'recurrent'
+    ```
+    """
+
+    model_type = "trace"
+    sub_configs = {"backbone_config": AutoConfig}
+    keys_to_ignore_at_inference = [
+        "past_key_values",
+        "reconstruction_loss",
+        "kl_loss",
+        "latents",
+        "prior_mean",
+        "prior_logvar",
+        "posterior_mean",
+        "posterior_logvar",
+        "segment_ids",
+    ]
+
+    backbone_config: dict | PreTrainedConfig | None = None
+    latent_dynamics: str = "recurrent"
+    latent_size: int = 32
+    segment_length: int | None = 10
+    sep_token_id: int | None = None
+    bos_token_id: int | None = None
+    eos_token_id: int | list[int] | None = None
+    pad_token_id: int | None = None
+    residual_scale: str = "prior"
+    posterior_norm_gamma: float = 0.7
+    posterior_sigma_init: float = 0.1
+    prior_logvar_bound: float | None = 2.0
+    kl_reduction: str = "sum"
+    latent_init_std: float = 0.03
+    initializer_range: float = 0.02
+    tie_word_embeddings: bool | None = None
+
+    def __post_init__(self, **kwargs):
+        self._check_names(kwargs)
+        backbone = self.backbone_config
+        if backbone is None:
+            backbone = CONFIG_MAPPING["gpt2"]()
+        elif isinstance(backbone, dict):
+            backbone = dict(backbone)
+            backbone = CONFIG_MAPPING[backbone.pop("model_type", "gpt2")](**backbone)
+        self.backbone_config = backbone
+        if self.tie_word_embeddings is None:
+            self.tie_word_embeddings = bool(getattr(backbone, "tie_word_embeddings", True))
+        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            if getattr(self, name) is None:
+                setattr(self, name, getattr(backbone, name, None))
+        # the library would otherwise reset the attention implementation of a backbone that is already built
+        kwargs.setdefault("attn_implementation", backbone._attn_implementation)
+        super().__post_init__(**kwargs)
+        self.check()
+
+    @classmethod
+    def _check_names(cls, names) -> None:
+        known = {field.name for field in fields(cls)}
+        allowed = known | _LIBRARY_KEYS | set(GenerationConfig._get_default_generation_params())
+        for name in names:
+            if name in allowed or name.startswith("_"):
+                continue
+            near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.5)
+            hint = f"Did you mean `{near[0]}`?" if near else f"The fields are {', '.join(sorted(known))}."
+            raise ValueError(f"TraceConfig has no field `{name}`. {hint}")
+
+    def check(self) -> None:
+        """Raise a ValueError, one line with the remedy, for the first setting that cannot work."""
+        self._check_backbone()
+        _check_choice("latent_dynamics", self.latent_dynamics, LATENT_DYNAMICS_VALUES)
+        _check_choice("residual_scale", self.residual_scale, RESIDUAL_SCALES)
+        _check_choice("kl_reduction", self.kl_reduction, KL_REDUCTIONS)
+        _check_integer("latent_size", self.latent_size, "Use 32 as in the paper.")
+        if self.segment_length is not None:
+            _check_integer(
+                "segment_length",
+                self.segment_length,
+                "Use 10 as in the paper, or None for segments of varying length.",
+            )
+            # the text needs BOS before and [SEP] after its first segment
+            limit = getattr(self.backbone_config, "max_position_embeddings", None)
+            if limit is not None and self.segment_length > limit - 2:
+                raise ValueError(
+                    f"`segment_length` must fit the backbone's context of {limit} tokens with BOS and [SEP], "
+                    f"got {self.segment_length}. Use 10 as in the paper."
+                )
+        _check_number("posterior_norm_gamma", self.posterior_norm_gamma, "Use 0.7, or 3 as in the paper.", zero=True)
+        _check_number("posterior_sigma_init", self.posterior_sigma_init, "Use 0.1, or 1 as in the paper.")
+        _check_number("latent_init_std", self.latent_init_std, "Use 0.03.", zero=True)
+        _check_number("initializer_range", self.initializer_range, "Use 0.02.", zero=True)
+        if self.prior_logvar_bound is not None:
+            _check_number("prior_logvar_bound", self.prior_logvar_bound, "Use 2, or None as in the paper.")
+        if self.sep_token_id is not None:
+            vocab_size = self.backbone_config.vocab_size
+            if not 0 <= self.sep_token_id < vocab_size:
+                raise ValueError(
+                    f"`sep_token_id` must be in the backbone's vocabulary of {vocab_size} tokens, got "
+                    f"{self.sep_token_id}. TraceForConditionalGeneration.from_backbone adds the token and resizes."
+                )
+            eos = self.eos_token_id if isinstance(self.eos_token_id, (list, tuple)) else [self.eos_token_id]
+            for name, token_id in (
+                *(("eos_token_id", token_id) for token_id in eos),
+                ("bos_token_id", self.bos_token_id),
+                ("pad_token_id", self.pad_token_id),
+            ):
+                if token_id == self.sep_token_id:
+                    raise ValueError(
+                        f"`sep_token_id` must be a token of its own, got {self.sep_token_id}, which is also `{name}`. "
+                        "Add one: tokenizer.add_special_tokens({'sep_token': '[SEP]'})."
+                    )
+
+    def _check_backbone(self) -> None:
+        backbone = self.backbone_config
+        name = backbone.model_type
+        kind = None
+        if getattr(backbone, "is_encoder_decoder", False):
+            kind = "an encoder-decoder"
+        elif name in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
+            kind = "an encoder-only model"
+        elif name not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+            kind = "not a causal language model"
+        if kind is not None:
+            raise ValueError(
+                f"`backbone_config` must be a decoder-only language model, got '{name}', {kind}. "
+                "Use GPT-2, Llama, Qwen or another causal language model."
+            )
+
+    def get_text_config(self, decoder=None, encoder=None):
+        """The backbone's configuration: vocabulary, layers and context length are its own."""
+        return self.backbone_config
+
+
+def _check_choice(name, value, choices):
+    if value not in choices:
+        near = difflib.get_close_matches(str(value), choices, n=1)
+        hint = f" Did you mean '{near[0]}'?" if near else ""
+        raise ValueError(f"`{name}` must be one of {', '.join(map(repr, choices))}, got {value!r}.{hint}")
+
+
+def _check_integer(name, value, remedy):
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"`{name}` must be an integer >= 1, got {value!r}. {remedy}")
+
+
+def _check_number(name, value, remedy, zero=False):
+    good = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not good or not (0 < value < float("inf") or (zero and value == 0)):
+        raise ValueError(f"`{name}` must be a number {'>=' if zero else '>'} 0, got {value!r}. {remedy}")
+
+
+__all__ = ["TraceConfig"]

@@ -1,0 +1,501 @@
+"""Generation: where segments close, and the new latent that each [SEP] draws (paper Sec. 5.2)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from transformers import LogitsProcessor, LogitsProcessorList
+from transformers.masking_utils import create_bidirectional_mask
+from transformers.utils import logging
+
+from .cache_trace import TraceCache
+from .segments_trace import (
+    context_mask,
+    gather_positions,
+    last_token_index,
+    next_segment_ids,
+    segment_ids_from_input_ids,
+    segment_mask,
+    token_positions,
+)
+
+logger = logging.get_logger(__name__)
+
+SegmentCallback = Callable[
+    [torch.Tensor, tuple[torch.Tensor, torch.Tensor], torch.LongTensor, torch.LongTensor], torch.Tensor | None
+]
+
+
+class SegmentLogitsProcessor(LogitsProcessor):
+    """
+    Keeps segments between a least and a greatest length, and never empty; `generate()` adds it by itself.
+
+    A row's place in its segment is read from the ids so far: tokens since the last [SEP], or since the leading run of
+    BOS and padding (which cannot follow itself). Below `min_length` tokens [SEP] is ruled out; at `max_length` only
+    [SEP] or the end of the text can follow. A text may end in any segment that has a token.
+
+    Args:
+        sep_token_id (`int`): id of [SEP].
+        eos_token_ids (`list[int]`): ids that end a text.
+        start_token_ids (`list[int]`): ids that may stand before a text: BOS and PAD.
+        min_length (`int`): least tokens in a closed segment, [SEP] not counted, >= 1.
+        max_length (`int`, *optional*): greatest tokens in a segment, [SEP] not counted.
+    """
+
+    def __init__(
+        self,
+        sep_token_id: int,
+        eos_token_ids: list[int],
+        start_token_ids: list[int],
+        min_length: int = 1,
+        max_length: int | None = None,
+    ):
+        if min_length < 1:
+            raise ValueError(f"`min_segment_length` must be >= 1, got {min_length}. A segment needs a token.")
+        if max_length is not None and max_length < min_length:
+            raise ValueError(f"`max_segment_length` must be >= `min_segment_length`, got {max_length} < {min_length}.")
+        self.sep_token_id = sep_token_id
+        self.eos_token_ids = eos_token_ids
+        self.start_token_ids = start_token_ids
+        self.min_length, self.max_length = min_length, max_length
+
+    def position_in_segment(self, input_ids: torch.LongTensor) -> torch.LongTensor:
+        """Tokens that each row's open segment has so far, `(batch_size,)`."""
+        start = torch.tensor(self.start_token_ids, device=input_ids.device)
+        leading = torch.isin(input_ids, start).long().cumprod(dim=-1).bool()
+        boundary = leading | (input_ids == self.sep_token_id)
+        after = torch.arange(1, input_ids.shape[1] + 1, device=input_ids.device)
+        return input_ids.shape[1] - (boundary * after).amax(dim=-1)
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        position = self.position_in_segment(input_ids)
+        ids = torch.arange(scores.shape[-1], device=scores.device)
+        is_sep = ids == self.sep_token_id
+        is_eos = torch.isin(ids, torch.tensor(self.eos_token_ids, device=scores.device))
+        banned = (position < self.min_length).unsqueeze(-1) & is_sep
+        is_start = torch.isin(ids, torch.tensor(self.start_token_ids, device=scores.device))
+        banned |= (position == 0).unsqueeze(-1) & (is_eos | is_start)
+        if self.max_length is not None:
+            full = (position >= self.max_length).unsqueeze(-1)
+            banned |= full & ~(is_sep | is_eos)
+            # another processor may have ruled out both: then the segment still has to close
+            closed = scores.masked_fill(~(is_sep | is_eos), -float("inf")).amax(dim=-1, keepdim=True).isneginf()
+            scores = torch.where(full & closed & is_sep, torch.zeros_like(scores), scores)
+        return scores.masked_fill(banned, -float("inf"))
+
+
+@dataclass
+class LatentDraws:
+    """
+    How `generate()` gets its latents: drawn from the prior, held at `given` values, seen by a callback.
+
+    Args:
+        given (`torch.Tensor` of shape `(rows, num_segments, latent_size)`, *optional*): NaN = draw.
+        temperature (`float`): scales the prior's sigma; 0 = the prior's mean.
+        callback (`Callable`, *optional*): see [`SegmentGenerationMixin.generate`].
+        generator (`torch.Generator`, *optional*).
+    """
+
+    given: torch.Tensor | None = None
+    temperature: float = 1.0
+    callback: SegmentCallback | None = None
+    generator: torch.Generator | None = None
+
+    def draw(self, mean: torch.Tensor, logvar: torch.Tensor, scale: torch.Tensor | float) -> torch.Tensor:
+        noise = torch.randn(mean.shape, generator=self.generator, device=mean.device, dtype=mean.dtype)
+        return mean + scale * torch.exp(0.5 * logvar) * noise
+
+    def hold(self, latents: torch.Tensor, rows: torch.LongTensor, segment: torch.LongTensor) -> torch.Tensor:
+        """Replace what is `given` for `rows` in their `segment` (1, 2, ...)."""
+        if self.given is None:
+            return latents
+        known = segment <= self.given.shape[1]
+        given = self.given[rows, torch.where(known, segment - 1, 0)].to(latents)
+        return torch.where(known.unsqueeze(-1) & ~given.isnan(), given, latents)
+
+    def show(self, latents, prior, rows, segment):
+        """Let the callback look at, or replace, latents `(n, latent_size)` drawn from `prior`."""
+        if self.callback is None or rows.numel() == 0:
+            return latents
+        replaced = self.callback(latents, prior, rows, segment)
+        if replaced is None:
+            return latents
+        if replaced.shape != latents.shape:
+            raise ValueError(
+                f"`segment_callback` must return None or latents of shape {tuple(latents.shape)}, "
+                f"got {tuple(replaced.shape)}."
+            )
+        return replaced.to(latents)
+
+
+class SegmentGenerationMixin:
+    """The part of [`TraceForConditionalGeneration`] that turns stock `generate()` into segment-wise sampling."""
+
+    @torch.no_grad()
+    def generate(
+        self,
+        inputs: torch.LongTensor | None = None,
+        generation_config=None,
+        logits_processor: LogitsProcessorList | None = None,
+        *,
+        latents: torch.Tensor | None = None,
+        latent_temperature: float = 1.0,
+        min_segment_length: int | None = None,
+        max_segment_length: int | None = None,
+        segment_callback: SegmentCallback | None = None,
+        generator: torch.Generator | None = None,
+        **kwargs,
+    ):
+        r"""
+        Transformers' `generate()`, with every argument of it, plus latents. Without a prompt it starts from BOS.
+
+        Every [SEP] draws a new latent from the prior, so repeated calls write different texts even under greedy or
+        beam decoding; greedy decoding takes `num_return_sequences` here. A prompt's complete segments get latents from
+        their posterior, an open last segment and every later one from the prior. The beams of one prompt share z_1.
+
+        Args:
+            inputs (`torch.LongTensor` of shape `(num_prompts, sequence_length)`, *optional*): prompts, padded left,
+                BOS first and [SEP] after each complete segment, as `TraceProcessor(..., add_eos=False)` makes them.
+            generation_config, logits_processor: as in Transformers.
+            latents (`torch.Tensor` of shape `(num_segments, latent_size)`, or `(num_prompts, ...)`, or `(rows, ...)`,
+                *optional*): z to hold, NaN = draw. Segments past `num_segments` are drawn.
+            latent_temperature (`float`, defaults to 1.0): scales the prior's sigma. 0 takes the prior's mean, and the
+                posterior's mean for a prompt's segments.
+            min_segment_length, max_segment_length (`int`, *optional*): tokens in a segment, [SEP] not counted. A model
+                with fixed `config.segment_length` closes exactly there unless one of them is given.
+            segment_callback (`Callable`, *optional*): called as `segment_callback(latents, prior, rows, segment)` for
+                every draw from the prior: `latents` `(n, latent_size)`; `prior` its mean and log variance; `rows`
+                `(n,)`; `segment` `(n,)`, counted from 1. What it returns, unless None, replaces `latents`.
+            generator (`torch.Generator`, *optional*): for the latents. `torch.manual_seed` also makes them repeatable.
+
+        Returns:
+            Token ids, [SEP] included; with `return_dict_in_generate=True` Transformers' output plus `latents` of shape
+            `(returned rows, num_segments, latent_size)`, zero where a row has fewer segments.
+
+        Raises:
+            ValueError: for latents of the wrong shape, a prompt longer than the context, and what cannot work with
+                latents: assisted decoding, static, quantized or paged caches, `inputs_embeds` prompts.
+        """
+        settings = generation_config if generation_config is not None else self.generation_config
+
+        def setting(name, default=None):
+            value = kwargs.get(name, getattr(settings, name, None))
+            return default if value is None else value
+
+        if not self.has_latents:
+            for name, value in (("latents", latents), ("segment_callback", segment_callback)):
+                if value is not None:
+                    raise ValueError(f"`{name}` cannot be used with `latent_dynamics='none'`, a plain language model.")
+            return super().generate(inputs, generation_config, logits_processor, **kwargs)
+        self._refuse_unsupported(kwargs, setting)
+        if not latent_temperature >= 0:
+            raise ValueError(
+                f"`latent_temperature` must be >= 0, got {latent_temperature}. Use 0 for the prior's mean."
+            )
+
+        if inputs is None:
+            inputs = kwargs.pop("input_ids", None)
+        bos_token_id = setting("bos_token_id", self.config.bos_token_id)
+        if inputs is None:
+            if bos_token_id is None:
+                raise ValueError("`bos_token_id` is needed to start without a prompt, got None. Pass `input_ids`.")
+            inputs = torch.full((1, 1), bos_token_id, device=self.device)
+        self._check_prompt(inputs)
+        beams, returned = setting("num_beams", 1), setting("num_return_sequences", 1)
+        if beams == 1 and not setting("do_sample", False) and returned > 1:
+            # greedy texts differ by their latents, which Transformers cannot know
+            inputs = inputs.repeat_interleave(returned, dim=0)
+            if kwargs.get("attention_mask") is not None:
+                kwargs["attention_mask"] = kwargs["attention_mask"].repeat_interleave(returned, dim=0)
+            if latents is not None and latents.dim() == 3 and latents.shape[0] * returned == inputs.shape[0]:
+                latents = latents.repeat_interleave(returned, dim=0)
+            kwargs["num_return_sequences"] = returned = 1
+        given = self._given_latents(latents, inputs.shape[0], max(beams, returned))
+
+        cache = TraceCache(self.config.backbone_config)
+        cache.draws = LatentDraws(given, latent_temperature, segment_callback, generator)
+        processors = LogitsProcessorList(logits_processor or [])
+        processors.append(self._segment_processor(min_segment_length, max_segment_length, setting))
+        outputs = super().generate(
+            inputs, generation_config, logits_processor=processors, past_key_values=cache, **kwargs
+        )
+        if isinstance(outputs, torch.Tensor):
+            return outputs
+        outputs["latents"] = self._returned_latents(outputs, cache, inputs.shape[1])
+        if not setting("use_cache", True):
+            outputs["past_key_values"] = None
+        return outputs
+
+    def generate_batch(self, *args, **kwargs):
+        raise ValueError("Continuous batching needs a paged cache, which cannot hold latents. Use `generate()`.")
+
+    def _refuse_unsupported(self, kwargs, setting):
+        """One clear error for what would lose latents, before anything runs."""
+        refusals = (
+            (
+                kwargs.get("assistant_model") is not None or setting("prompt_lookup_num_tokens") is not None,
+                "Assisted decoding takes tokens back, which a latent drawn at [SEP] cannot be. Leave out "
+                "`assistant_model` and `prompt_lookup_num_tokens`.",
+            ),
+            (
+                setting("cache_implementation") not in (None, "dynamic"),
+                f"`cache_implementation='{setting('cache_implementation')}'` cannot hold latents. Leave it out: a "
+                "TraceCache is used.",
+            ),
+            (
+                kwargs.get("past_key_values") is not None,
+                "`past_key_values` cannot be given: latents belong to the cache that drew them. Pass the whole text "
+                "so far as the prompt.",
+            ),
+            (
+                kwargs.get("inputs_embeds") is not None,
+                "`inputs_embeds` prompts cannot be segmented: [SEP] must be seen. Pass `input_ids`.",
+            ),
+            (
+                setting("prefill_chunk_size") is not None,
+                "`prefill_chunk_size` would split segments. Leave it out.",
+            ),
+        )
+        for refused, message in refusals:
+            if refused:
+                raise ValueError(message)
+
+    def _check_prompt(self, inputs):
+        limit = getattr(self.config.backbone_config, "max_position_embeddings", None)
+        if inputs.dim() != 2 or inputs.is_floating_point():
+            raise ValueError(f"`inputs` must be token ids (num_prompts, sequence_length), got {tuple(inputs.shape)}.")
+        if limit is not None and inputs.shape[1] >= limit:
+            raise ValueError(
+                f"`inputs` must leave room in the backbone's context of {limit} tokens, got a prompt of "
+                f"{inputs.shape[1]}. Shorten the prompt."
+            )
+
+    def _validate_generated_length(self, generation_config, input_ids_length, has_default_max_length):
+        super()._validate_generated_length(generation_config, input_ids_length, has_default_max_length)
+        limit = getattr(self.config.backbone_config, "max_position_embeddings", None)
+        if limit is not None and generation_config.max_length > limit:
+            raise ValueError(
+                f"`max_length` must fit the backbone's context of {limit} tokens, got {generation_config.max_length} "
+                f"with a prompt of {input_ids_length}. Use `max_new_tokens={limit - input_ids_length}` or less."
+            )
+
+    def _given_latents(self, latents, num_prompts, expansion):
+        """`latents` as `(rows, num_segments, latent_size)`, or None."""
+        if latents is None:
+            return None
+        rows = num_prompts * expansion
+        size = self.config.latent_size
+        if latents.dim() not in (2, 3) or latents.shape[-1] != size or latents.shape[-2] < 1:
+            raise ValueError(
+                f"`latents` must have shape (num_segments, {size}) or ({num_prompts}, num_segments, {size}), "
+                f"got {tuple(latents.shape)}."
+            )
+        latents = latents.to(self.device)
+        if latents.dim() == 2:
+            return latents.unsqueeze(0).expand(rows, -1, -1)
+        if latents.shape[0] == num_prompts:
+            return latents.repeat_interleave(expansion, dim=0)
+        if latents.shape[0] == rows:
+            return latents
+        raise ValueError(
+            f"`latents` must have one row per prompt ({num_prompts}) or per returned text ({rows}), "
+            f"got {latents.shape[0]}."
+        )
+
+    def _segment_processor(self, min_length, max_length, setting) -> SegmentLogitsProcessor:
+        if min_length is None and max_length is None:
+            min_length = max_length = self.config.segment_length
+        eos = setting("eos_token_id", self.config.eos_token_id)
+        eos = [] if eos is None else list(eos) if isinstance(eos, (list, tuple)) else [eos]
+        start = {setting("bos_token_id", self.config.bos_token_id), setting("pad_token_id", self.config.pad_token_id)}
+        return SegmentLogitsProcessor(
+            self.config.sep_token_id,
+            eos,
+            sorted(start - {None}),
+            1 if min_length is None else min_length,
+            max_length,
+        )
+
+    def prepare_inputs_for_generation(
+        self,
+        input_ids: torch.LongTensor,
+        past_key_values=None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        next_sequence_length: int | None = None,
+        use_cache: bool | None = True,
+        **kwargs,
+    ):
+        """Draw the latents that the next forward needs: at the first step, and for rows that ended in [SEP]."""
+        cache = past_key_values
+        if not isinstance(cache, TraceCache):
+            return super().prepare_inputs_for_generation(
+                input_ids,
+                past_key_values=cache,
+                attention_mask=attention_mask,
+                position_ids=position_ids,
+                next_sequence_length=next_sequence_length,
+                use_cache=use_cache,
+                **kwargs,
+            )
+        first = cache.latents is None
+        if first:
+            self._begin(cache, input_ids, attention_mask)
+        else:
+            self._redraw(cache, input_ids, attention_mask)
+        cache.step_latents.append(cache.current_latents())
+        if first or not use_cache:
+            segment_ids = segment_ids_from_input_ids(
+                input_ids, attention_mask, self.config.sep_token_id, self.config.bos_token_id
+            )
+            following = next_segment_ids(segment_ids)
+            following[:, -1] = cache.segment  # what comes next may be in a segment that has no token yet
+            latents = cache.latents.gather(
+                1, (following - 1).clamp_min(0).unsqueeze(-1).expand(-1, -1, cache.latents.shape[-1])
+            )
+            latents = latents * (following > 0).unsqueeze(-1)
+        else:
+            latents = cache.step_latents[-1].unsqueeze(1)
+        length = latents.shape[1]
+        if position_ids is not None:
+            position_ids = position_ids[:, -length:]
+        return {
+            "input_ids": input_ids[:, -length:],
+            "token_latents": latents,
+            "attention_mask": attention_mask,
+            "position_ids": position_ids,
+            "past_key_values": cache,
+            "use_cache": use_cache,
+            **kwargs,
+        }
+
+    def _begin(self, cache: TraceCache, input_ids, attention_mask) -> None:
+        """Encode the prompt's complete segments and draw z up to the segment that generation continues."""
+        segment_ids = segment_ids_from_input_ids(
+            input_ids, attention_mask, self.config.sep_token_id, self.config.bos_token_id
+        )
+        rows, length = input_ids.shape
+        every_row = torch.arange(rows, device=input_ids.device)
+        closed = input_ids[:, -1] == self.config.sep_token_id
+        current = (segment_ids[:, -1] + closed.long()).clamp_min(1)
+        # first token of the open segment; past the end where it has none yet
+        start = (segment_ids < current.unsqueeze(1)).sum(dim=1)
+        total = int(current.max())
+        context, segment_states = self._encode_prompt(cache, input_ids, attention_mask, segment_ids, start, total)
+        draws = cache.draws
+        steps = []
+        previous = context.new_zeros(rows, self.config.latent_size, dtype=torch.float32)
+        for t in range(1, total + 1):
+            first = torch.full((rows,), t == 1, device=input_ids.device)
+            prior = self.latents.prior(previous, context[:, t - 1], first)
+            mean, logvar = prior
+            complete = (t < current).unsqueeze(-1)
+            if t < total:
+                posterior = self.latents.posterior(*prior, segment_states[:, t])
+                mean, logvar = (torch.where(complete, q, p) for q, p in zip(posterior, prior, strict=True))
+            scale = torch.where(complete, float(draws.temperature > 0), draws.temperature)
+            z = draws.hold(draws.draw(mean, logvar, scale), every_row, torch.full_like(every_row, t))
+            here = every_row[t == current]
+            z = z.index_copy(0, here, draws.show(z[here], tuple(p[here] for p in prior), here, current[here]))
+            z = z * (t <= current).unsqueeze(-1)
+            steps.append(z)
+            previous = z
+        cache.begin(torch.stack(steps, dim=1), current, start)
+
+    def _encode_prompt(self, cache, input_ids, attention_mask, segment_ids, start, total):
+        """c_t and h_t for t = 0..total-1 of the prompt, and its keys and values into the cache."""
+        end = int(start.max())
+        if end == 0:
+            return input_ids.new_zeros(input_ids.shape[0], 1, self.config.backbone_config.hidden_size).float(), None
+        ids, segments = input_ids[:, :end], segment_ids[:, :end]
+        position = torch.arange(end, device=ids.device)
+        mask = ((segments >= 0) & (position < start.unsqueeze(1))).long()
+        segments = segments.masked_fill(mask == 0, -1)
+        embeds = self.get_input_embeddings()(ids)
+        config = self.config.backbone_config
+        last = last_token_index(segments, total - 1)
+
+        def read(make_mask, past):
+            states = self.backbone(
+                inputs_embeds=embeds,
+                attention_mask=make_mask(config, embeds, mask, segments),
+                position_ids=token_positions(mask),
+                past_key_values=past,
+                use_cache=past is not None,
+            ).last_hidden_state
+            return gather_positions(states, last)
+
+        context = read(context_mask, cache.encoder)
+        return context, read(segment_mask, None) if total > 1 else None
+
+    def _redraw(self, cache: TraceCache, input_ids, attention_mask) -> None:
+        """Give the rows whose last token is [SEP] the latent of their next segment."""
+        rows = (input_ids[:, -1] == self.config.sep_token_id).nonzero().squeeze(-1)
+        if rows.numel() == 0:
+            return
+        context = self._encode_closed(cache, rows, input_ids, attention_mask)
+        previous = cache.current_latents()[rows]
+        prior = self.latents.prior(previous, context, torch.zeros_like(rows, dtype=torch.bool))
+        segment = cache.segment[rows] + 1
+        z = cache.draws.hold(cache.draws.draw(*prior, cache.draws.temperature), rows, segment)
+        cache.open_segments(rows, cache.draws.show(z, prior, rows, segment), input_ids.shape[1])
+
+    def _encode_closed(self, cache: TraceCache, rows, input_ids, attention_mask) -> torch.Tensor:
+        """
+        c_t of the segments that `rows` just closed, `(n, hidden_size)`: their tokens, once, against the cached ones.
+
+        Keys are the cached slots, then the window of new tokens, which starts at each row's own place: it is ragged.
+        """
+        start, total = cache.segment_start[rows], input_ids.shape[1]
+        past_length = int(start.max())
+        lengths = total - start
+        offsets = torch.arange(int(lengths.max()), device=input_ids.device)
+        window = offsets < lengths.unsqueeze(1)  # (n, width)
+        columns = (start.unsqueeze(1) + offsets).clamp_max(total - 1)
+        ids = input_ids[rows].gather(1, columns)
+        if attention_mask is None:
+            real, positions = torch.ones_like(input_ids[rows]), columns
+        else:
+            real = attention_mask[rows]
+            positions = token_positions(real).gather(1, columns)
+        slots = torch.arange(past_length, device=input_ids.device)
+        seen = (slots < start.unsqueeze(1)) & real[:, :past_length].bool()
+        embeds = self.get_input_embeddings()(ids)
+        past = cache.encoder_past(rows, past_length)
+        states = self.backbone(
+            inputs_embeds=embeds,
+            # a token of the window sees all of its own segment and all that the row encoded before
+            attention_mask=create_bidirectional_mask(
+                self.config.backbone_config,
+                embeds,
+                torch.cat([seen, window], dim=1).long(),
+                past_key_values=past,
+                allow_is_bidirectional_skip=False,
+            ),
+            position_ids=positions,
+            past_key_values=past,
+            use_cache=True,
+        ).last_hidden_state
+        cache.store_encoder(rows, past, past_length, window, total)
+        return gather_positions(states, (lengths - 1).unsqueeze(1)).squeeze(1)
+
+    def _returned_latents(self, outputs, cache: TraceCache, prompt_length: int) -> torch.Tensor:
+        """
+        The latents of each returned row.
+
+        The cache's rows are the running beams at the end; a returned beam may have left it long before. Its latents
+        are looked up step by step: at step t it was row `beam_indices[row, t]`.
+        """
+        beams = outputs.get("beam_indices")
+        if beams is None:
+            return cache.latents
+        rows = []
+        for sequence, path in zip(outputs.sequences.tolist(), beams.tolist(), strict=True):
+            path = [row for row in path if row >= 0]
+            first = path[0]
+            begun = [cache.prompt_latents[first, : cache.prompt_segments[first]]]
+            for step in range(1, len(path)):
+                if sequence[prompt_length + step - 1] == self.config.sep_token_id:
+                    begun.append(cache.step_latents[step][path[step]].unsqueeze(0))
+            rows.append(torch.cat(begun))
+        return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)

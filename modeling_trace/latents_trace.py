@@ -1,0 +1,318 @@
+"""Gaussian latents: the KL, the exact recurrence and its backward, and the latent dynamics (paper Sec. 4.1)."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.autograd.function import once_differentiable
+
+
+def gaussian_kl(
+    mean_q: torch.Tensor, logvar_q: torch.Tensor, mean_p: torch.Tensor, logvar_p: torch.Tensor
+) -> torch.Tensor:
+    """
+    KL(q || p) of diagonal Gaussians, in nats, element by element and in float32 (Eq. 37).
+
+    Args:
+        mean_q, logvar_q, mean_p, logvar_p (`torch.Tensor`): means and log variances, shapes that broadcast.
+
+    Returns:
+        `torch.Tensor` of the broadcast shape; sum over the last axis for the KL of one latent.
+    """
+    mean_q, logvar_q, mean_p, logvar_p = (_at_least_float32(x) for x in (mean_q, logvar_q, mean_p, logvar_p))
+    log_ratio = logvar_q - logvar_p
+    scaled = (mean_q - mean_p) * torch.exp(-0.5 * logvar_p)
+    return 0.5 * (scaled.square() + log_ratio.exp() - log_ratio - 1)
+
+
+def gamma_for_rate(nats_per_segment: float, latent_size: int) -> float:
+    """
+    The `posterior_norm_gamma` whose KL floor is a wanted rate: l gamma^2 / 2 = rate (Theorem 1, in units of sigma_t).
+
+    Args:
+        nats_per_segment (`float`): the least KL of each segment, in nats.
+        latent_size (`int`): latent dimensions l.
+
+    Example:
+
+    ```python
+    >>> from modeling_trace import gamma_for_rate
+    >>> gamma_for_rate(16.0, latent_size=32)
+    1.0
+    ```
+    """
+    if nats_per_segment < 0:
+        raise ValueError(f"`nats_per_segment` must be >= 0, got {nats_per_segment}.")
+    if latent_size < 1:
+        raise ValueError(f"`latent_size` must be >= 1, got {latent_size}.")
+    return math.sqrt(2.0 * nats_per_segment / latent_size)
+
+
+def smooth_bound(x: torch.Tensor, bound: float | None) -> torch.Tensor:
+    """c * tanh(x / c), which keeps log variances in (-c, c); the identity where `bound` is None (the paper's form)."""
+    return x if bound is None else bound * torch.tanh(x / bound)
+
+
+def _at_least_float32(x: torch.Tensor) -> torch.Tensor:
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def _linear_float32(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """A linear layer that autocast leaves alone: log variances in half precision are no log variances."""
+    x = _at_least_float32(x)
+    with torch.autocast(x.device.type, enabled=False):
+        return nn.functional.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
+
+
+@dataclass
+class SegmentLatents:
+    """
+    Latents of a batch and their Gaussians, all of shape `(batch_size, num_segments, latent_size)`, float32.
+
+    Rows with fewer segments hold zeros in the steps that they do not have.
+    """
+
+    latents: torch.Tensor
+    prior_mean: torch.Tensor
+    prior_logvar: torch.Tensor
+    posterior_mean: torch.Tensor
+    posterior_logvar: torch.Tensor
+
+    def kl(self) -> torch.Tensor:
+        """KL(q(z_t) || p(z_t)) in nats, by segment and dimension, `(batch_size, num_segments, latent_size)`."""
+        return gaussian_kl(self.posterior_mean, self.posterior_logvar, self.prior_mean, self.prior_logvar)
+
+
+class _RecurrentScan(torch.autograd.Function):
+    """
+    z_t, mu_t and log sigma_t^2 for t = 1..T, with a backward written by hand (see [`recurrent_scan`]).
+
+    Only the product with z_{t-1} is inside the loop. Plain autograd would keep a graph node per step, and slicing its
+    inputs would make the backward quadratic in T.
+    """
+
+    @staticmethod
+    def forward(ctx, prior_inputs, delta_mean, delta_logvar, noise, weight, bound, scale_by_prior):
+        size = delta_mean.shape[-1]
+        transposed = weight.t().contiguous()  # (l, 2l)
+        # z = mu + s * (dmu + exp(dlv / 2) eps), s = exp(lv / 2)    (residual_scale "prior")
+        # z = mu + dmu + s * exp(dlv / 2) eps                       (residual_scale "none", Eq. 10)
+        scaled_noise = torch.exp(0.5 * delta_logvar) * noise
+        scaled = delta_mean + scaled_noise if scale_by_prior else scaled_noise
+        shift = None if scale_by_prior else delta_mean.unbind(0)
+        previous = torch.zeros_like(delta_mean[0])
+        latents, means, logvars = [], [], []
+        for t, (inputs, residual) in enumerate(zip(prior_inputs.unbind(0), scaled.unbind(0), strict=True)):
+            mean, logvar = torch.addmm(inputs, previous, transposed).split(size, dim=-1)
+            logvar = smooth_bound(logvar, bound)
+            base = mean if shift is None else mean + shift[t]
+            previous = torch.addcmul(base, torch.exp(0.5 * logvar), residual)
+            latents.append(previous)
+            means.append(mean)
+            logvars.append(logvar)
+        latents, means, logvars = torch.stack(latents), torch.stack(means), torch.stack(logvars)
+        ctx.save_for_backward(latents, logvars, scaled, scaled_noise, weight)
+        ctx.bound, ctx.scale_by_prior = bound, scale_by_prior
+        # the caller's z must not share storage with the saved one: writing to it would corrupt the backward
+        return latents.clone(), means, logvars
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_latents, grad_means, grad_logvars):
+        latents, logvars, scaled, scaled_noise, weight = ctx.saved_tensors
+        sigma = torch.exp(0.5 * logvars)
+        half_spread = 0.5 * sigma * scaled  # dz_t / d lv_t
+        if ctx.bound is None:
+            slope = torch.ones_like(logvars)
+        else:
+            slope = 1 - (logvars / ctx.bound).square()  # d bound(x) / dx, from its value
+        carry = torch.zeros_like(latents[0])
+        grad_z, grad_inputs = [], []
+        steps = (x.unbind(0) for x in (grad_latents, grad_means, grad_logvars, half_spread, slope))
+        for dz, dmean, dlogvar, spread, dbound in reversed(list(zip(*steps, strict=True))):
+            dz = dz + carry
+            inputs = torch.cat([dz + dmean, torch.addcmul(dlogvar, dz, spread) * dbound], dim=-1)  # (B, 2l)
+            carry = inputs @ weight
+            grad_z.append(dz)
+            grad_inputs.append(inputs)
+        grad_z = torch.stack(grad_z[::-1])
+        grad_inputs = torch.stack(grad_inputs[::-1])
+        grad_delta_mean = grad_z * sigma if ctx.scale_by_prior else grad_z
+        grad_delta_logvar = 0.5 * grad_z * sigma * scaled_noise
+        # z_0 = 0, so step 1 adds nothing to the gradient of the weight
+        grad_weight = grad_inputs[1:].flatten(0, 1).t() @ latents[:-1].flatten(0, 1)
+        return grad_inputs, grad_delta_mean, grad_delta_logvar, None, grad_weight, None, None
+
+
+def recurrent_scan(
+    prior_inputs: torch.Tensor,
+    delta_mean: torch.Tensor,
+    delta_logvar: torch.Tensor,
+    noise: torch.Tensor,
+    weight: torch.Tensor,
+    bound: float | None,
+    residual_scale: str,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """
+    The exact recurrence of Eq. 9 to 11, with everything that does not depend on z hoisted out of the loop.
+
+        [mu_t; x_t] = W z_{t-1} + prior_inputs_t,  lv_t = bound(x_t),  z_0 = 0
+        z_t = mu_t + dmu_t + exp((lv_t + dlv_t) / 2) eps_t                      residual_scale "none" (the paper)
+        z_t = mu_t + exp(lv_t / 2) (dmu_t + exp(dlv_t / 2) eps_t)               residual_scale "prior"
+
+    Args:
+        prior_inputs (`torch.Tensor` of shape `(num_segments, batch_size, 2 * latent_size)`): W_c c_{t-1} + bias, mean
+            first; zero for a step whose prior is N(0, I).
+        delta_mean, delta_logvar, noise (`torch.Tensor` of shape `(num_segments, batch_size, latent_size)`): the
+            posterior's residuals (Eq. 11) and eps. Zero in padded steps, *before* the scan: inf * 0 is NaN.
+        weight (`torch.Tensor` of shape `(2 * latent_size, latent_size)`): the columns of W^f that act on z.
+        bound (`float`, *optional*): the smooth bound of the prior's log variance, see [`smooth_bound`].
+        residual_scale (`str`): "none" or "prior".
+
+    Returns:
+        z_t, mu_t and log sigma_t^2 of the prior, each of shape `(num_segments, batch_size, latent_size)`.
+    """
+    with torch.autocast(delta_mean.device.type, enabled=False):
+        return _RecurrentScan.apply(
+            prior_inputs, delta_mean, delta_logvar, noise, weight, bound, residual_scale == "prior"
+        )
+
+
+class ResidualNorm(nn.Module):
+    """
+    LayerNorm with a fixed scale gamma and a learned shift beta: x -> gamma * normalised(x) + beta (Eq. 11).
+
+    A fixed gamma is what bounds the KL from below (Theorem 1). Note: the mean and the log variance are normalised each
+    on its own; one LayerNorm over both would leave the norm of the mean, and so the bound, to training.
+    """
+
+    def __init__(self, size: int, gamma: float, beta_init: float = 0.0, eps: float = 1e-5):
+        super().__init__()
+        self.gamma, self.beta_init, self.eps = gamma, beta_init, eps
+        self.bias = nn.Parameter(torch.full((size,), beta_init))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.gamma * nn.functional.layer_norm(x, x.shape[-1:], eps=self.eps) + self.bias.to(x.dtype)
+
+
+class RecurrentDynamics(nn.Module):
+    """
+    TRACE-R, `latent_dynamics="recurrent"`: recurrent Gaussian latents, the prior given latents and text so far.
+
+        prior      [mu_t, log sigma_t^2] = W^f [z_{t-1}; c_{t-1}]                 Eq. 8, 9; z_1 ~ N(0, I)
+        posterior  N(mu_t + dmu_t, sigma_t^2 dsigma_t^2)                           Eq. 10, residual_scale "none"
+                   N(mu_t + sigma_t dmu_t, sigma_t^2 dsigma_t^2)                   residual_scale "prior"
+        residual   [dmu_t, log dsigma_t^2] = norm(W^g h_t)                         Eq. 11
+
+    c_{t-1} and h_t are the backbone's states at the [SEP] of segment t-1 (context pass) and of segment t (segment
+    pass). Note: dsigma_t starts at `config.posterior_sigma_init`, so that z is a signal before it is noise.
+    """
+
+    def __init__(self, config):
+        super().__init__()
+        self.latent_size = config.latent_size
+        self.bound = config.prior_logvar_bound
+        self.residual_scale = config.residual_scale
+        hidden_size = config.backbone_config.hidden_size
+        self.prior_network = nn.Linear(config.latent_size + hidden_size, 2 * config.latent_size)  # W^f
+        self.posterior_network = nn.Linear(hidden_size, 2 * config.latent_size)  # W^g
+        gamma = config.posterior_norm_gamma
+        self.mean_norm = ResidualNorm(config.latent_size, gamma)
+        self.logvar_norm = ResidualNorm(config.latent_size, gamma, 2 * math.log(config.posterior_sigma_init))
+
+    def _prior_inputs(self, context: torch.Tensor) -> torch.Tensor:
+        weight = self.prior_network.weight[:, self.latent_size :]
+        return _linear_float32(context, weight, self.prior_network.bias)
+
+    def _residual(self, segment_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """[dmu_t, log dsigma_t^2] from h_t (Eq. 11)."""
+        residual = _linear_float32(segment_states, self.posterior_network.weight, self.posterior_network.bias)
+        mean, logvar = residual.split(self.latent_size, dim=-1)
+        return self.mean_norm(mean), self.logvar_norm(logvar)
+
+    def _posterior(self, mean, logvar, delta_mean, delta_logvar):
+        shift = delta_mean * torch.exp(0.5 * logvar) if self.residual_scale == "prior" else delta_mean
+        return mean + shift, logvar + delta_logvar  # Eq. 10
+
+    def forward(
+        self,
+        context_states: torch.Tensor,
+        segment_states: torch.Tensor,
+        mask: torch.Tensor,
+        sample: bool = True,
+        generator: torch.Generator | None = None,
+    ) -> SegmentLatents:
+        """
+        Args:
+            context_states (`torch.Tensor` of shape `(batch_size, num_segments, hidden_size)`): c_{t-1} for t = 1..T.
+            segment_states (`torch.Tensor` of shape `(batch_size, num_segments, hidden_size)`): h_t for t = 1..T.
+            mask (`torch.BoolTensor` of shape `(batch_size, num_segments)`): True where a row has the segment.
+            sample (`bool`): draw z from the posterior; its mean when False.
+            generator (`torch.Generator`, *optional*): for the draw.
+        """
+        keep = mask.t().unsqueeze(-1)  # (S, B, 1)
+        prior_inputs = self._prior_inputs(context_states.transpose(0, 1)) * keep
+        # z_1 ~ N(0, I): no context, and z_0 = 0
+        prior_inputs = torch.cat([torch.zeros_like(prior_inputs[:1]), prior_inputs[1:]])
+        delta_mean, delta_logvar = (x * keep for x in self._residual(segment_states.transpose(0, 1)))
+        if sample:
+            noise = torch.randn(
+                delta_mean.shape, generator=generator, device=delta_mean.device, dtype=delta_mean.dtype
+            )
+            noise = noise * keep
+        else:
+            noise = torch.zeros_like(delta_mean)
+        weight = self.prior_network.weight[:, : self.latent_size].to(delta_mean.dtype)
+        latents, mean, logvar = recurrent_scan(
+            prior_inputs.contiguous(),
+            delta_mean.contiguous(),
+            delta_logvar.contiguous(),
+            noise,
+            weight.contiguous(),
+            self.bound,
+            self.residual_scale,
+        )
+        values = (latents, mean, logvar, *self._posterior(mean, logvar, delta_mean, delta_logvar))
+        return SegmentLatents(*((x * keep).transpose(0, 1) for x in values))
+
+    def prior(
+        self, previous: torch.Tensor, context: torch.Tensor, first: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        The prior of the next latent, one step (Eq. 9), for generation.
+
+        Args:
+            previous (`torch.Tensor` of shape `(rows, latent_size)`): z_{t-1}.
+            context (`torch.Tensor` of shape `(rows, hidden_size)`): c_{t-1}.
+            first (`torch.BoolTensor` of shape `(rows,)`): True where t = 1, whose prior is N(0, I).
+
+        Returns:
+            Mean and log variance, each of shape `(rows, latent_size)`.
+        """
+        weight = self.prior_network.weight[:, : self.latent_size]
+        inputs = _linear_float32(previous, weight) + self._prior_inputs(context)
+        inputs = inputs.masked_fill(first.unsqueeze(-1), 0.0)
+        mean, logvar = inputs.split(self.latent_size, dim=-1)
+        return mean, smooth_bound(logvar, self.bound)
+
+    def posterior(
+        self, prior_mean: torch.Tensor, prior_logvar: torch.Tensor, segment_state: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        The posterior of one latent given its prior (Eq. 10, 11), one step, for a prompt's segments.
+
+        Args:
+            prior_mean, prior_logvar (`torch.Tensor` of shape `(rows, latent_size)`): as [`~RecurrentDynamics.prior`]
+                gives them.
+            segment_state (`torch.Tensor` of shape `(rows, hidden_size)`): h_t.
+
+        Returns:
+            Mean and log variance, each of shape `(rows, latent_size)`.
+        """
+        return self._posterior(prior_mean, prior_logvar, *self._residual(segment_state))
+
+
+# The systems of the paper by config value. A value of `TraceConfig.latent_dynamics` that is missing here has no
+# implementation yet; "none" needs no module.
+LATENT_DYNAMICS: dict[str, type[nn.Module]] = {"recurrent": RecurrentDynamics}

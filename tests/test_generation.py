@@ -1,0 +1,381 @@
+import math
+
+import pytest
+import torch
+from tiny import BOS, EOS, PAD, SEP, VOCAB, make_batch, tiny_model
+from transformers import LogitsProcessorList, TextStreamer
+
+from modeling_trace import SegmentLogitsProcessor, TraceCache
+
+# unequal prompts, left-padded: BOS alone; an open segment; two complete segments; one complete and one open
+PROMPTS = [[BOS], [BOS, 9, 8], [BOS, 5, 6, 7, SEP, 9, 8, 9, SEP], [BOS, 4, 5, 6, SEP, 7]]
+MODES = {
+    "greedy": {},
+    "greedy_3_returned": {"num_return_sequences": 3},
+    "top_k": {"do_sample": True, "top_k": 5},
+    "top_p": {"do_sample": True, "top_p": 0.8, "top_k": 0},
+    "sample_3_returned": {"do_sample": True, "num_return_sequences": 3},
+    "beam_4_of_2": {"num_beams": 4, "num_return_sequences": 2},
+    "beam_sampling": {"num_beams": 3, "num_return_sequences": 2, "do_sample": True},
+}
+LENGTHS = {"fixed": {}, "free": {"segment_length": None}}
+
+
+def prompts(kind):
+    if kind == "none":
+        return {}
+    ids, mask, _ = make_batch(PROMPTS, "left")
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def run(model, kind="left_padded", seed=0, **arguments):
+    torch.manual_seed(seed)
+    return model.generate(
+        **{"max_new_tokens": 14, "return_dict_in_generate": True, "output_logits": True} | prompts(kind) | arguments
+    )
+
+
+def returned_mask(out, kind, prompt_length):
+    """Attention mask of the returned rows: the prompt's own, then 1 up to the first EOS."""
+    rows = out.sequences.shape[0]
+    mask = torch.ones_like(out.sequences)
+    if kind != "none":
+        own = prompts(kind)["attention_mask"]
+        mask[:, :prompt_length] = own.repeat_interleave(rows // own.shape[0], dim=0)
+    new = out.sequences[:, prompt_length:]
+    ended = (new == EOS).long().cumsum(-1) - (new == EOS).long()
+    mask[:, prompt_length:] = (ended == 0).long()
+    return mask
+
+
+def rescoring_error(model, out, kind, latents):
+    """Largest difference between the log-probabilities of generation and of teacher forcing under `latents`."""
+    prompt_length = 1 if kind == "none" else max(map(len, PROMPTS))
+    mask = returned_mask(out, kind, prompt_length)
+    forced = model(out.sequences, attention_mask=mask, latents=latents).logits.log_softmax(-1)
+    beams = out.get("beam_indices")
+    worst = 0.0
+    for row in range(out.sequences.shape[0]):
+        for step in range(out.sequences.shape[1] - prompt_length):
+            if not mask[row, prompt_length + step]:
+                break
+            source = row if beams is None else beams[row, step]
+            if source < 0:
+                break
+            seen = out.logits[step][source].log_softmax(-1)
+            worst = max(worst, (seen - forced[row, prompt_length + step - 1]).abs().max().item())
+    return worst
+
+
+@pytest.mark.parametrize("kind", ["none", "left_padded"])
+@pytest.mark.parametrize("lengths", LENGTHS)
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_every_returned_row_is_reproduced_by_its_own_latents(family, mode, lengths, kind):
+    model = tiny_model(family, **LENGTHS[lengths])
+    out = run(model, kind, **MODES[mode])
+    uncached = run(model, kind, use_cache=False, **MODES[mode])
+    assert torch.equal(out.sequences, uncached.sequences) and uncached.past_key_values is None
+    torch.testing.assert_close(out.latents, uncached.latents, atol=1e-5, rtol=0)
+    assert isinstance(out.past_key_values, TraceCache)
+    assert rescoring_error(model, out, kind, out.latents) < 1e-4
+    assert rescoring_error(model, uncached, kind, uncached.latents) < 1e-4
+    # the law can fail: under latents that are slightly wrong it does not hold
+    assert rescoring_error(model, out, kind, out.latents + 0.1) > 1e-3
+
+
+def test_rows_differ_under_greedy_decoding_and_a_seed_repeats_them():
+    model = tiny_model()
+    first, again, other = (run(model, "none", seed=s, num_return_sequences=8) for s in (0, 0, 1))
+    assert torch.equal(first.sequences, again.sequences) and torch.equal(first.latents, again.latents)
+    assert first.sequences.shape != other.sequences.shape or not torch.equal(first.sequences, other.sequences)
+    assert len(set(map(tuple, first.sequences.tolist()))) > 1
+    generator = torch.Generator().manual_seed(7)
+    one = run(model, "none", seed=0, generator=generator)
+    two = run(model, "none", seed=1, generator=generator.manual_seed(7))
+    assert torch.equal(one.sequences, two.sequences)
+
+
+def test_beams_share_the_first_latent():
+    out = run(tiny_model(), "none", num_beams=4, num_return_sequences=4)
+    assert (out.latents[:, 0] == out.latents[0, 0]).all()
+
+
+@pytest.mark.parametrize("lengths", LENGTHS)
+def test_latents_have_the_priors_mean_and_variance(lengths):
+    """z_1 ~ N(0, I); later ones standard normal once the prior, from a full re-encoding of the text, is taken out."""
+    model = tiny_model(**LENGTHS[lengths])
+    rows = 4000
+    limit = {} if lengths == "fixed" else {"max_segment_length": 3}  # so that many texts have three segments
+    out = run(
+        model, "none", num_return_sequences=rows, do_sample=True, max_new_tokens=10, output_logits=False, **limit
+    )
+    mask = returned_mask(out, "none", 1)
+    segments = model._segment_ids(out.sequences, mask, None)
+    priors = []
+    hook = model.latents.register_forward_hook(lambda module, args, result: priors.append(args[0]))
+    model.encode(out.sequences, mask)
+    hook.remove()
+    context = priors[0]
+    previous = torch.zeros(rows, 4)
+    for t in range(3):
+        begun = segments.amax(-1) > t
+        mean, logvar = model.latents.prior(previous, context[:, t], torch.full((rows,), t == 0))
+        standard = ((out.latents[:, t] - mean) / torch.exp(0.5 * logvar))[begun]
+        n = standard.shape[0]
+        assert n > 500
+        # five standard errors: of a mean 1 / sqrt(n), of a variance sqrt(2 / n)
+        assert standard.mean(0).abs().max() < 5 / math.sqrt(n), t
+        assert (standard.var(0) - 1).abs().max() < 5 * math.sqrt(2 / n), t
+        previous = out.latents[:, t]
+
+
+def test_temperature():
+    model = tiny_model()
+    cold = run(model, "left_padded", latent_temperature=0, num_return_sequences=2)
+    assert torch.equal(cold.sequences[0::2], cold.sequences[1::2])  # nothing is drawn
+    assert not cold.latents[:2, 0].any()  # the mean of N(0, I)
+    ids, mask, _ = make_batch([PROMPTS[2]])
+    wanted = model.encode(ids, mask)
+    torch.testing.assert_close(cold.latents[4, :2], wanted.posterior_mean[0, :2], atol=1e-5, rtol=0)
+    # half the temperature, half the deviation
+    deviations = [run(model, "none", latent_temperature=t, max_new_tokens=1, seed=3).latents for t in (0.5, 1.0)]
+    torch.testing.assert_close(deviations[0] * 2, deviations[1])
+    with pytest.raises(ValueError, match="`latent_temperature` must be >= 0, got -1"):
+        model.generate(latent_temperature=-1)
+
+
+def test_prompt_segments_get_posterior_latents():
+    model = tiny_model()
+    rows = 3000
+    ids = torch.tensor([[BOS, 5, 6, 7, SEP, 9]])
+    out = run(model, "none", input_ids=ids, num_return_sequences=rows, max_new_tokens=1, output_logits=False)
+    wanted = model.encode(ids)
+    standard = (out.latents[:, 0] - wanted.posterior_mean[0, 0]) * torch.exp(-0.5 * wanted.posterior_logvar[0, 0])
+    assert standard.mean(0).abs().max() < 5 / math.sqrt(rows)
+    assert (standard.var(0) - 1).abs().max() < 5 * math.sqrt(2 / rows)
+    # the open segment's latent comes from the prior, not from the posterior that its one token would give
+    mean, logvar = model.latents.prior(out.latents[:, 0], torch.zeros(rows, 32), torch.zeros(rows, dtype=torch.bool))
+    assert out.latents.shape[1] == 2 and logvar.shape == out.latents[:, 1].shape
+
+
+@pytest.mark.parametrize("mode", ["greedy", "sample_3_returned", "beam_4_of_2"])
+def test_latents_can_be_held(mode):
+    model = tiny_model()
+    first = run(model, **MODES[mode])
+    held = torch.full((2, 4), float("nan"))
+    held[1] = torch.tensor([1.0, -2.0, 0.5, float("nan")])
+    out = run(model, latents=held, seed=5, **MODES[mode])
+    begun = out.latents[:, 1].any(-1)  # rows that came to a second segment
+    assert begun.sum() >= 3
+    torch.testing.assert_close(out.latents[begun, 1, :3], held[1, :3].expand(int(begun.sum()), -1))
+    assert rescoring_error(model, out, "left_padded", out.latents) < 1e-4
+    if mode == "greedy":  # all latents held: the same texts from another seed
+        again = run(model, latents=first.latents, seed=9)
+        assert torch.equal(again.sequences, first.sequences)
+        redrawn = first.latents.clone()
+        redrawn[:, 2] = float("nan")
+        third = run(model, latents=redrawn, seed=9)
+        torch.testing.assert_close(third.latents[:, :2], first.latents[:, :2])
+        assert (third.latents[:, 2] - first.latents[:, 2]).abs().max() > 1e-2
+
+
+def test_segment_callback_sees_and_replaces():
+    model = tiny_model()
+    calls = []
+
+    def callback(latents, prior, rows, segment):
+        calls.append((latents.clone(), prior, rows.tolist(), segment.tolist()))
+        return torch.where(segment.unsqueeze(1) == 3, torch.ones_like(latents), latents)
+
+    out = run(model, segment_callback=callback)
+    assert sorted(zip(calls[0][2], calls[0][3], strict=True)) == [(0, 1), (1, 1)]  # rows that start in segment 1
+    for latents, prior, rows, segments in calls:
+        assert latents.shape == prior[0].shape == prior[1].shape == (len(rows), 4)
+        for row, segment, z in zip(rows, segments, latents, strict=True):
+            wanted = torch.ones(4) if segment == 3 else z
+            assert torch.equal(out.latents[row, segment - 1], wanted)
+    assert rescoring_error(model, out, "left_padded", out.latents) < 1e-4
+    with pytest.raises(ValueError, match="`segment_callback` must return None or latents of shape"):
+        run(model, segment_callback=lambda latents, *_: latents[:, :2])
+
+
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_every_token_is_encoded_once(use_cache):
+    """A row pays for a segment when it closes it, and never again."""
+    model = tiny_model(segment_length=None)
+    ids, mask, _ = make_batch(PROMPTS, "left")
+    encoded = []
+
+    def count(module, args, kwargs):
+        cache = kwargs["past_key_values"]
+        if cache is not None and not isinstance(cache, TraceCache):  # a context pass
+            encoded.append(kwargs["inputs_embeds"].shape[:2])
+
+    hook = model.backbone.register_forward_pre_hook(count, with_kwargs=True)
+    out = run(model, use_cache=use_cache, do_sample=True, max_new_tokens=30, max_segment_length=6)
+    hook.remove()
+    prompt_tokens = encoded[0][0] * encoded[0][1]
+    assert prompt_tokens <= ids.numel()
+    segments = model._segment_ids(out.sequences, returned_mask(out, "left_padded", ids.shape[1]), None)
+    closed = (out.sequences[:, :-1] == SEP) & (segments[:, :-1] > 0)
+    assert sum(rows for rows, _ in encoded[1:]) == closed[:, ids.shape[1] :].sum()
+    assert max(width for _, width in encoded[1:]) <= 6 + 1
+
+
+@pytest.mark.parametrize("lengths", LENGTHS)
+def test_cached_encoder_equals_full_encoding(lengths):
+    """Keys and values that grew segment by segment are those of one pass over the whole text."""
+    model = tiny_model("llama", **LENGTHS[lengths])
+    out = run(model, do_sample=True, max_new_tokens=20)
+    cache = out.past_key_values
+    prompt_length = max(map(len, PROMPTS))
+    mask = returned_mask(out, "left_padded", prompt_length)
+    segments = model._segment_ids(out.sequences, mask, None)
+    whole = TraceCache()
+    end = cache.encoder.get_seq_length()
+    model._encode_prompt(
+        whole, out.sequences, mask, segments, torch.full((len(segments),), end), int(segments[:, :end].max()) + 1
+    )
+    for grown, once in zip(cache.encoder.layers, whole.encoder.layers, strict=True):
+        for row in range(len(segments)):
+            real = (mask[row, :end] == 1) & (torch.arange(end) < cache.segment_start[row])
+            torch.testing.assert_close(grown.keys[row][:, real], once.keys[row][:, real], atol=1e-5, rtol=0)
+            torch.testing.assert_close(grown.values[row][:, real], once.values[row][:, real], atol=1e-5, rtol=0)
+    assert end <= cache.get_seq_length() + 1  # no larger than the decoder's
+
+
+def test_cache_rows_move_as_one():
+    cache = run(tiny_model("llama"), do_sample=True).past_key_values
+    before = [cache.latents, cache.segment, cache.segment_start, cache.layers[0].keys, cache.encoder.layers[0].keys]
+    order = torch.tensor([2, 0, 0, 3])
+    cache.reorder_cache(order)
+    cache.batch_repeat_interleave(2)
+    cache.batch_select_indices(torch.tensor([1, 6]))
+    after = [cache.latents, cache.segment, cache.segment_start, cache.layers[0].keys, cache.encoder.layers[0].keys]
+    for old, new in zip(before, after, strict=True):
+        assert torch.equal(new, old[torch.tensor([2, 3])])
+    cache.reset()
+    assert cache.latents is None and cache.get_seq_length() == 0 and cache.encoder.get_seq_length() == 0
+
+
+# --- where segments close ------------------------------------------------------------------------------------------
+
+
+def test_fixed_length_models_close_exactly_there():
+    model = tiny_model(segment_length=3)
+    for mode in ("greedy", "sample_3_returned", "beam_4_of_2"):
+        closed = 0
+        for row in run(model, max_new_tokens=20, **MODES[mode]).sequences.tolist():
+            tokens = 0
+            for token in row[row.index(BOS) + 1 :]:
+                if token == EOS:
+                    assert 1 <= tokens <= 3
+                    break
+                assert (token == SEP) == (tokens == 3), row
+                closed += token == SEP
+                tokens = 0 if token == SEP else tokens + 1
+        assert closed >= 4
+
+
+def test_lengths_can_be_told():
+    model = tiny_model(segment_length=3)
+    row = run(model, "none", do_sample=True, min_segment_length=5, max_segment_length=5, max_new_tokens=40)
+    ids = row.sequences[0].tolist()
+    ends = [k for k, i in enumerate(ids) if i == SEP]
+    assert ends == list(range(6, 6 * len(ends) + 1, 6))
+    for bad, message in (
+        ({"min_segment_length": 0}, "`min_segment_length` must be >= 1, got 0"),
+        ({"min_segment_length": 4, "max_segment_length": 3}, "`max_segment_length` must be >= `min_segment_length`"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            model.generate(**bad)
+
+
+def test_segment_processor_by_hand():
+    processor = SegmentLogitsProcessor(SEP, [EOS], [BOS, PAD], min_length=2, max_length=3)
+    ids = torch.tensor(
+        [
+            [PAD, PAD, PAD, PAD, BOS],  # no token yet
+            [BOS, 4, 5, 6, SEP],  # no token yet
+            [BOS, 4, 5, SEP, 6],  # one
+            [PAD, PAD, BOS, 4, 5],  # two
+            [BOS, SEP, 4, 5, 6],  # three: full
+        ]
+    )
+    assert processor.position_in_segment(ids).tolist() == [0, 0, 1, 2, 3]
+    allowed = processor(ids, torch.zeros(5, VOCAB)).isfinite()
+    words = set(range(4, VOCAB))
+    assert [set(row.nonzero().squeeze(-1).tolist()) for row in allowed] == [
+        words,
+        words,
+        words | {EOS, BOS, PAD},
+        words | {EOS, SEP, BOS, PAD},
+        {EOS, SEP},
+    ]
+    # another processor has ruled out [SEP] and EOS: the segment closes all the same
+    scores = torch.zeros(5, VOCAB)
+    scores[:, [SEP, EOS]] = -float("inf")
+    assert processor(ids, scores)[4].isfinite().nonzero().tolist() == [[SEP]]
+
+
+def test_users_processors_and_streamers_still_work(capsys):
+    model = tiny_model()
+    seen = []
+
+    def ban_seven(ids, scores):
+        seen.append(ids.shape)
+        return scores.index_fill(1, torch.tensor([7]), -float("inf"))
+
+    out = run(model, "none", do_sample=True, logits_processor=LogitsProcessorList([ban_seven]))
+    assert seen and 7 not in out.sequences[0, 1:].tolist()
+
+    class Words:
+        def decode(self, ids, **_):
+            return " ".join(map(str, ids if isinstance(ids, list) else ids.tolist())) + " "
+
+    run(model, "none", streamer=TextStreamer(Words()))
+    assert capsys.readouterr().out.startswith(f"{BOS} ")
+
+
+@pytest.mark.parametrize(
+    "arguments,message",
+    [
+        ({"latents": torch.zeros(2, 3)}, r"`latents` must have shape \(num_segments, 4\)"),
+        ({"latents": torch.zeros(4)}, "`latents` must have shape"),
+        ({"latents": torch.zeros(3, 2, 4)}, r"one row per prompt \(1\) or per returned text \(1\), got 3"),
+        ({"input_ids": torch.full((1, 64), 5)}, "context of 64 tokens, got a prompt of 64"),
+        ({"max_new_tokens": 100}, "Use `max_new_tokens=63` or less"),
+        ({"cache_implementation": "static"}, "`cache_implementation='static'` cannot hold latents"),
+        ({"cache_implementation": "quantized"}, "`cache_implementation='quantized'`"),
+        ({"cache_implementation": "paged"}, "`cache_implementation='paged'`"),
+        ({"inputs_embeds": torch.zeros(1, 2, 32)}, "`inputs_embeds` prompts cannot be segmented"),
+        ({"past_key_values": TraceCache()}, "`past_key_values` cannot be given"),
+        ({"prompt_lookup_num_tokens": 3}, "Assisted decoding"),
+        ({"prefill_chunk_size": 3}, "`prefill_chunk_size`"),
+        ({"input_ids": torch.zeros(3, dtype=torch.long)}, r"`inputs` must be token ids \(num_prompts"),
+    ],
+)
+def test_what_cannot_work_is_refused_at_once(arguments, message):
+    model = tiny_model()
+    forwards = []
+    model.backbone.register_forward_hook(lambda *_: forwards.append(1))
+    with pytest.raises(ValueError, match=message) as error:
+        model.generate(**arguments)
+    assert not forwards and "\n" not in str(error.value)
+
+
+def test_assistant_model_and_continuous_batching_are_refused():
+    model = tiny_model()
+    with pytest.raises(ValueError, match="Assisted decoding"):
+        model.generate(assistant_model=tiny_model(seed=1))
+    with pytest.raises(ValueError, match="Continuous batching"):
+        model.generate_batch([[BOS]])
+
+
+def test_a_model_without_bos_needs_a_prompt():
+    model = tiny_model()
+    model.generation_config.bos_token_id = model.config.bos_token_id = None
+    with pytest.raises(ValueError, match="`bos_token_id` is needed"):
+        model.generate()
+    assert model.generate(torch.tensor([[5, 6]]), max_new_tokens=6).shape[1] > 2
