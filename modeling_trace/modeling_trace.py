@@ -260,10 +260,13 @@ class TraceForConditionalGeneration(TracePreTrainedModel, SegmentGenerationMixin
             )
         if not isinstance(backbone, PreTrainedModel):
             raise ValueError(f"`backbone` must be a name, a path or a PreTrainedModel, got {type(backbone).__name__}.")
+        if getattr(backbone, "has_latents", False):
+            raise ValueError("`backbone` is a TRACE model already. Load it by from_pretrained.")
         settings = {**_special_tokens(backbone.config, tokenizer), **settings}
         if settings.get("latent_dynamics") != "none":
             settings = _add_separator(backbone, tokenizer, settings)
-        config = TraceConfig(backbone_config=backbone.config, **settings)
+        # get_text_config: the backbone may be a plain language model that this class saved
+        config = TraceConfig(backbone_config=backbone.config.get_text_config(), **settings)
         head = backbone.get_output_embeddings()
         if head is None:
             raise ValueError(
@@ -482,7 +485,8 @@ def _check_backbone_name(path, loading):
     from transformers import AutoConfig
 
     loading = {name: value for name, value in loading.items() if name != "gguf_file"}
-    TraceConfig(backbone_config=AutoConfig.from_pretrained(path, **loading), latent_dynamics="none")
+    config = AutoConfig.from_pretrained(path, **loading).get_text_config()
+    TraceConfig(backbone_config=config, latent_dynamics="none")
 
 
 def _special_tokens(config, tokenizer) -> dict:

@@ -20,7 +20,7 @@ def add_separator_token(tokenizer):
         The same tokenizer.
 
     Raises:
-        ValueError: if there is no EOS token, or [SEP] is the BOS, EOS or PAD token.
+        ValueError: if there is no EOS token, or the id of [SEP] is that of BOS, EOS, PAD or a word.
     """
     if tokenizer.eos_token_id is None:
         raise ValueError("`tokenizer` has no EOS token, got eos_token=None. Set tokenizer.eos_token first.")
@@ -36,6 +36,15 @@ def add_separator_token(tokenizer):
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
+    # a vocabulary with a gap (tokenizers' WordLevelTrainer can leave one) gives a new token the id of a word
+    sep_token_id = tokenizer.sep_token_id
+    others = [word for word, index in tokenizer.get_vocab().items() if index == sep_token_id]
+    others.remove(tokenizer.sep_token)
+    if others:
+        raise ValueError(
+            f"`tokenizer` gives '{tokenizer.sep_token}' the id {sep_token_id} of {others[0]!r}: its vocabulary has a "
+            "gap. Train it again, without special tokens that also occur in the training text."
+        )
     return tokenizer
 
 

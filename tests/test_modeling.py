@@ -303,6 +303,23 @@ def test_from_backbone_by_folder_and_again_after_saving(tmp_path, family):
     assert AutoTokenizer.from_pretrained(tmp_path / "lm").sep_token is None  # the source is left as it was
 
 
+def test_a_saved_plain_language_model_is_a_backbone(tmp_path):
+    """The recipe: train with latent_dynamics="none", then turn the result into TRACE."""
+    plain = TraceForConditionalGeneration.from_backbone(
+        AutoModelForCausalLM.from_config(backbone_config()), word_tokenizer(), latent_dynamics="none"
+    ).eval()
+    plain.save_pretrained(tmp_path / "plain")
+    word_tokenizer().save_pretrained(tmp_path / "plain")
+    model = TraceForConditionalGeneration.from_backbone(tmp_path / "plain", latent_size=4).eval()
+    ids = torch.tensor([[BOS, 5, 6, 7, 8, EOS]])
+    found = model(ids, latents=torch.zeros(1, 1, 4)).logits
+    torch.testing.assert_close(found[..., :VOCAB], plain(ids).logits)
+    model.save_pretrained(tmp_path / "trace")
+    word_tokenizer().save_pretrained(tmp_path / "trace")
+    with pytest.raises(ValueError, match="is a TRACE model already"):
+        TraceForConditionalGeneration.from_backbone(tmp_path / "trace")
+
+
 def test_from_backbone_has_a_dtype_and_fields_of_both_kinds(tmp_path):
     AutoModelForCausalLM.from_config(backbone_config()).to(torch.bfloat16).save_pretrained(tmp_path)
     word_tokenizer().save_pretrained(tmp_path)
