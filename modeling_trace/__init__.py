@@ -4,6 +4,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from .cache_trace import TraceCache
 from .configuration_trace import TraceConfig
+from .data import TraceProcessor
 from .generation_trace import SegmentLogitsProcessor
 from .latents_trace import gamma_for_rate
 from .modeling_trace import TraceForConditionalGeneration, TraceOutput, TracePreTrainedModel
@@ -26,5 +27,6 @@ __all__ = [
     "TraceForConditionalGeneration",
     "TraceOutput",
     "TracePreTrainedModel",
+    "TraceProcessor",
     "gamma_for_rate",
 ]

@@ -1,0 +1,24 @@
+"""Text in, batches out: segmenters, the processor, the collator, loading of data sets, and the built-in corpus."""
+
+from .collator import TraceDataCollator
+from .corpus import ASPECTS, REGISTERS, SENTIMENTS, Review, generate_reviews, review_dataset
+from .loading import load_texts, prepare_dataset
+from .processor import TraceProcessor
+from .segmenters import FixedLengthSegmenter, RegexSegmenter, Segmenter, SentenceSegmenter
+
+__all__ = [
+    "ASPECTS",
+    "REGISTERS",
+    "SENTIMENTS",
+    "FixedLengthSegmenter",
+    "RegexSegmenter",
+    "Review",
+    "Segmenter",
+    "SentenceSegmenter",
+    "TraceDataCollator",
+    "TraceProcessor",
+    "generate_reviews",
+    "load_texts",
+    "prepare_dataset",
+    "review_dataset",
+]

@@ -1,0 +1,411 @@
+"""TraceProcessor: text to `BOS | x_1 [SEP] | ... | x_T EOS` and back, saved and loaded beside the model."""
+
+import json
+import os
+from collections.abc import Mapping
+from itertools import pairwise, zip_longest
+
+from transformers import AutoTokenizer, BatchEncoding, PreTrainedTokenizerBase
+from transformers.data.data_collator import pad_without_fast_tokenizer_warning
+from transformers.utils import PROCESSOR_NAME, PushToHubMixin, cached_file, logging
+
+from ..modeling_trace import resolve_backbone
+from ..segments_trace import add_separator_token
+from .segmenters import FixedLengthSegmenter, Segmenter
+
+logger = logging.get_logger(__name__)
+
+PAPER_SEGMENTER = FixedLengthSegmenter(10)
+
+# What `cached_file` understands of the keywords of `from_pretrained`.
+_HUB_KEYWORDS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+
+
+class TraceProcessor(PushToHubMixin):
+    """
+    A tokenizer and a segmenter: writes a text as `BOS | x_1 [SEP] | x_2 [SEP] | ... | x_T EOS` and reads it back.
+
+    The whole text is tokenised once and the tokens are cut, so that without [SEP], BOS and EOS they are exactly the
+    tokens that a plain language model sees.
+
+    Args:
+        tokenizer (`PreTrainedTokenizerBase`): the backbone's tokenizer. Changed in place: a [SEP] token is added where
+            it has none, PAD and BOS fall back to EOS. The model's embeddings must be resized to `len(tokenizer)`.
+        segmenter ([`Segmenter`], *optional*, defaults to `FixedLengthSegmenter(10)`): where to cut. `None` means a
+            plain language model: no [SEP], the text is one segment.
+
+    Example:
+
+    ```python
+    processor = TraceProcessor(AutoTokenizer.from_pretrained("gpt2"), FixedLengthSegmenter(10))
+    inputs = processor(["A first text.", "And another."], padding=True, return_tensors="pt")
+    processor.batch_decode(inputs["input_ids"])  # ["A first text.", "And another."]
+    ```
+    """
+
+    model_input_names = ["input_ids", "attention_mask"]
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        segmenter: Segmenter | None = PAPER_SEGMENTER,
+    ):
+        if not isinstance(tokenizer, PreTrainedTokenizerBase):
+            raise ValueError(
+                f"`tokenizer` must be a Transformers tokenizer, got {tokenizer!r:.80}. "
+                "With a name or a folder use TraceProcessor.from_backbone(name)."
+            )
+        if segmenter is not None and not isinstance(segmenter, Segmenter):
+            raise ValueError(
+                f"`segmenter` must be a Segmenter or None, got {segmenter!r:.80}. For segments of 10 tokens use "
+                "FixedLengthSegmenter(10), from a config Segmenter.from_dict(config)."
+            )
+        if segmenter is not None and segmenter.needs_offsets and not tokenizer.is_fast:
+            raise ValueError(
+                f"`segmenter` {segmenter!r} cuts at characters and needs a fast tokenizer, got the slow "
+                f"{tokenizer.__class__.__name__}. Use FixedLengthSegmenter, or a tokenizer with use_fast=True."
+            )
+        if tokenizer.eos_token_id is None:
+            raise ValueError("`tokenizer` has no EOS token, got eos_token=None. Set tokenizer.eos_token first.")
+        if segmenter is not None:
+            add_separator_token(tokenizer)
+        elif tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        self.tokenizer = tokenizer
+        self.segmenter = segmenter
+
+    @classmethod
+    def from_backbone(
+        cls,
+        name_or_path: str | os.PathLike,
+        segmenter: Segmenter | None = PAPER_SEGMENTER,
+        **kwargs,
+    ) -> "TraceProcessor":
+        """
+        A processor for a backbone's own tokenizer.
+
+        Args:
+            name_or_path (`str` or `os.PathLike`): a Hub id, a folder, a GGUF file or `"smollm2-135m"`, as for
+                [`~TraceForConditionalGeneration.from_backbone`].
+            segmenter ([`Segmenter`], *optional*, defaults to `FixedLengthSegmenter(10)`): where to cut.
+            kwargs: passed to `AutoTokenizer.from_pretrained`.
+        """
+        path, gguf = resolve_backbone(name_or_path)
+        return cls(AutoTokenizer.from_pretrained(path, **gguf, **kwargs), segmenter)
+
+    # what the Trainer, the pipelines and the model need to know
+
+    @property
+    def bos_token_id(self) -> int:
+        """The token that starts every text: BOS, or EOS for tokenizers without one, as GPT-2 does."""
+        bos_token_id = self.tokenizer.bos_token_id
+        return self.tokenizer.eos_token_id if bos_token_id is None else bos_token_id
+
+    @property
+    def eos_token_id(self) -> int:
+        return self.tokenizer.eos_token_id
+
+    @property
+    def pad_token_id(self) -> int:
+        return self.tokenizer.pad_token_id
+
+    @property
+    def sep_token_id(self) -> int | None:
+        """The token that closes a segment; `None` for a plain language model."""
+        return None if self.segmenter is None else self.tokenizer.sep_token_id
+
+    @property
+    def segment_length(self) -> int | None:
+        """Tokens per segment where all are equal, for `TraceConfig.segment_length`; else `None`."""
+        return None if self.segmenter is None else self.segmenter.segment_length
+
+    @property
+    def control_token_ids(self) -> set[int]:
+        """BOS, [SEP], EOS and PAD: the ids that give the layout, and so must not come from a text."""
+        control = {self.bos_token_id, self.tokenizer.eos_token_id, self.tokenizer.sep_token_id}
+        if self.tokenizer.pad_token_id != self.tokenizer.unk_token_id:  # a rare word is no padding
+            control.add(self.tokenizer.pad_token_id)
+        return control - {None}
+
+    # text to ids
+
+    def __call__(
+        self,
+        text: str | list[str],
+        *,
+        add_eos: bool = True,
+        max_length: int | None = None,
+        padding: bool | str = False,
+        return_tensors: str | None = None,
+    ) -> BatchEncoding:
+        """
+        Tokenise, cut into segments, add BOS, [SEP] and EOS.
+
+        Args:
+            text (`str` or `list[str]`): one text or several.
+            add_eos (`bool`, *optional*, defaults to `True`): whether the text is complete. False for prompts: the last
+                segment stays open (no [SEP], no EOS), `generate()` goes on with it.
+            max_length (`int`, *optional*): longest result in tokens, BOS, [SEP] and EOS included. Longer texts lose
+                whole segments at their end. They keep the [SEP] of their last segment, which did close, and get no
+                EOS, since they did not end. Only where not even the first segment fits is it cut inside.
+            padding (`bool` or `str`, *optional*, defaults to `False`): True or `"longest"` pads to the longest text,
+                `"max_length"` to `max_length`; on the right for complete texts, on the left for prompts.
+            return_tensors (`str`, *optional*): `"pt"` or `"np"`.
+
+        Returns:
+            `BatchEncoding` with `input_ids` and `attention_mask`: lists, or tensors of shape
+            `(batch_size, sequence_length)`.
+
+        Raises:
+            ValueError: a row that is not a string, holds no token, or holds a control token such as [SEP] as text.
+        """
+        single = isinstance(text, str)
+        if not single and (isinstance(text, (Mapping, bytes)) or not hasattr(text, "__iter__")):
+            raise ValueError(
+                f"`text` must be a string or a list of strings, got {type(text).__name__}. "
+                "With a data set pass dataset['text'], or use prepare_dataset."
+            )
+        rows = self.encode([text] if single else list(text), add_eos=add_eos, max_length=max_length)
+        if padding:
+            if padding == "max_length" and max_length is None:
+                raise ValueError("`padding='max_length'` needs `max_length`, got None. Use padding=True.")
+            encoded = pad_without_fast_tokenizer_warning(
+                self.tokenizer,
+                {"input_ids": rows},
+                padding=padding,
+                max_length=max_length if padding == "max_length" else None,
+                padding_side="right" if add_eos else "left",
+                return_attention_mask=True,
+            )
+            encoded = {name: encoded[name] for name in self.model_input_names}
+        else:
+            if return_tensors is not None and len({len(row) for row in rows}) > 1:
+                raise ValueError(
+                    f"`padding` must be on for a tensor of texts of unequal lengths, got padding={padding!r}. "
+                    "Use padding=True."
+                )
+            encoded = {"input_ids": rows, "attention_mask": [[1] * len(row) for row in rows]}
+        if single and return_tensors is None:
+            encoded = {name: values[0] for name, values in encoded.items()}
+        return BatchEncoding(encoded, tensor_type=return_tensors)
+
+    def encode(
+        self, texts: list[str], *, add_eos: bool = True, max_length: int | None = None, first_row: int = 0
+    ) -> list[list[int]]:
+        """
+        The ids of each text, as lists; arguments as for [`~TraceProcessor.__call__`].
+
+        Args:
+            first_row (`int`, *optional*, defaults to 0): the number of the first text in the data set, for errors.
+        """
+        if max_length is not None and (not isinstance(max_length, int) or max_length < 2):
+            raise ValueError(f"`max_length` must be an integer >= 2 (BOS and one token), got {max_length!r}.")
+        for number, text in enumerate(texts, first_row):
+            if not isinstance(text, str):
+                raise ValueError(
+                    f"`text` must hold strings, got {text!r:.40} ({type(text).__name__}) in row {number}."
+                )
+            if not text.strip():
+                raise ValueError(f"`text` must not be empty, got {text!r:.40} in row {number}. {_no_text(add_eos)}")
+        if not texts:
+            return []
+
+        needs_offsets = self.segmenter is not None and self.segmenter.needs_offsets
+        tokens = self.tokenizer(
+            texts,
+            add_special_tokens=False,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            return_offsets_mapping=needs_offsets,
+            verbose=max_length is None,  # else it warns of long texts that are cut below
+        )
+        control = self.control_token_ids
+        rows = []
+        for index, (text, ids) in enumerate(zip(texts, tokens["input_ids"], strict=True)):
+            row = first_row + index
+            if not ids:
+                raise ValueError(f"`text` has no token, got {text!r:.40} in row {row}. {_no_text(add_eos)}")
+            found = control.intersection(ids)
+            if found:
+                token = self.tokenizer.convert_ids_to_tokens(found.pop())
+                raise ValueError(
+                    f"`text` must not hold the control token '{token}', got it in row {row}: the model would read it "
+                    f"as structure. Take it out first, e.g. text.replace('{token}', ' ')."
+                )
+            cuts = []
+            if self.segmenter is not None:
+                offsets = tokens["offset_mapping"][index] if needs_offsets else [None] * len(ids)
+                cuts = self.segmenter.cut(text, offsets)
+                if any(start >= end for start, end in pairwise([0, *cuts, len(ids)])):
+                    raise ValueError(
+                        f"`segmenter` must cut at increasing indices between 1 and {len(ids) - 1}, got {cuts} from "
+                        f"{self.segmenter!r} in row {row}."
+                    )
+            rows.append(self._layout(ids, cuts, add_eos, max_length))
+        return rows
+
+    def _layout(self, ids: list[int], cuts: list[int], add_eos: bool, max_length: int | None) -> list[int]:
+        """`BOS | x_1 [SEP] | ... | x_T EOS` of one text; see `max_length` of [`~TraceProcessor.__call__`]."""
+        row = [self.bos_token_id]
+        segments = [ids[start:end] for start, end in pairwise([0, *cuts, len(ids)])]
+        closers = [self.tokenizer.sep_token_id] * len(cuts) + ([self.tokenizer.eos_token_id] if add_eos else [])
+        total = 1 + len(ids) + len(closers)
+        if max_length is None or total <= max_length:
+            for segment, closer in zip_longest(segments, closers):
+                row += segment if closer is None else [*segment, closer]
+            return row
+        # too long, so the last segment does not fit, and every one that stays is closed by [SEP]
+        for segment in segments[:-1]:
+            if len(row) + len(segment) + 1 > max_length:
+                break
+            row += [*segment, self.tokenizer.sep_token_id]
+        return row if len(row) > 1 else row + segments[0][: max_length - 1]
+
+    # ids to text
+
+    def decode(self, ids, skip_special_tokens: bool = True) -> str | list[str]:
+        """
+        The text of one row of ids (a list of texts for several rows), without BOS, [SEP], EOS and PAD.
+
+        Unknown-word tokens are part of the text and stay. `skip_special_tokens=False` shows every token.
+
+        Args:
+            ids (`list[int]`, array or tensor): a row from this processor or from `generate()`.
+        """
+        ids = _to_list(ids)
+        if ids and isinstance(ids[0], list):
+            return [self.decode(row, skip_special_tokens) for row in ids]
+        if skip_special_tokens:
+            control = self.control_token_ids
+            ids = [token for token in ids if token not in control]
+        return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+    def batch_decode(self, sequences, skip_special_tokens: bool = True) -> list[str]:
+        """[`~TraceProcessor.decode`] for every row."""
+        return [self.decode(row, skip_special_tokens) for row in _to_list(sequences)]
+
+    def split(self, ids) -> list[str]:
+        """
+        The text of each segment of one row of ids, in order; joined, they are `decode(ids)`.
+
+        A segment without tokens between two [SEP] gives an empty string, so that places match those of the latents.
+
+        Args:
+            ids (`list[int]`, array or tensor): a row from this processor or from `generate()`.
+        """
+        ids = _to_list(ids)
+        if ids and isinstance(ids[0], list):
+            raise ValueError(
+                f"`ids` must be one row of ids, got {len(ids)} rows. Use [processor.split(row) for row in ids]."
+            )
+        sep_token_id = self.sep_token_id
+        control = self.control_token_ids
+        ends, text_ids, is_open = [], [], False
+        for token in ids:
+            if token == sep_token_id:
+                ends.append(len(text_ids))
+                is_open = False
+            elif token not in control:
+                text_ids.append(token)
+                is_open = True
+        if is_open:
+            ends.append(len(text_ids))
+        # Decoded from the start of the text each time: a tokenizer may drop the blank before a piece's first word, and
+        # a cut may fall inside a character, which then goes to the segment that completes it.
+        texts, done = [], ""
+        for number, end in enumerate(ends):
+            text = self.decode(text_ids[:end])
+            if number < len(ends) - 1:
+                text = text.rstrip("\ufffd")
+            texts.append(text[len(done) :])
+            done = text if len(text) > len(done) else done
+        return texts
+
+    # padding, saving, loading
+
+    def pad(self, encoded_inputs, **kwargs) -> BatchEncoding:
+        """The tokenizer's own `pad`."""
+        return pad_without_fast_tokenizer_warning(self.tokenizer, encoded_inputs, **kwargs)
+
+    def to_dict(self) -> dict:
+        """What `processor_config.json` holds."""
+        return {
+            "processor_class": self.__class__.__name__,
+            "segmenter": None if self.segmenter is None else self.segmenter.to_dict(),
+        }
+
+    def save_pretrained(
+        self, save_directory: str | os.PathLike, *, push_to_hub: bool = False, repo_id: str | None = None, **kwargs
+    ) -> tuple[str, ...]:
+        """
+        Save tokenizer and segmenter, to be loaded with [`~TraceProcessor.from_pretrained`]; the model may be saved in
+        the same folder. `AutoTokenizer.from_pretrained` reads the tokenizer from there as well.
+
+        Args:
+            save_directory (`str` or `os.PathLike`): the folder; made where it does not exist.
+            push_to_hub (`bool`, *optional*, defaults to `False`): whether to push to the Hub as well.
+            repo_id (`str`, *optional*): the repository to push to; named after the folder where left out.
+            kwargs: passed to `push_to_hub`.
+
+        Returns:
+            `tuple[str, ...]`: the files written.
+        """
+        if os.path.isfile(save_directory):
+            raise ValueError(f"`save_directory` must be a folder, got the file '{save_directory}'.")
+        os.makedirs(save_directory, exist_ok=True)
+        files = self.tokenizer.save_pretrained(save_directory)
+        path = os.path.join(save_directory, PROCESSOR_NAME)
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n")
+        logger.info(f"Processor saved in {path}")
+        if push_to_hub:
+            self.push_to_hub(repo_id or os.path.basename(os.path.abspath(save_directory)), **kwargs)
+        return (*files, path)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs) -> "TraceProcessor":
+        """
+        Load a processor saved by [`~TraceProcessor.save_pretrained`].
+
+        Args:
+            pretrained_model_name_or_path (`str` or `os.PathLike`): a folder or a Hub id.
+            kwargs: passed to `AutoTokenizer.from_pretrained` (`revision`, `token`, `cache_dir`, ...).
+        """
+        name = pretrained_model_name_or_path
+        if not os.path.isdir(name) and str(name).startswith((".", "/", "~")):
+            raise ValueError(
+                f"`pretrained_model_name_or_path` must be a folder or a Hub id, found no folder '{name}'."
+            )
+        remedy = f"With the tokenizer of a backbone use TraceProcessor.from_backbone('{name}', segmenter)."
+        try:
+            hub_kwargs = {key: value for key, value in kwargs.items() if key in _HUB_KEYWORDS}
+            with open(cached_file(name, PROCESSOR_NAME, **hub_kwargs), encoding="utf-8") as file:
+                values = json.load(file)
+        except OSError as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"`{name}` must hold a saved TraceProcessor: {reason} {remedy}") from error
+        if "segmenter" not in values:
+            got = values.get("processor_class", "processor of another kind")
+            raise ValueError(f"`{name}` must hold a saved TraceProcessor, got a {got}. {remedy}")
+        segmenter = None if values["segmenter"] is None else Segmenter.from_dict(values["segmenter"])
+        return cls(AutoTokenizer.from_pretrained(name, **kwargs), segmenter)
+
+    def __repr__(self):
+        tokenizer = f"{self.tokenizer.__class__.__name__}(vocab_size={len(self.tokenizer)})"
+        return f"{self.__class__.__name__}(tokenizer={tokenizer}, segmenter={self.segmenter!r})"
+
+
+def _no_text(add_eos: bool) -> str:
+    if add_eos:
+        return "Filter such rows out first."
+    return "To generate without a prompt call generate() without input_ids."
+
+
+def _to_list(ids) -> list:
+    """Lists, tuples, arrays and tensors as lists of numbers, or of lists of numbers."""
+    if hasattr(ids, "tolist"):
+        return ids.tolist()
+    return [_to_list(row) if hasattr(row, "__iter__") else int(row) for row in ids]
+
+
+__all__ = ["TraceProcessor"]

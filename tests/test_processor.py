@@ -1,0 +1,457 @@
+"""The processor: nothing lost between text and ids, whole segments kept, and the same after saving and loading."""
+
+import json
+import logging
+import random
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    AutoTokenizer,
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedTokenizerFast,
+    Trainer,
+    TrainingArguments,
+    pipeline,
+)
+
+from modeling_trace.data import (
+    FixedLengthSegmenter,
+    RegexSegmenter,
+    Segmenter,
+    SentenceSegmenter,
+    TraceDataCollator,
+    TraceProcessor,
+    generate_reviews,
+)
+from modeling_trace.segments_trace import segment_ids_from_input_ids
+
+TEXTS = [
+    "The soup was cold. We waited for an hour!  Nobody said sorry.",
+    "Great place :) Dr. Brown comes here, too. His wife (a chef) loves it.",
+    'She said: "Come back!" We did.\n\nThe second time was better...   Much better.',
+    "Café Zoë sells naïve 😀 cakes. 😀 They smile. Ünder 5 €!",
+    "one two three four five six seven eight nine ten eleven twelve thirteen",
+    "  leading and trailing blanks.  ",
+    "No full stop here",
+    "x",
+]
+
+
+def byte_level(texts=TEXTS, trim_offsets=False):
+    """As GPT-2: byte-level BPE, one special token that is BOS, EOS and unknown at once."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, trim_offsets=trim_offsets)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=["<|endoftext|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>", unk_token="<|endoftext|>")
+
+
+def metaspace(texts=TEXTS):
+    """As Llama: blanks are part of the words, unknown characters become bytes, BOS and EOS differ."""
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split("\n", "isolated"), pre_tokenizers.Metaspace(prepend_scheme="first")]
+    )
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    special = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    trainer = trainers.BpeTrainer(vocab_size=420, special_tokens=special, show_progress=False)
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="<unk>"
+    )
+
+
+def word_level(texts=TEXTS):
+    """Whole words; blanks are no part of the tokens and are lost."""
+    tokenizer = Tokenizer(models.WordLevel(unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    trainer = trainers.WordLevelTrainer(special_tokens=["[UNK]", "[PAD]", "[EOS]"], show_progress=False)
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="[EOS]", pad_token="[PAD]", unk_token="[UNK]")
+
+
+@cache
+def punkt():
+    """Punkt parameters learnt from what a user might have: a few hundred texts."""
+    texts = [review.text for review in generate_reviews(300)]
+    texts += ["We met Dr. Brown at 5 p.m. on Sunday.", "Dr. Brown left. Dr. Green came at 6 p.m. and stayed."] * 5
+    return SentenceSegmenter().fit(texts).to_dict()["punkt"]
+
+
+TOKENIZERS = {
+    "byte_level": byte_level,
+    "byte_level_trimmed": lambda: byte_level(trim_offsets=True),
+    "metaspace": metaspace,
+    "word_level": word_level,
+}
+SEGMENTERS = {
+    "fixed": lambda: FixedLengthSegmenter(4),
+    "sentence": lambda: SentenceSegmenter(punkt=punkt()),
+    "regex": lambda: RegexSegmenter(r"(?<=[.!?])\s+"),
+    "none": lambda: None,
+}
+
+
+def random_texts(count, seed=0):
+    rng = random.Random(seed)
+    pieces = [*"abcXYZ .,!?\n'\"()-é😀€ ", ". ", ".  ", "! ", "\n\n", " the ", " Mr. ", "soup", "Was ", "...", "\t"]
+    texts = ("".join(rng.choices(pieces, k=rng.randint(1, 40))) for _ in range(3 * count))
+    return [text for text in texts if text.strip()][:count]
+
+
+@pytest.fixture(params=TOKENIZERS)
+def tokenizer(request):
+    return TOKENIZERS[request.param]()
+
+
+@pytest.fixture(params=SEGMENTERS)
+def segmenter(request):
+    return SEGMENTERS[request.param]()
+
+
+@pytest.fixture
+def processor():
+    return TraceProcessor(byte_level(), FixedLengthSegmenter(4))
+
+
+def ids_of(processor, text, **kwargs):
+    return processor(text, **kwargs)["input_ids"]
+
+
+# laws
+
+
+def test_without_control_tokens_the_ids_are_the_plain_ones(tokenizer, segmenter):
+    plain = {text: tokenizer(text, add_special_tokens=False)["input_ids"] for text in TEXTS}
+    processor = TraceProcessor(tokenizer, segmenter)
+    for text in TEXTS:
+        ids = ids_of(processor, text)
+        assert ids[0] == processor.bos_token_id and ids[-1] == processor.eos_token_id
+        assert [token for token in ids[1:-1] if token != processor.sep_token_id] == plain[text]
+        assert (processor.sep_token_id in ids) == (segmenter is not None and len(processor.split(ids)) > 1)
+
+
+def test_decoding_gives_the_text_back(segmenter):
+    for make in (byte_level, lambda: byte_level(trim_offsets=True)):
+        processor = TraceProcessor(make(), segmenter)
+        texts = TEXTS + random_texts(100)
+        assert processor.batch_decode(processor(texts)["input_ids"]) == texts
+        padded = processor(texts, padding=True, return_tensors="pt")["input_ids"]
+        assert processor.batch_decode(padded) == texts
+
+
+def test_segments_joined_are_the_text(tokenizer, segmenter):
+    processor = TraceProcessor(tokenizer, segmenter)
+    for text in TEXTS + random_texts(30):
+        ids = ids_of(processor, text)
+        pieces = processor.split(ids)
+        assert "".join(pieces) == processor.decode(ids)
+        assert len(pieces) == 1 + ids.count(processor.sep_token_id)
+
+
+def test_a_batch_is_its_rows(tokenizer, segmenter):
+    processor = TraceProcessor(tokenizer, segmenter)
+    for settings in ({}, {"max_length": 12}, {"add_eos": False}):
+        batch = processor(TEXTS, **settings)
+        for row, text in enumerate(TEXTS):
+            single = processor(text, **settings)
+            assert batch["input_ids"][row] == single["input_ids"]
+            assert batch["attention_mask"][row] == single["attention_mask"] == [1] * len(single["input_ids"])
+
+
+def test_truncation_keeps_whole_segments(tokenizer, segmenter):
+    processor = TraceProcessor(tokenizer, segmenter)
+    for text in TEXTS:
+        whole = ids_of(processor, text)
+        first_end = whole.index(processor.sep_token_id) + 1 if processor.sep_token_id in whole else len(whole)
+        for max_length in range(2, len(whole) + 2):
+            ids = ids_of(processor, text, max_length=max_length)
+            assert 2 <= len(ids) <= max_length
+            if max_length >= len(whole):
+                assert ids == whole
+                continue
+            assert ids == whole[: len(ids)] and ids[-1] != processor.eos_token_id
+            if max_length >= first_end:  # closed by its own [SEP], and the next segment would not have fitted
+                assert ids[-1] == processor.sep_token_id
+                rest = whole[len(ids) :]
+                closer = processor.sep_token_id if processor.sep_token_id in rest else processor.eos_token_id
+                assert len(ids) + rest.index(closer) + 1 > max_length
+            else:
+                assert len(ids) == max_length and processor.sep_token_id not in ids
+
+
+def test_a_text_that_is_cut_warns_of_nothing(processor, caplog):
+    processor.tokenizer.model_max_length = 8
+    logger = logging.getLogger("transformers")
+    logger.addHandler(caplog.handler)
+    try:
+        processor(TEXTS[0], max_length=8)
+        assert not caplog.records
+        processor(TEXTS[0])
+        assert "longer than" in caplog.text
+    finally:
+        logger.removeHandler(caplog.handler)
+
+
+def test_the_model_sees_the_same_segments(processor):
+    inputs = processor(TEXTS, padding=True, return_tensors="pt")
+    segment_ids = segment_ids_from_input_ids(**inputs, sep_token_id=processor.sep_token_id, bos_token_id=0)
+    for ids, numbers in zip(inputs["input_ids"], segment_ids, strict=True):
+        pieces = processor.split(ids)
+        assert numbers.max() == len(pieces)
+        assert [processor.decode(ids[numbers == number]) for number in range(1, len(pieces) + 1)] == pieces
+
+
+def test_prompts_stay_open(tokenizer, segmenter):
+    processor = TraceProcessor(tokenizer, segmenter)
+    for text in TEXTS:
+        assert ids_of(processor, text, add_eos=False) == ids_of(processor, text)[:-1]
+    # a full last piece is closed by generation, not here
+    processor = TraceProcessor(byte_level(), FixedLengthSegmenter(2))
+    ids = processor.tokenizer.convert_ids_to_tokens(ids_of(processor, "abab", add_eos=False))
+    assert ids == ["<|endoftext|>", "a", "b", "[SEP]", "a", "b"]
+
+
+def test_padding_sides_and_tensors(processor):
+    texts = ["a b c", "a"]
+    training = processor(texts, padding=True, return_tensors="pt")
+    assert training["attention_mask"].tolist()[1] == [1, 1, 1] + [0] * (training["input_ids"].shape[1] - 3)
+    prompts = processor(texts, padding=True, return_tensors="pt", add_eos=False)
+    assert prompts["attention_mask"].tolist()[1] == [0] * (prompts["input_ids"].shape[1] - 2) + [1, 1]
+    assert processor("a", return_tensors="pt")["input_ids"].shape == (1, 3)
+    assert isinstance(processor(texts, padding=True, return_tensors="np")["input_ids"], np.ndarray)
+    assert processor(texts, padding="max_length", max_length=20, return_tensors="pt")["input_ids"].shape == (2, 20)
+    assert processor("a", padding="max_length", max_length=5)["attention_mask"] == [1, 1, 1, 0, 0]
+    assert list(training) == processor.model_input_names
+
+
+def test_decode_takes_what_generate_returns(processor):
+    ids = processor(TEXTS[0], return_tensors="pt")["input_ids"]
+    for row in (ids[0], ids[0].tolist(), ids[0].numpy()):
+        assert processor.decode(row) == TEXTS[0]
+    assert processor.decode(ids) == processor.batch_decode(ids) == [TEXTS[0]]
+    assert processor.decode(ids[0], skip_special_tokens=False).count("[SEP]") == ids.eq(processor.sep_token_id).sum()
+    sep, eos = processor.sep_token_id, processor.eos_token_id
+    a, b = processor.tokenizer.convert_tokens_to_ids(["a", "b"])
+    assert processor.split([eos, a, sep, b, eos, eos]) == ["a", "b"]
+    assert processor.split([eos, a, sep]) == ["a"]  # truncated after a closed segment
+    assert processor.split([eos, a, sep, sep, b]) == ["a", "", "b"]
+    assert processor.split([eos]) == [] and processor.decode([]) == ""
+
+
+def test_a_character_cut_in_two_is_counted_once():
+    processor = TraceProcessor(byte_level(["plain"]), FixedLengthSegmenter(1))
+    pieces = processor.split(ids_of(processor, "a😀b"))
+    assert len(pieces) == 6 and "".join(pieces) == "a😀b"
+
+
+def test_unknown_words_are_text():
+    processor = TraceProcessor(word_level(), FixedLengthSegmenter(2))
+    assert processor.decode(ids_of(processor, "The unheard soup")) == "The [UNK] soup"
+    tokenizer = word_level()
+    tokenizer.pad_token = tokenizer.unk_token  # as for Llama 2
+    processor = TraceProcessor(tokenizer, FixedLengthSegmenter(2))
+    assert processor.decode(ids_of(processor, "The unheard soup")) == "The [UNK] soup"
+
+
+def test_plain_language_model():
+    tokenizer = byte_level()
+    size = len(tokenizer)
+    processor = TraceProcessor(tokenizer, None)
+    assert len(tokenizer) == size and processor.sep_token_id is None and processor.segment_length is None
+    assert ids_of(processor, "ab") == [0, *tokenizer("ab")["input_ids"], 0]
+    assert len(ids_of(processor, TEXTS[0], max_length=7)) == 7
+
+
+def test_special_tokens():
+    processor = TraceProcessor(byte_level())
+    assert processor.segment_length == 10
+    assert processor.bos_token_id == processor.eos_token_id == processor.pad_token_id == 0
+    assert processor.sep_token_id == len(processor.tokenizer) - 1
+    processor = TraceProcessor(metaspace())
+    assert processor.tokenizer.convert_ids_to_tokens([processor.bos_token_id, processor.eos_token_id]) == [
+        "<s>",
+        "</s>",
+    ]
+
+
+# saving and loading
+
+
+def test_save_and_load(tokenizer, segmenter, tmp_path):
+    processor = TraceProcessor(tokenizer, segmenter)
+    files = processor.save_pretrained(tmp_path)
+    assert str(tmp_path / "processor_config.json") in files
+    loaded = TraceProcessor.from_pretrained(tmp_path)
+    assert loaded.segmenter == segmenter
+    for settings in ({}, {"add_eos": False, "max_length": 9}):
+        assert loaded(TEXTS, **settings).data == processor(TEXTS, **settings).data
+    assert loaded.batch_decode(loaded(TEXTS)["input_ids"]) == processor.batch_decode(processor(TEXTS)["input_ids"])
+    assert len(loaded.tokenizer) == len(processor.tokenizer)
+
+
+def test_a_segmenter_of_ones_own_is_saved(tmp_path):
+    class Halves(Segmenter):
+        type = "halves_for_test"
+        needs_offsets = False
+
+        def cut(self, text, offsets):
+            return [len(offsets) // 2] if len(offsets) > 1 else []
+
+    TraceProcessor(byte_level(), Halves()).save_pretrained(tmp_path)
+    assert isinstance(TraceProcessor.from_pretrained(tmp_path).segmenter, Halves)
+
+
+def test_beside_a_model_nothing_is_disturbed(processor, tmp_path):
+    config = GPT2Config(vocab_size=len(processor.tokenizer), n_embd=8, n_layer=1, n_head=1, n_positions=32)
+    GPT2LMHeadModel(config).save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    assert AutoTokenizer.from_pretrained(tmp_path)("soup")["input_ids"] == processor.tokenizer("soup")["input_ids"]
+    written = pipeline("text-generation", model=str(tmp_path))("soup", max_new_tokens=2, min_new_tokens=2)
+    assert written[0]["generated_text"].startswith("soup")
+    GPT2LMHeadModel(config).save_pretrained(tmp_path)
+    assert TraceProcessor.from_pretrained(str(tmp_path)).segmenter == processor.segmenter
+
+
+def test_from_backbone(tmp_path):
+    byte_level().save_pretrained(tmp_path)
+    processor = TraceProcessor.from_backbone(tmp_path, RegexSegmenter(r"\n+"), model_max_length=77)
+    assert processor.tokenizer.model_max_length == 77 and processor.sep_token_id is not None
+
+
+def test_push_to_hub(processor, tmp_path, monkeypatch):
+    pushed = {}
+
+    def upload(self, working_dir, repo_id, **kwargs):
+        with open(f"{working_dir}/processor_config.json", encoding="utf-8") as file:
+            pushed[repo_id] = json.load(file)
+
+    class Repository:
+        repo_id = "someone/reviews"
+
+    class Hub:
+        def create_repo(self, repo_id, **kwargs):
+            return Repository
+
+    class Card:
+        def save(self, path):
+            pass
+
+    monkeypatch.setattr(TraceProcessor, "_upload_modified_files", upload)
+    monkeypatch.setattr("transformers.utils.hub.hf_api", Hub)
+    monkeypatch.setattr("transformers.utils.hub.create_and_tag_model_card", lambda *args, **kwargs: Card())
+    processor.save_pretrained(tmp_path / "reviews", push_to_hub=True)
+    assert pushed == {"someone/reviews": processor.to_dict()}
+
+
+def test_as_processing_class_of_a_trainer(processor, tmp_path):
+    config = GPT2Config(vocab_size=len(processor.tokenizer), n_embd=8, n_layer=1, n_head=1, n_positions=64)
+    rows = [{"input_ids": ids} for ids in ids_of(processor, TEXTS)]
+    arguments = TrainingArguments(
+        output_dir=str(tmp_path), max_steps=1, report_to="none", use_cpu=True, disable_tqdm=True, save_strategy="no"
+    )
+    trainer = Trainer(
+        GPT2LMHeadModel(config),
+        arguments,
+        train_dataset=rows,
+        data_collator=TraceDataCollator(processor),
+        processing_class=processor,
+    )
+    trainer.train()
+    trainer.save_model()
+    assert TraceProcessor.from_pretrained(tmp_path).segmenter == processor.segmenter
+
+
+def test_pad_delegates(processor):
+    padded = processor.pad({"input_ids": [[1, 2], [3]]}, return_tensors="pt")
+    assert padded["attention_mask"].tolist() == [[1, 1], [1, 0]]
+    assert torch.is_tensor(padded["input_ids"])
+
+
+# bad input
+
+
+@pytest.mark.parametrize(
+    "text, settings, message",
+    [
+        (5, {}, "`text` must be a string or a list of strings, got int"),
+        ({"text": ["a"]}, {}, "got dict. With a data set pass dataset"),
+        (["a", None], {}, r"got None \(NoneType\) in row 1"),
+        (["a", ["b"]], {}, r"\(list\) in row 1"),
+        (["a", ""], {}, "must not be empty, got '' in row 1"),
+        (" \n", {}, "must not be empty"),
+        ("", {"add_eos": False}, "call generate"),
+        (["a", "b", "so [SEP] what"], {}, r"must not hold the control token '\[SEP\]', got it in row 2"),
+        ("the <|endoftext|> end", {}, "control token"),
+        ("a", {"max_length": 1}, "`max_length` must be an integer >= 2"),
+        ("a", {"padding": "max_length"}, "needs `max_length`"),
+        (["a", "soup and more"], {"return_tensors": "pt"}, "Use padding=True"),
+    ],
+)
+def test_bad_texts(processor, text, settings, message):
+    with pytest.raises(ValueError, match=message) as error:
+        processor(text, **settings)
+    assert "\n" not in str(error.value)
+
+
+def test_bad_tokenizers_and_segmenters(monkeypatch):
+    with pytest.raises(ValueError, match=r"Use TraceProcessor|use TraceProcessor.from_backbone"):
+        TraceProcessor("gpt2")
+    with pytest.raises(ValueError, match=r"`segmenter` must be a Segmenter or None, got 10"):
+        TraceProcessor(byte_level(), 10)
+    no_eos = byte_level()
+    no_eos.eos_token = None
+    with pytest.raises(ValueError, match="no EOS token"):
+        TraceProcessor(no_eos, None)
+    sep_is_eos = byte_level()
+    sep_is_eos.sep_token = sep_is_eos.eos_token
+    with pytest.raises(ValueError, match="token of its own"):
+        TraceProcessor(sep_is_eos)
+    # a special token that is also a word of the text leaves a gap in the vocabulary
+    with pytest.raises(ValueError, match="its vocabulary has a gap"):
+        TraceProcessor(word_level([*TEXTS, "some [UNK] word"]))
+
+
+def test_slow_tokenizers_cut_by_count_only(monkeypatch):
+    tokenizer = byte_level()
+    expected = ids_of(TraceProcessor(byte_level(), FixedLengthSegmenter(3)), TEXTS[0])
+    monkeypatch.setattr(type(tokenizer), "is_fast", False)
+    assert ids_of(TraceProcessor(tokenizer, FixedLengthSegmenter(3)), TEXTS[0]) == expected
+    with pytest.raises(ValueError, match="needs a fast tokenizer"):
+        TraceProcessor(tokenizer, RegexSegmenter(r"\n+"))
+
+
+def test_bad_cuts_are_named(processor):
+    class Wrong(FixedLengthSegmenter):
+        def cut(self, text, offsets):
+            return [3, 3]
+
+    with pytest.raises(ValueError, match=r"got \[3, 3\] from Wrong"):
+        TraceProcessor(byte_level(), Wrong())(TEXTS[0])
+
+
+def test_loading_what_is_no_processor(processor, tmp_path):
+    with pytest.raises(ValueError, match="found no folder"):
+        TraceProcessor.from_pretrained(tmp_path / "nowhere")
+    processor.tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="TraceProcessor.from_backbone"):
+        TraceProcessor.from_pretrained(tmp_path)
+    (tmp_path / "processor_config.json").write_text('{"processor_class": "Other"}', encoding="utf-8")
+    with pytest.raises(ValueError, match="got a Other"):
+        TraceProcessor.from_pretrained(tmp_path)
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    with pytest.raises(ValueError, match="must be a folder"):
+        processor.save_pretrained(tmp_path / "file")
