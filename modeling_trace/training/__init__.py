@@ -1,0 +1,17 @@
+"""Training: `TraceTrainer`, schedules of the KL weight, callbacks that also work with a plain `Trainer`."""
+
+from .callbacks import CollapseWarningCallback, KLWeightCallback
+from .schedules import constant_schedule, cyclical_schedule, get_schedule, linear_schedule
+from .trainer import TraceTrainer, TrainingDivergedError, check_output_dir
+
+__all__ = [
+    "CollapseWarningCallback",
+    "KLWeightCallback",
+    "TraceTrainer",
+    "TrainingDivergedError",
+    "check_output_dir",
+    "constant_schedule",
+    "cyclical_schedule",
+    "get_schedule",
+    "linear_schedule",
+]
