@@ -206,7 +206,7 @@ class RecurrentDynamics(nn.Module):
         residual   [dmu_t, log dsigma_t^2] = norm(W^g h_t)                         Eq. 11
 
     c_{t-1} and h_t are the backbone's states at the [SEP] of segment t-1 (context pass) and of segment t (segment
-    pass). Note: dsigma_t starts at `config.posterior_sigma_init`, so that z is a signal before it is noise.
+    pass). Note: dsigma_t starts at `config.posterior_sigma_init` rather than 1, so that z carries a signal.
     """
 
     def __init__(self, config):

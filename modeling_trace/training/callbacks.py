@@ -119,8 +119,8 @@ class CollapseWarningCallback(TrainerCallback):
             logger.warning(
                 f"The latents have collapsed: KL is {kl:.2g} nats per segment at step {state.global_step} with "
                 f"`kl_weight` {weight:.3g}, so the decoder ignores them. Start from a trained language model, keep "
-                "`residual_scale='prior'` (its gamma sets the least KL, see `gamma_for_rate`), or keep the weight at "
-                "0 for longer: linear_schedule(delay=0.6, ramp=0.3)."
+                "`residual_scale='prior'` (its gamma sets the least KL, see `gamma_for_rate`), or let the weight rise "
+                "later: linear_schedule(delay=0.3, ramp=0.5)."
             )
 
 

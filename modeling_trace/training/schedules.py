@@ -129,16 +129,17 @@ def constant_schedule(weight: float = 1.0) -> ConstantSchedule:
     return ConstantSchedule(weight)
 
 
-def linear_schedule(delay: float = 0.4, ramp: float = 0.3, max_weight: float = 1.0) -> LinearSchedule:
+def linear_schedule(delay: float = 0.0, ramp: float = 0.5, max_weight: float = 1.0) -> LinearSchedule:
     """
     Linear warm-up after a delay: 0 until `delay`, linear to `max_weight` at `delay + ramp`, then constant.
 
-    This is the package's default recipe: in small runs the latents kept most of what they had learned while the
-    weight was 0, which constant and cyclical schedules with a short zero phase did not achieve.
+    The defaults, no delay and a rise over the first half, are the package's recipe together with a posterior as wide
+    as `TraceConfig` starts it. With a narrow posterior (`posterior_sigma_init=0.1`) a delay of 0.4 makes the latents
+    informative too, but texts drawn from the prior come out broken: see docs/training.md.
 
     Args:
-        delay (`float`, *optional*, defaults to 0.4): Fraction of training with weight 0.
-        ramp (`float`, *optional*, defaults to 0.3): Fraction of training over which the weight rises; 0 is a step.
+        delay (`float`, *optional*, defaults to 0.0): Fraction of training with weight 0.
+        ramp (`float`, *optional*, defaults to 0.5): Fraction of training over which the weight rises; 0 is a step.
         max_weight (`float`, *optional*, defaults to 1.0): Weight at the end. 1 is the ELBO; less is a beta-VAE.
 
     Returns:
@@ -171,8 +172,7 @@ def cyclical_schedule(
 
     Args:
         num_cycles (`int`, *optional*, defaults to 4): Number of equal cycles in the training run.
-        zero_fraction (`float`, *optional*, defaults to 0.0): Fraction of each cycle spent at weight 0. A long zero
-            phase (0.4 or more) is what makes latents informative; Fu et al. have none.
+        zero_fraction (`float`, *optional*, defaults to 0.0): Fraction of each cycle spent at weight 0. Fu et al. have none.
         ramp_fraction (`float`, *optional*, defaults to 0.5): Fraction of each cycle over which the weight rises.
         max_weight (`float`, *optional*, defaults to 1.0): Weight in the rest of the cycle.
 
@@ -221,8 +221,8 @@ def get_schedule(name: str, **kwargs) -> Callable[[float], float]:
     ```python
     >>> from modeling_trace.training import get_schedule
 
-    >>> get_schedule("linear", delay=0.5)
-    LinearSchedule(delay=0.5, ramp=0.3, max_weight=1.0)
+    >>> get_schedule("linear", delay=0.25)
+    LinearSchedule(delay=0.25, ramp=0.5, max_weight=1.0)
     ```
     """
     if name not in _SCHEDULES:
