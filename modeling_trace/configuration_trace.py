@@ -6,6 +6,9 @@ from dataclasses import fields
 from transformers import AutoConfig, GenerationConfig, PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
 
 LATENT_DYNAMICS_VALUES = ("recurrent", "parallel", "independent", "context", "single", "none")
 RESIDUAL_SCALES = ("prior", "none")
@@ -46,16 +49,19 @@ class TraceConfig(PreTrainedConfig):
         posterior_norm_gamma (`float`, defaults to 0.7):
             Fixed scale of the normalisation of the posterior's residuals (Eq. 11, Theorem 1), no unit. With
             `residual_scale="prior"` it sets the least KL: see [`gamma_for_rate`]. Paper: 3.
-        posterior_sigma_init (`float`, defaults to 0.1):
-            Standard deviation of the posterior at the start of training, in units of the prior's. Paper: 1.
+        posterior_sigma_init (`float`, defaults to 0.7):
+            Standard deviation of the posterior at the start of training, in units of the prior's. With gamma^2 +
+            sigma^2 = 1 all posteriors together spread as the prior does, so that the decoder learns from latents like
+            those it will be given in generation. Paper: 1.
         prior_logvar_bound (`float`, *optional*, defaults to 2.0):
             Smooth bound c * tanh(x / c) of the prior's log variance. None: the paper's unbounded form, which overflows
             on long texts.
         kl_reduction (`str`, defaults to `"sum"`):
             "sum" over segments and dimensions is the ELBO. "mean" over both is what the paper's KL values imply; it
             is no bound on the likelihood.
-        latent_init_std (`float`, defaults to 0.03):
-            Standard deviation of W_z, which adds latents to token embeddings, at the start of training.
+        latent_init_std (`float`, defaults to 0.02):
+            Standard deviation of W_z, which adds latents to token embeddings, at the start of training. Larger values
+            (0.05) teach a small model faster to read z, but drown the embeddings of a pretrained one at first.
         initializer_range (`float`, defaults to 0.02):
             Standard deviation of the prior and posterior networks' weights at the start of training.
 
@@ -98,15 +104,25 @@ class TraceConfig(PreTrainedConfig):
     pad_token_id: int | None = None
     residual_scale: str = "prior"
     posterior_norm_gamma: float = 0.7
-    posterior_sigma_init: float = 0.1
+    posterior_sigma_init: float = 0.7
     prior_logvar_bound: float | None = 2.0
     kl_reduction: str = "sum"
-    latent_init_std: float = 0.03
+    latent_init_std: float = 0.02
     initializer_range: float = 0.02
     tie_word_embeddings: bool | None = None
 
     def __post_init__(self, **kwargs):
-        self._check_names(kwargs)
+        saved_type = kwargs.get("model_type")  # None unless the values come from a config.json
+        if saved_type is None:
+            self._check_names(kwargs)
+        elif saved_type != self.model_type:
+            raise ValueError(
+                f"TraceConfig cannot be read from a '{saved_type}' configuration. To turn a language model into TRACE "
+                "use TraceForConditionalGeneration.from_backbone."
+            )
+        else:  # other programs write attributes to the configs of models in their hands: not worth a lost checkpoint
+            for name in self._unknown_names(kwargs):
+                logger.warning(f"TraceConfig has no field `{name}`. It was saved with the model and has no effect.")
         backbone = self.backbone_config
         if backbone is None:
             backbone = CONFIG_MAPPING["gpt2"]()
@@ -125,12 +141,15 @@ class TraceConfig(PreTrainedConfig):
         self.check()
 
     @classmethod
+    def _unknown_names(cls, names) -> list[str]:
+        allowed = {field.name for field in fields(cls)} | _LIBRARY_KEYS
+        allowed |= set(GenerationConfig._get_default_generation_params())
+        return [name for name in names if name not in allowed and not name.startswith("_")]
+
+    @classmethod
     def _check_names(cls, names) -> None:
         known = {field.name for field in fields(cls)}
-        allowed = known | _LIBRARY_KEYS | set(GenerationConfig._get_default_generation_params())
-        for name in names:
-            if name in allowed or name.startswith("_"):
-                continue
+        for name in cls._unknown_names(names):
             near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.5)
             hint = f"Did you mean `{near[0]}`?" if near else f"The fields are {', '.join(sorted(known))}."
             raise ValueError(f"TraceConfig has no field `{name}`. {hint}")
@@ -156,8 +175,8 @@ class TraceConfig(PreTrainedConfig):
                     f"got {self.segment_length}. Use 10 as in the paper."
                 )
         _check_number("posterior_norm_gamma", self.posterior_norm_gamma, "Use 0.7, or 3 as in the paper.", zero=True)
-        _check_number("posterior_sigma_init", self.posterior_sigma_init, "Use 0.1, or 1 as in the paper.")
-        _check_number("latent_init_std", self.latent_init_std, "Use 0.03.", zero=True)
+        _check_number("posterior_sigma_init", self.posterior_sigma_init, "Use 0.7, or 1 as in the paper.")
+        _check_number("latent_init_std", self.latent_init_std, "Use 0.02.", zero=True)
         _check_number("initializer_range", self.initializer_range, "Use 0.02.", zero=True)
         if self.prior_logvar_bound is not None:
             _check_number("prior_logvar_bound", self.prior_logvar_bound, "Use 2, or None as in the paper.")
