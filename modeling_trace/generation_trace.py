@@ -200,6 +200,7 @@ class SegmentGenerationMixin:
             if bos_token_id is None:
                 raise ValueError("`bos_token_id` is needed to start without a prompt, got None. Pass `input_ids`.")
             inputs = torch.full((1, 1), bos_token_id, device=self.device)
+            kwargs["attention_mask"] = torch.ones_like(inputs)  # BOS may be PAD as well
         self._check_prompt(inputs)
         beams, returned = setting("num_beams", 1), setting("num_return_sequences", 1)
         if beams == 1 and not setting("do_sample", False) and returned > 1:

@@ -172,7 +172,7 @@ def cyclical_schedule(
 
     Args:
         num_cycles (`int`, *optional*, defaults to 4): Number of equal cycles in the training run.
-        zero_fraction (`float`, *optional*, defaults to 0.0): Fraction of each cycle spent at weight 0. Fu et al. have none.
+        zero_fraction (`float`, *optional*, defaults to 0.0): Fraction of each cycle at weight 0; Fu et al. have none.
         ramp_fraction (`float`, *optional*, defaults to 0.5): Fraction of each cycle over which the weight rises.
         max_weight (`float`, *optional*, defaults to 1.0): Weight in the rest of the cycle.
 
