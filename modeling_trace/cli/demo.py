@@ -1,0 +1,306 @@
+"""`modeling-trace demo`: what recurrent latents do, on a laptop, offline, in minutes."""
+
+import argparse
+import json
+import os
+import shutil
+import tempfile
+import textwrap
+import time
+from pathlib import Path
+
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast, TrainingArguments, set_seed
+from transformers.trainer_callback import ProgressCallback
+
+from .. import TraceForConditionalGeneration, TraceProcessor
+from ..data import ASPECTS, RegexSegmenter, prepare_dataset, review_dataset
+from ..training import TraceTrainer, linear_schedule
+
+# A GPT-2 that two CPU cores train in minutes.
+BACKBONE = {"n_layer": 2, "n_head": 4, "n_embd": 128, "n_positions": 160}
+VOCAB_SIZE = 2500
+NUM_REVIEWS, NUM_VALIDATION = 20_000, 200
+LM_STEPS, TRACE_STEPS = 600, 500
+TRACE_SETTINGS = {"latent_size": 32, "latent_init_std": 0.05}
+KL_SCHEDULE = {"delay": 0.0, "ramp": 0.5}
+SENTENCE_END = r"(?<=[.!?])\s+"
+NUM_GREEDY = 200
+MAX_NEW_TOKENS = 110
+DECODING = {
+    "greedy": {},
+    "beam search, 4 beams": {"num_beams": 4},
+    "top-k 50": {"do_sample": True, "top_k": 50},
+}
+
+
+def run(argv: list[str] | None = None) -> int:
+    """Train, compare, print and write the demo's folder. Returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="modeling-trace demo",
+        description="Train a tiny TRACE model and the same model as a plain language model on the built-in reviews, "
+        "and show what they write. Offline, about five minutes on two CPU cores.",
+    )
+    parser.add_argument("--output_dir", default="trace-demo", help="folder for all results (default: trace-demo)")
+    parser.add_argument("--overwrite", action="store_true", help="replace a folder that an earlier demo wrote")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the training and the texts (default: 0)")
+    parser.add_argument("--lm_steps", type=int, default=LM_STEPS, help=argparse.SUPPRESS)  # for the tests
+    parser.add_argument("--trace_steps", type=int, default=TRACE_STEPS, help=argparse.SUPPRESS)
+    arguments = parser.parse_args(argv)
+
+    output = Path(arguments.output_dir)
+    _check_output(output, arguments.overwrite)
+    started = time.perf_counter()
+    # Everything is written beside the folder and moved in at the end: a demo that stops half-way leaves nothing.
+    output.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
+    try:
+        _demo(work, output, arguments)
+        if output.exists():
+            shutil.rmtree(output)
+        os.replace(work, output)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    _print_end(output, time.perf_counter() - started)
+    return 0
+
+
+def _check_output(output: Path, overwrite: bool) -> None:
+    if not output.exists():
+        return
+    if not output.is_dir():
+        raise ValueError(f"`output_dir` '{output}' is a file. Choose a folder by --output_dir.")
+    is_demo = (output / "samples.jsonl").is_file() and (output / "latents.png").is_file()
+    if any(output.iterdir()) and not (overwrite and is_demo):
+        remedy = "Replace it by --overwrite" if is_demo else "It was not written by the demo"
+        raise ValueError(f"`output_dir` '{output}' is not empty. {remedy}, or choose another by --output_dir.")
+
+
+def _demo(work: Path, output: Path, arguments) -> None:
+    set_seed(arguments.seed)
+    print(f"1. Built-in corpus: {NUM_REVIEWS:,} short reviews, one latent per sentence.\n")
+    reviews = review_dataset(NUM_REVIEWS)
+    validation, training = reviews.select(range(NUM_VALIDATION)), reviews.select(range(NUM_VALIDATION, NUM_REVIEWS))
+    tokenizer = _train_tokenizer(training["text"])
+    plain_processor = TraceProcessor(tokenizer, segmenter=None)
+
+    print(f"\n2. The plain language model: GPT-2, {BACKBONE['n_layer']} layers, {BACKBONE['n_embd']} wide.\n")
+    ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    backbone = GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), **BACKBONE, **ids))
+    plain = TraceForConditionalGeneration.from_backbone(backbone, tokenizer, latent_dynamics="none")
+    plain_log = _train(plain, plain_processor, training, validation, work, arguments.lm_steps, 2e-3)
+
+    print("\n3. TRACE, from that language model: the same backbone, and a latent for every sentence.\n")
+    plain.save_pretrained(work / "plain-lm")
+    plain_processor.save_pretrained(work / "plain-lm")
+    processor = TraceProcessor(tokenizer, RegexSegmenter(SENTENCE_END))
+    trace = TraceForConditionalGeneration.from_backbone(
+        work / "plain-lm", tokenizer, segment_length=None, **TRACE_SETTINGS
+    )
+    schedule = linear_schedule(**KL_SCHEDULE)
+    trace_log = _train(trace, processor, training, validation, work, arguments.trace_steps, 1e-3, schedule)
+
+    print("\n4. What they write.")
+    samples = _write_texts(plain, plain_processor, trace, processor, arguments.seed)
+    _print_figures(plain_log, trace_log)
+
+    trace.save_pretrained(work / "model")
+    processor.save_pretrained(work / "model")
+    with open(work / "samples.jsonl", "w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in samples)
+    with open(work / "training_log.json", "w", encoding="utf-8") as file:
+        json.dump({"plain": plain_log, "trace": trace_log}, file, indent=1)
+    _plot_curves(trace_log, plain_log, work / "curves.png")
+    _plot_latents(trace, processor, training.select(range(1500)), work / "latents.png")
+
+
+def _train_tokenizer(texts) -> PreTrainedTokenizerFast:
+    from tokenizers import ByteLevelBPETokenizer
+
+    bpe = ByteLevelBPETokenizer()
+    bpe.train_from_iterator(texts, vocab_size=VOCAB_SIZE, special_tokens=["<|endoftext|>"], show_progress=False)
+    end = "<|endoftext|>"
+    return PreTrainedTokenizerFast(tokenizer_object=bpe._tokenizer, bos_token=end, eos_token=end, pad_token=end)
+
+
+class _BarOnly(ProgressCallback):
+    """The Trainer's progress bar without its log lines: the curves show them."""
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        pass
+
+
+def _train(model, processor, training, validation, folder, steps, learning_rate, schedule=None) -> list[dict]:
+    """Train and return the log: reconstruction, KL and KL weight by step, and a last row with the validation's."""
+    arguments = TrainingArguments(
+        str(folder),
+        max_steps=steps,
+        per_device_train_batch_size=32,
+        per_device_eval_batch_size=50,
+        learning_rate=learning_rate,
+        lr_scheduler_type="linear",
+        warmup_steps=50,
+        logging_steps=20,
+        save_strategy="no",
+        report_to="none",
+    )
+    trainer = TraceTrainer(
+        model,
+        arguments,
+        train_dataset=prepare_dataset(training, processor),
+        eval_dataset=prepare_dataset(validation, processor),
+        processing_class=processor,
+        kl_schedule=schedule,
+    )
+    trainer.remove_callback(ProgressCallback)
+    trainer.add_callback(_BarOnly)
+    trainer.train()
+    figures = trainer.evaluate()
+    model.eval()
+    return [row for row in trainer.state.log_history if "reconstruction" in row] + [figures]
+
+
+def _generate(model, processor, num_texts: int, seed: int, **decoding):
+    """Texts from BOS, and the whole output of generate()."""
+    torch.manual_seed(seed)
+    start = torch.full((num_texts, 1), processor.bos_token_id, device=model.device)
+    output = model.generate(
+        start,
+        attention_mask=torch.ones_like(start),
+        max_new_tokens=MAX_NEW_TOKENS,
+        return_dict_in_generate=True,
+        **decoding,
+    )
+    return processor.batch_decode(output.sequences), output
+
+
+def _write_texts(plain, plain_processor, trace, processor, seed: int) -> list[dict]:
+    samples = []
+    for name, decoding in DECODING.items():
+        columns = {}
+        for system, model, its_processor in (("plain LM", plain, plain_processor), ("TRACE", trace, processor)):
+            texts, _ = _generate(model, its_processor, 3, seed, **decoding)
+            columns[system] = texts
+            samples += [{"system": system, "decoding": name, "text": text} for text in texts]
+        _print_side_by_side(name, columns)
+
+    print(f"\nOf {NUM_GREEDY} greedy texts, this many are distinct:")
+    for system, model, its_processor in (("plain LM", plain, plain_processor), ("TRACE", trace, processor)):
+        texts, output = _generate(model, its_processor, NUM_GREEDY, seed)
+        print(f"    {system:<9}{len(set(texts)):>4}")
+        samples += [{"system": system, "decoding": "greedy", "text": text} for text in texts]
+
+    print("\nOne text, greedy, and the same text with only the latent of its third sentence drawn again:\n")
+    counts = [len(processor.split(row)) for row in output.sequences]
+    chosen = next((row for row, count in enumerate(counts) if count >= 4), 0)
+    latents = output.latents[chosen].clone()
+    if latents.shape[0] >= 3:
+        latents[2] = float("nan")  # NaN: draw; all others are held
+    again, output_again = _generate(trace, processor, 3, seed + 1, latents=latents)
+    rows = [output.sequences[chosen], *output_again.sequences]
+    for name, row in zip(("first", "again", "again", "again"), rows, strict=True):
+        pieces = [piece.strip() for piece in processor.split(row)]
+        if len(pieces) >= 3:
+            pieces[2] = f">> {pieces[2]} <<"
+        print(textwrap.fill(f"{name}: {' '.join(pieces)}", 100, subsequent_indent="       "))
+    samples += [{"system": "TRACE", "decoding": "greedy, third latent drawn again", "text": text} for text in again]
+    return samples
+
+
+def _print_side_by_side(title: str, columns: dict[str, list[str]], width: int = 52) -> None:
+    names = list(columns)
+    print(f"\n--- {title} " + "-" * (2 * width - len(title) - 2))
+    print("".join(f"{name:<{width + 3}}" for name in names))
+    for texts in zip(*columns.values(), strict=True):
+        wrapped = [textwrap.wrap(text, width) or ["(empty)"] for text in texts]
+        for line in range(max(map(len, wrapped))):
+            print("".join(f"{w[line] if line < len(w) else '':<{width + 3}}" for w in wrapped).rstrip())
+        print()
+
+
+def _print_figures(plain_log: list[dict], trace_log: list[dict]) -> None:
+    plain, trace = plain_log[-1]["eval_reconstruction"], trace_log[-1]["eval_reconstruction"]
+    kl = trace_log[-1]["eval_kl"]
+    print(f"\nOn {NUM_VALIDATION} texts kept back, in nats per text, less is better:")
+    print(f"    plain LM {plain:6.1f}")
+    print(f"    TRACE    {trace + kl:6.1f} at most, a bound: {kl:.1f} for the latents, {trace:.1f} for the text then")
+
+
+def _plot_curves(trace_log: list[dict], plain_log: list[dict], path: Path) -> None:
+    plt = _pyplot()
+    figure, axes = plt.subplots(1, 3, figsize=(12, 3.2))
+    curves = (("reconstruction", "nats per text"), ("kl", "nats per text"), ("kl_weight", "weight of the KL"))
+    for axis, (name, unit) in zip(axes, curves, strict=True):
+        rows = [row for row in trace_log if name in row]
+        axis.plot([row["step"] for row in rows], [row[name] for row in rows], label="TRACE")
+        axis.set(title=name, xlabel="step", ylabel=unit)
+        axis.set_ylim(bottom=0)
+    axes[0].axhline(plain_log[-1]["eval_reconstruction"], color="gray", ls="--", label="plain LM, validation")
+    axes[0].legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+@torch.no_grad()
+def _plot_latents(model, processor, reviews, path: Path) -> None:
+    """The latents' two most telling directions for the aspect, found on one half of the texts, drawn for the other."""
+    latents, aspects = [], []
+    for start in range(0, len(reviews), 50):
+        rows = reviews[start : start + 50]
+        batch = processor(rows["text"], padding=True, return_tensors="pt").to(model.device)
+        found = model.encode(**batch).latents.cpu()
+        for row, labels in enumerate(rows["aspects"]):
+            latents.append(found[row, : len(labels)])
+            aspects += [ASPECTS.index(label) for label in labels]
+    latents, aspects = torch.cat(latents), torch.tensor(aspects)
+    half = len(latents) // 2
+    points = (latents - latents[:half].mean(0)) @ _discriminants(latents[:half], aspects[:half])
+    plt = _pyplot()
+    figure, axis = plt.subplots(figsize=(7, 5.5))
+    for index, name in enumerate(ASPECTS):
+        chosen = points[half:][aspects[half:] == index]
+        axis.scatter(chosen[:, 0], chosen[:, 1], s=6, alpha=0.6, label=name, color=plt.cm.tab10(index % 10))
+    axis.set(
+        title="Latents of sentences, by what the sentence is about",
+        xlabel="first discriminant (fitted on other texts)",
+        ylabel="second discriminant",
+    )
+    axis.legend(markerscale=3, fontsize=8, loc="best")
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def _discriminants(points: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Fisher's two linear discriminants, `(dimensions, 2)`: the most variance between classes per variance within."""
+    classes = torch.nn.functional.one_hot(labels, len(ASPECTS)).float()
+    points = points - points.mean(0)
+    means = classes.t() @ points / classes.sum(0).clamp_min(1).unsqueeze(1)
+    within = points - classes @ means
+    covariance = within.t() @ within / len(points) + 1e-6 * torch.eye(points.shape[1])
+    whiten = torch.linalg.inv(torch.linalg.cholesky(covariance)).t()
+    _, _, directions = torch.linalg.svd(means @ whiten)
+    return whiten @ directions[:2].t()
+
+
+def _pyplot():
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    return plt
+
+
+def _print_end(output: Path, seconds: float) -> None:
+    print(f"\nWritten to {output}/ in {seconds / 60:.1f} minutes:")
+    print("    model/             TRACE and its processor")
+    print("    plain-lm/          the plain language model that it started from")
+    print("    samples.jsonl      all texts printed above, and the greedy ones that were counted")
+    print("    curves.png         reconstruction, KL and KL weight during training (training_log.json)")
+    print("    latents.png        the latents in two dimensions, coloured by what the sentence is about")
+    print("\nTry next:")
+    print(f"    modeling-trace generate {output}/model --num_texts 20 --top_k 50")
+    print(f'    modeling-trace generate {output}/model --num_texts 5 --prompt "The staff were friendly."')
+    print("    modeling-trace train --dataset your_texts.jsonl --backbone gpt2 --output_dir my-trace")

@@ -1,0 +1,271 @@
+"""`modeling-trace generate PATH-OR-HUB-ID [--name value ...]`: writes texts with a trained model."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import sys
+import tempfile
+from argparse import Namespace
+from typing import Any
+
+import torch
+import yaml
+from transformers import AutoConfig, GenerationConfig, PreTrainedConfig, set_seed
+from transformers.hf_argparser import string_to_bool
+from transformers.utils.logging import tqdm
+
+from ..data import TraceProcessor
+from ..modeling_trace import TraceForConditionalGeneration
+from . import CommandParser, one_line
+
+MAX_NEW_TOKENS = 256  # where the context has room for them
+PRINTED_BESIDE_FILE = 10  # texts shown when all of them go to a file
+# Settings of generate() that ask for sampling by being given.
+SAMPLING = ("temperature", "top_k", "top_p", "top_h", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
+# Fields of GenerationConfig that are the model's, this command's, or of no use on a command line.
+NOT_FLAGS = frozenset(
+    "bos_token_id eos_token_id pad_token_id decoder_start_token_id transformers_version is_assistant max_length "
+    "max_new_tokens num_return_sequences return_dict_in_generate output_attentions output_hidden_states output_logits "
+    "output_scores cache_config compile_config continuous_batching_config watermarking_config constraints".split()
+)
+SWITCHES = frozenset(
+    "disable_compile do_sample low_memory remove_invalid_values renormalize_logits token_healing use_cache".split()
+)
+INSTEAD = {
+    "max_length": "max_new_tokens",
+    "num_return_sequences": "num_texts",
+    "num_samples": "num_texts",
+    "n": "num_texts",
+    "output_file": "output",
+    "model": "path-or-hub-id, without a flag",
+}
+
+
+def _field(default, text: str):
+    return dataclasses.field(default=default, metadata={"help": text})
+
+
+@dataclasses.dataclass
+class GenerateArguments:
+    """What to write, and where."""
+
+    num_texts: int = _field(10, "Texts to write, for each prompt.")
+    output: str | None = _field(None, "File of JSON lines with text, segments and prompt; written when all is done.")
+    overwrite: bool = _field(False, "Replace that file where it exists.")
+    seed: int | None = _field(None, "Makes the texts repeatable (with the same batch size). Drawn where left out.")
+    batch_size: int = _field(32, "Texts to write at once.")
+    max_new_tokens: int | None = _field(None, "Tokens after the prompt. Default: what the context holds, at most 256.")
+    latent_temperature: float | None = _field(
+        None, "Scales the standard deviation of the latents' prior; 0 takes its mean (1 unless given)."
+    )
+    min_segment_length: int | None = _field(None, "Least tokens in a segment. Default: as in training.")
+    max_segment_length: int | None = _field(None, "Greatest tokens in a segment. Default: as in training.")
+    device: str | None = _field(None, "cuda, mps or cpu. Default: the first of them that is there.")
+
+
+def run(argv: list[str] | None = None) -> int:
+    """Write the texts. Returns the exit code."""
+    arguments, decoding = _parse(sys.argv[2:] if argv is None else argv)
+    _check_arguments(arguments)
+    device = _device(arguments.device)
+    config = _load_config(arguments.model)
+    has_latents = config.latent_dynamics != "none"
+    latent_settings = _latent_settings(arguments, has_latents)
+    processor = TraceProcessor.from_pretrained(arguments.model)
+    prompts = arguments.prompt or [None]
+    max_new_tokens = _max_new_tokens(arguments.max_new_tokens, processor, prompts, config)
+    model = TraceForConditionalGeneration.from_pretrained(arguments.model).to(device).eval()
+    if not has_latents and not decoding.get("do_sample", model.generation_config.do_sample):
+        print(
+            "warning: a plain language model has no latents, so without sampling all texts of a prompt are the same. "
+            "Use --top_k 50.",
+            file=sys.stderr,
+        )
+
+    seed = arguments.seed if arguments.seed is not None else torch.seed() % 2**32
+    set_seed(seed)
+    settings = {**decoding, **latent_settings, "max_new_tokens": max_new_tokens}
+    rows = _write_texts(model, processor, prompts, arguments, settings)
+    if arguments.output is not None:
+        _save(rows, arguments.output)
+    _print_texts(rows, arguments.output, seed)
+    return 0
+
+
+# ---- Arguments ----
+
+
+def _parse(argv: list[str]) -> tuple[Namespace, dict[str, Any]]:
+    """The command's own arguments, and those of GenerationConfig that were given."""
+    parser = CommandParser(
+        [GenerateArguments],
+        instead=INSTEAD,
+        prog="modeling-trace generate",
+        usage="modeling-trace generate PATH-OR-HUB-ID [--name value ...]",
+        description="Write texts. Without sampling flags decoding is greedy, and texts differ by their latents. "
+        "--top_k, --top_p and --temperature ask for sampling; with --num_beams 4 each text is its own beam search.",
+    )
+    parser.add_argument("model", nargs="?", help="folder or Hub id of a model that `modeling-trace train` wrote")
+    parser.add_argument("--prompt", action="append", help="start of the texts; may be given several times")
+    group = parser.add_argument_group("decoding (see transformers.GenerationConfig)")
+    names = [name for name in vars(GenerationConfig()) if not name.startswith("_") and name not in NOT_FLAGS]
+    for name in sorted(names):
+        kind = {"type": string_to_bool, "nargs": "?", "const": True} if name in SWITCHES else {"type": _value}
+        group.add_argument(f"--{name}", **kind)
+    arguments = parser.parse(argv)
+    decoding = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
+    if any(name in decoding for name in SAMPLING):
+        decoding.setdefault("do_sample", True)
+    if "num_beams" in decoding and (not isinstance(decoding["num_beams"], int) or decoding["num_beams"] < 1):
+        raise ValueError(f"`num_beams` must be an integer >= 1, got {decoding['num_beams']}.")
+    return arguments, decoding
+
+
+def _value(text: str):
+    """A number, a truth value, a list or a text."""
+    for convert in (int, float, yaml.safe_load):  # YAML would take 1e-3 for a text
+        with contextlib.suppress(ValueError, yaml.YAMLError):
+            return convert(text)
+    return text
+
+
+def _check_arguments(arguments: Namespace) -> None:
+    if arguments.model is None:
+        raise ValueError("the model is missing. Use: modeling-trace generate PATH-OR-HUB-ID --num_texts 20")
+    for name in ("num_texts", "batch_size", "max_new_tokens"):
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            raise ValueError(f"`{name}` must be >= 1, got {value}.")
+    output = arguments.output
+    if output is None:
+        return
+    folder = os.path.dirname(output) or "."
+    if not os.path.isdir(folder):
+        raise ValueError(f"`output` must be in a folder that exists, got '{output}'. Make '{folder}' first.")
+    if os.path.isdir(output):
+        raise ValueError(f"`output` must be a file, got the folder '{output}'.")
+    if os.path.exists(output) and not arguments.overwrite:
+        raise ValueError(f"`output` '{output}' exists. Choose another name, or replace it by --overwrite.")
+    if not os.access(folder, os.W_OK):
+        raise ValueError(f"`output` cannot be written, got '{output}': no permission for '{folder}'.")
+
+
+def _device(name: str | None) -> torch.device:
+    there = [
+        *(["cuda"] if torch.cuda.is_available() else []),
+        *(["mps"] if torch.backends.mps.is_available() else []),
+        "cpu",
+    ]
+    try:
+        device = torch.device(name or there[0])
+    except RuntimeError:
+        raise ValueError(f"`device` must be one of {', '.join(there)}, got '{name}'.") from None
+    if device.type not in there or (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()):
+        raise ValueError(f"`device` '{name}' is not here. Use {' or '.join(there)}.")
+    return device
+
+
+def _latent_settings(arguments: Namespace, has_latents: bool) -> dict[str, Any]:
+    settings = {}
+    for name in ("latent_temperature", "min_segment_length", "max_segment_length"):
+        value = getattr(arguments, name)
+        if value is not None:
+            settings[name] = value
+    if settings and not has_latents:
+        raise ValueError(f"`{next(iter(settings))}` is for models with latents, but this is a plain language model.")
+    return settings
+
+
+# ---- Model and prompts ----
+
+
+def _load_config(name: str) -> PreTrainedConfig:
+    """The model's configuration: says in one line what is wrong with a folder or id, before any weights are read."""
+    is_folder = os.path.isdir(name)
+    if not is_folder and (os.path.exists(name) or name.startswith((".", "/", "~")) or name.count("/") > 1):
+        raise ValueError(f"there is no folder '{name}'. Give a folder that `modeling-trace train` wrote, or a Hub id.")
+    try:
+        config = AutoConfig.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        what = "holds no model" if is_folder else "is neither a folder here nor a model on the Hub"
+        raise ValueError(f"'{name}' {what}: {one_line(error)}") from None
+    if config.model_type != "trace":
+        raise ValueError(
+            f"'{name}' is a {config.model_type} model, not TRACE. Turn it into one: modeling-trace train "
+            f"--backbone {name}"
+        )
+    return config
+
+
+def _max_new_tokens(wanted: int | None, processor, prompts: list[str | None], config: PreTrainedConfig) -> int:
+    """Also the check that every prompt can be tokenized and fits."""
+    encoded = processor.encode([prompt for prompt in prompts if prompt is not None], add_eos=False)
+    longest = max((len(ids) for ids in encoded), default=1)
+    context = getattr(config.get_text_config(), "max_position_embeddings", None)
+    room = MAX_NEW_TOKENS if context is None else context - longest
+    if room < 1:
+        raise ValueError(
+            f"`prompt` must leave room in the model's context of {context} tokens, got {longest} tokens. Shorten it."
+        )
+    if wanted is None:
+        return min(MAX_NEW_TOKENS, room)
+    if context is not None and wanted > room:
+        raise ValueError(f"`max_new_tokens` must fit the model's context of {context} tokens: use {room} or less.")
+    return wanted
+
+
+def _write_texts(model, processor, prompts, arguments: Namespace, settings: dict[str, Any]) -> list[dict[str, Any]]:
+    if "stop_strings" in settings:
+        settings["tokenizer"] = processor.tokenizer
+    todo = [prompt for prompt in prompts for _ in range(arguments.num_texts)]
+    batches = [todo[start : start + arguments.batch_size] for start in range(0, len(todo), arguments.batch_size)]
+    rows = []
+    for batch in tqdm(batches, desc="Generating", disable=len(batches) == 1):
+        # a row of its own for each text, also under beam search: its latents, and so its beams, are its own
+        if batch[0] is None:
+            input_ids = torch.full((len(batch), 1), processor.bos_token_id)
+            inputs = {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
+        else:
+            inputs = processor(batch, add_eos=False, padding=True, return_tensors="pt")
+        inputs = {name: tensor.to(model.device) for name, tensor in inputs.items()}
+        sequences = model.generate(**inputs, **settings)
+        for prompt, ids in zip(batch, sequences.tolist(), strict=True):
+            rows.append({"text": processor.decode(ids), "segments": processor.split(ids), "prompt": prompt})
+    return rows
+
+
+# ---- Output ----
+
+
+def _save(rows: list[dict[str, Any]], path: str) -> None:
+    """All rows or no file: written beside it, then moved."""
+    descriptor, temporary = tempfile.mkstemp(dir=os.path.dirname(path) or ".", prefix=f".{os.path.basename(path)}.")
+    try:
+        with open(descriptor, "w", encoding="utf-8") as file:
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        os.chmod(temporary, 0o666 & ~_umask())  # temporary files are made for their owner alone
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _print_texts(rows: list[dict[str, Any]], output: str | None, seed: int) -> None:
+    shown = rows if output is None else rows[:PRINTED_BESIDE_FILE]
+    for number, row in enumerate(shown, 1):
+        # what a terminal might take for a command is shown as what it is: not text
+        text = "".join(character if character.isprintable() else "\ufffd" for character in one_line(row["text"]))
+        print(f"{number:>{len(str(len(rows)))}}. {text or '(empty)'}")
+    if output is not None:
+        print(f"{'All' if len(shown) < len(rows) else 'The'} {len(rows)} texts are in {output}.")
+    print(f"{len({row['text'] for row in rows})} of {len(rows)} texts are distinct (--seed {seed}).")
+
+
+__all__ = ["run"]

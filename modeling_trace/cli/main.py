@@ -1,0 +1,92 @@
+"""
+`modeling-trace COMMAND ...`: finds the command's module, and turns errors into one line and an exit code.
+
+Exit codes: 0 done, 1 training diverged, 2 bad input, 130 stopped by Ctrl-C.
+"""
+
+import importlib
+import os
+import sys
+
+# A command is the module of its name in this package; only the one in use is imported.
+COMMANDS = {
+    "train": "turn a language model into TRACE, or fine-tune it as it is for comparison",
+    "generate": "write texts with a trained model",
+    "demo": "train a tiny model on the built-in reviews and look at what its latents do",
+    "env": "versions and devices, to paste into a bug report",
+}
+DEBUG_VARIABLE = "MODELING_TRACE_DEBUG"
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    commands = "\n".join(f"  {name:{width}}  {text}" for name, text in COMMANDS.items())
+    return (
+        f"usage: modeling-trace COMMAND ...\n\n{commands}\n\n"
+        "`modeling-trace COMMAND --help` lists a command's flags, `modeling-trace --version` says the version.\n"
+        f"Errors are one line; with the environment variable {DEBUG_VARIABLE}=1 they come with a traceback."
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """
+    Run the command line.
+
+    Args:
+        argv (`list[str]`, *optional*): arguments without the program's name; by default those of the process.
+
+    Returns:
+        `int`: the exit code.
+    """
+    argv = sys.argv[1:] if argv is None else list(argv)
+    if not argv or argv[0] in ("-h", "--help"):
+        print(_help(), file=sys.stdout if argv else sys.stderr)
+        return 0 if argv else 2
+    name, *rest = argv
+    if name == "--version":
+        from .. import __version__
+
+        print(__version__)
+        return 0
+    try:
+        if name not in COMMANDS:
+            from . import nearest
+
+            hint = nearest(name, list(COMMANDS)) or f" The commands are {', '.join(COMMANDS)}."
+            raise ValueError(f"there is no command '{name}'.{hint}")
+        return importlib.import_module(f"{__package__}.{name}").run(rest) or 0
+    except SystemExit as stop:  # argparse, after --help
+        return stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 2
+    except KeyboardInterrupt as stop:
+        _say(f"\nstopped: {stop}" if stop.args else "\nstopped.")
+        return 130
+    except BrokenPipeError:  # `modeling-trace ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except Exception as error:
+        code = _exit_code(error)
+        if code is None or os.environ.get(DEBUG_VARIABLE, "0") not in ("", "0"):
+            raise
+        _say(f"error: {' '.join(str(error).split())}")
+        return code
+
+
+def _exit_code(error: Exception) -> int | None:
+    """None for what is no user's mistake, and so needs its traceback."""
+    from huggingface_hub.errors import StrictDataclassError
+
+    if isinstance(error, (ValueError, OSError, ImportError, StrictDataclassError)):
+        return 2
+    from ..training import TrainingDivergedError
+
+    return 1 if isinstance(error, TrainingDivergedError) else None
+
+
+def _say(text: str) -> None:
+    # all processes of a distributed run meet the same error
+    if os.environ.get("RANK", "0") == "0":
+        print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
