@@ -9,6 +9,7 @@ from transformers.masking_utils import create_bidirectional_mask
 from transformers.utils import logging
 
 from .cache_trace import TraceCache
+from .latents_trace import standard_normal
 from .segments_trace import (
     context_mask,
     gather_positions,
@@ -102,8 +103,7 @@ class LatentDraws:
     generator: torch.Generator | None = None
 
     def draw(self, mean: torch.Tensor, logvar: torch.Tensor, scale: torch.Tensor | float) -> torch.Tensor:
-        noise = torch.randn(mean.shape, generator=self.generator, device=mean.device, dtype=mean.dtype)
-        return mean + scale * torch.exp(0.5 * logvar) * noise
+        return mean + scale * torch.exp(0.5 * logvar) * standard_normal(mean, self.generator)
 
     def hold(self, latents: torch.Tensor, rows: torch.LongTensor, segment: torch.LongTensor) -> torch.Tensor:
         """Replace what is `given` for `rows` in their `segment` (1, 2, ...)."""
@@ -251,6 +251,10 @@ class SegmentGenerationMixin:
             (
                 kwargs.get("inputs_embeds") is not None,
                 "`inputs_embeds` prompts cannot be segmented: [SEP] must be seen. Pass `input_ids`.",
+            ),
+            (
+                setting("guidance_scale") not in (None, 1),
+                "`guidance_scale` decodes a second text beside each one, which has no latents. Leave it out.",
             ),
             (
                 setting("prefill_chunk_size") is not None,

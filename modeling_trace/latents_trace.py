@@ -54,6 +54,12 @@ def smooth_bound(x: torch.Tensor, bound: float | None) -> torch.Tensor:
     return x if bound is None else bound * torch.tanh(x / bound)
 
 
+def standard_normal(like: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+    """eps ~ N(0, I) of the shape, type and device of `like`; the generator may live on another device (the CPU)."""
+    device = like.device if generator is None else generator.device
+    return torch.randn(like.shape, generator=generator, device=device, dtype=like.dtype).to(like.device)
+
+
 def _at_least_float32(x: torch.Tensor) -> torch.Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
@@ -256,13 +262,7 @@ class RecurrentDynamics(nn.Module):
         # z_1 ~ N(0, I): no context, and z_0 = 0
         prior_inputs = torch.cat([torch.zeros_like(prior_inputs[:1]), prior_inputs[1:]])
         delta_mean, delta_logvar = (x * keep for x in self._residual(segment_states.transpose(0, 1)))
-        if sample:
-            noise = torch.randn(
-                delta_mean.shape, generator=generator, device=delta_mean.device, dtype=delta_mean.dtype
-            )
-            noise = noise * keep
-        else:
-            noise = torch.zeros_like(delta_mean)
+        noise = standard_normal(delta_mean, generator) * keep if sample else torch.zeros_like(delta_mean)
         weight = self.prior_network.weight[:, : self.latent_size].to(delta_mean.dtype)
         latents, mean, logvar = recurrent_scan(
             prior_inputs.contiguous(),

@@ -281,6 +281,7 @@ class TraceForConditionalGeneration(TracePreTrainedModel, SegmentGenerationMixin
                 f"`backbone` must have a language model head, got {type(backbone).__name__}. "
                 "Load it by AutoModelForCausalLM."
             )
+        _check_head(head, backbone.config.get_text_config())
         decoder = backbone.get_decoder() if hasattr(backbone, "get_decoder") else backbone.base_model
         model = cls(config, backbone=decoder, lm_head=head).to(backbone.dtype)
         model.generation_config = GenerationConfig(
@@ -500,6 +501,18 @@ def _check_backbone_name(path, loading):
     except OSError as error:
         raise ValueError(f"`backbone` must be a Hub id or a folder. {' '.join(str(error).split())}") from error
     TraceConfig(backbone_config=config, latent_dynamics="none")
+
+
+def _check_head(head, config):
+    """Refuse what would be lost between the last hidden state and the loss: a bias, a cap or a scale of the logits."""
+    if getattr(head, "bias", None) is not None:
+        raise ValueError(f"`backbone` '{config.model_type}' has a head with a bias. Use GPT-2, Llama or Qwen models.")
+    for name in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
+        if getattr(config, name, None) not in (None, 1):
+            raise ValueError(
+                f"`backbone` '{config.model_type}' changes its logits by `{name}`, which TRACE does not do. "
+                "Use GPT-2, Llama or Qwen models."
+            )
 
 
 def _special_tokens(config, tokenizer) -> dict:

@@ -353,6 +353,7 @@ def test_users_processors_and_streamers_still_work(capsys):
         ({"past_key_values": TraceCache()}, "`past_key_values` cannot be given"),
         ({"prompt_lookup_num_tokens": 3}, "Assisted decoding"),
         ({"prefill_chunk_size": 3}, "`prefill_chunk_size`"),
+        ({"guidance_scale": 1.5}, "`guidance_scale`"),
         ({"input_ids": torch.zeros(3, dtype=torch.long)}, r"`inputs` must be token ids \(num_prompts"),
     ],
 )

@@ -8,6 +8,10 @@ from transformers import (
     AutoTokenizer,
     BertConfig,
     BertLMHeadModel,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    PhiConfig,
+    PhiForCausalLM,
     PreTrainedTokenizerFast,
     T5Config,
     T5ForConditionalGeneration,
@@ -354,6 +358,17 @@ def test_from_backbone_errors(tmp_path):
         TraceForConditionalGeneration.from_backbone(tmp_path)
     with pytest.raises(ValueError, match="GGUF file that does not exist"):
         TraceForConditionalGeneration.from_backbone("nowhere/model.gguf")
+
+
+def test_backbones_that_change_their_logits_are_refused():
+    size = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    phi = PhiForCausalLM(PhiConfig(**size, intermediate_size=16, bos_token_id=0, eos_token_id=1))
+    with pytest.raises(ValueError, match="'phi' has a head with a bias"):
+        TraceForConditionalGeneration.from_backbone(phi)
+    small = {"intermediate_size": 16, "num_key_value_heads": 1, "head_dim": 8}
+    gemma = Gemma2ForCausalLM(Gemma2Config(**size, **small, pad_token_id=2, bos_token_id=0, eos_token_id=1))
+    with pytest.raises(ValueError, match="'gemma2' changes its logits by `final_logit_softcapping`"):
+        TraceForConditionalGeneration.from_backbone(gemma)
 
 
 def test_a_tokenizer_without_special_tokens_gets_them():

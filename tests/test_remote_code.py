@@ -40,15 +40,6 @@ AUTO_MAP = {
 }
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Models this small are faster on one thread, by far so where other work runs beside the tests."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def word_tokenizer():
     """The ids of the tiny models; [SEP] is not among them."""
     words = ["<s>", "</s>", "<pad>", *(f"w{i}" for i in range(3, VOCAB))]

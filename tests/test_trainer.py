@@ -33,15 +33,6 @@ from modeling_trace.training import (
 PAD, BOS, EOS, SEP, VOCAB_SIZE = 0, 1, 2, 3, 24
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Models this small are faster on one thread, by far so where other work runs beside the tests."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def make_config(dropout=0.0, **kwargs):
     backbone = GPT2Config(
         n_layer=2,
