@@ -531,19 +531,22 @@ def _special_tokens(config, tokenizer) -> dict:
 @torch.no_grad()
 def _add_separator(backbone, tokenizer, settings) -> dict:
     """Add the [SEP] row to the embeddings and the head, at their mean, and name it in the settings."""
-    size = backbone.get_input_embeddings().weight.shape[0]
+    size = first_new = backbone.get_input_embeddings().weight.shape[0]
+    needed = 0
     if tokenizer is not None:
         add_separator_token(tokenizer)
-        sep_token_id = settings.get("sep_token_id", tokenizer.sep_token_id)
-        needed = max(len(tokenizer), sep_token_id + 1)
-    else:
-        sep_token_id = settings.get("sep_token_id", size)
-        needed = sep_token_id + 1
+        needed = len(tokenizer)
+        if tokenizer.sep_token_id == needed - 1:
+            # Some backbones (Qwen) have spare rows, so that a tokenizer's newest token needs no resizing.
+            first_new = min(size, tokenizer.sep_token_id)
+    sep_token_id = settings.get("sep_token_id", size if tokenizer is None else tokenizer.sep_token_id)
+    needed = max(needed, sep_token_id + 1)
     if needed > size:
         backbone.resize_token_embeddings(needed, mean_resizing=False)
-        # Rows that no training has seen start at the mean of the others: a random [SEP] row would be all noise.
-        for module in (backbone.get_input_embeddings(), backbone.get_output_embeddings()):
-            module.weight[size:] = module.weight[:size].mean(dim=0)
+    for module in (backbone.get_input_embeddings(), backbone.get_output_embeddings()):
+        if module is not None and first_new < needed:
+            # Rows that no training has seen start at the mean of the others: a random [SEP] row would be all noise.
+            module.weight[first_new:needed] = module.weight[:first_new].mean(dim=0)
     return {**settings, "sep_token_id": sep_token_id}
 
 

@@ -292,6 +292,16 @@ def test_from_backbone_keeps_the_language_model(family):
         assert model.lm_head.weight is model.get_input_embeddings().weight
 
 
+def test_a_spare_row_becomes_sep_at_the_mean():
+    """Qwen's embeddings have more rows than its tokenizer has tokens: no resizing, but no random [SEP] either."""
+    lm = AutoModelForCausalLM.from_config(backbone_config("qwen2", vocab_size=VOCAB + 8))
+    head = lm.lm_head.weight.detach().clone()
+    model = TraceForConditionalGeneration.from_backbone(lm, word_tokenizer())
+    assert model.get_input_embeddings().weight.shape[0] == VOCAB + 8 and model.config.sep_token_id == VOCAB
+    torch.testing.assert_close(model.lm_head.weight[VOCAB], head[:VOCAB].mean(0))
+    torch.testing.assert_close(model.lm_head.weight[VOCAB + 1 :], head[VOCAB + 1 :])
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_from_backbone_by_folder_and_again_after_saving(tmp_path, family):
     torch.manual_seed(0)
