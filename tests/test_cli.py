@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from transformers import GPT2Config, TrainingArguments
 
 from modeling_trace import TraceConfig, TraceForConditionalGeneration
-from modeling_trace.cli import generate, read_yaml, train
+from modeling_trace.cli import generate, read_yaml, train_arguments
 from modeling_trace.cli.main import COMMANDS, main
 from modeling_trace.data import TraceProcessor
 from modeling_trace.training import TraceTrainer
@@ -201,7 +201,7 @@ def test_local_file_and_kl_schedule(config_file, tmp_path):
 
 
 def test_every_field_is_a_flag():
-    names = set(train._parser().names)
+    names = set(train_arguments.make_parser().names)
     own = set(TraceConfig.__annotations__) - {"backbone_config", "tie_word_embeddings"}
     assert {name for name in own if not name.endswith("token_id")} - {"model_type"} <= names
     assert {field.name for field in dataclasses.fields(TrainingArguments) if field.init} <= names
@@ -212,15 +212,17 @@ def test_values_of_a_file_are_read_as_flags(empty_folder):
         "learning_rate: 5e-5\neval_strategy: no\nbf16: false\nprior_logvar_bound: null\nvalidation_split: 500\n"
         "report_to: [tensorboard, wandb]\nlr_scheduler_kwargs: {min_lr: 0.1}\n"
     )
-    values = train._parse(["c.yaml", "--posterior_norm_gamma", "3", "--kl_delay", "none"])
+    values = train_arguments.parse_arguments(["c.yaml", "--posterior_norm_gamma", "3", "--kl_delay", "none"])
     assert values.learning_rate == 5e-5
     assert values.eval_strategy == "no" and values.bf16 is False
     assert values.prior_logvar_bound is None and values.kl_delay is None
-    assert train._validation_split(values.validation_split) == 500
+    assert train_arguments._validation_split(values.validation_split) == 500
     assert values.report_to == ["tensorboard", "wandb"] and values.lr_scheduler_kwargs == {"min_lr": 0.1}
     assert values.posterior_norm_gamma == 3.0
-    inline = train._parse(["--backbone_config", '{"n_layer": 4}']).backbone_config
-    assert inline == train._parse(["--backbone_config={n_layer: 4}"]).backbone_config == {"n_layer": 4}
+    inline = train_arguments.parse_arguments(["--backbone_config", '{"n_layer": 4}']).backbone_config
+    assert (
+        inline == train_arguments.parse_arguments(["--backbone_config={n_layer: 4}"]).backbone_config == {"n_layer": 4}
+    )
 
 
 SCRATCH = ["--backbone_config", "{n_layer: 1, n_embd: 16, n_head: 2}", "--max_texts", "20", "--output_dir", "out"]

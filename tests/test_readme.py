@@ -6,8 +6,7 @@ from pathlib import Path
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from modeling_trace import TraceForConditionalGeneration, TraceProcessor
-from modeling_trace.cli.demo import _train_tokenizer
-from modeling_trace.data import RegexSegmenter, generate_reviews
+from modeling_trace.data import RegexSegmenter, generate_reviews, train_tokenizer
 
 README = Path(__file__).parent.parent / "README.md"
 MOST_LINES = {"training": 12, "generation": 8}
@@ -18,7 +17,7 @@ def blocks():
 
 
 def make_demo_folder(folder):
-    tokenizer = _train_tokenizer([review.text for review in generate_reviews(200)])
+    tokenizer = train_tokenizer([review.text for review in generate_reviews(200)], 2500)
     ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     size = {"n_layer": 1, "n_head": 2, "n_embd": 16, "n_positions": 160}
     lm = GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), **size, **ids))

@@ -5,8 +5,14 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, TrainingArguments
 
 from modeling_trace import TraceForConditionalGeneration, TraceProcessor
-from modeling_trace.cli.demo import _train_tokenizer
-from modeling_trace.data import ASPECTS, RegexSegmenter, TraceDataCollator, prepare_dataset, review_dataset
+from modeling_trace.data import (
+    ASPECTS,
+    RegexSegmenter,
+    TraceDataCollator,
+    prepare_dataset,
+    review_dataset,
+    train_tokenizer,
+)
 from modeling_trace.training import TraceTrainer
 
 pytestmark = pytest.mark.slow
@@ -37,7 +43,7 @@ def trained(tmp_path_factory):
     torch.manual_seed(0)
     reviews = review_dataset(8000)
     training, held_back = reviews.select(range(600, 8000)), reviews.select(range(600))
-    tokenizer = _train_tokenizer(training["text"])
+    tokenizer = train_tokenizer(training["text"], 2500)
     ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     lm = GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), n_layer=2, n_head=2, n_embd=96, n_positions=160, **ids))
     plain = TraceForConditionalGeneration.from_backbone(lm, tokenizer, latent_dynamics="none")

@@ -10,11 +10,11 @@ import time
 from pathlib import Path
 
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast, TrainingArguments, set_seed
+from transformers import GPT2Config, GPT2LMHeadModel, TrainingArguments, set_seed
 from transformers.trainer_callback import ProgressCallback
 
 from .. import TraceForConditionalGeneration, TraceProcessor
-from ..data import ASPECTS, RegexSegmenter, prepare_dataset, review_dataset
+from ..data import ASPECTS, RegexSegmenter, prepare_dataset, review_dataset, train_tokenizer
 from ..training import TraceTrainer, linear_schedule
 
 # A GPT-2 that two CPU cores train in minutes.
@@ -81,7 +81,7 @@ def _demo(work: Path, output: Path, arguments) -> None:
     print(f"1. Built-in corpus: {NUM_REVIEWS:,} short reviews, one latent per sentence.\n")
     reviews = review_dataset(NUM_REVIEWS)
     validation, training = reviews.select(range(NUM_VALIDATION)), reviews.select(range(NUM_VALIDATION, NUM_REVIEWS))
-    tokenizer = _train_tokenizer(training["text"])
+    tokenizer = train_tokenizer(training["text"], VOCAB_SIZE)
     plain_processor = TraceProcessor(tokenizer, segmenter=None)
 
     print(f"\n2. The plain language model: GPT-2, {BACKBONE['n_layer']} layers, {BACKBONE['n_embd']} wide.\n")
@@ -112,15 +112,6 @@ def _demo(work: Path, output: Path, arguments) -> None:
         json.dump({"plain": plain_log, "trace": trace_log}, file, indent=1)
     _plot_curves(trace_log, plain_log, work / "curves.png")
     _plot_latents(trace, processor, training.select(range(1500)), work / "latents.png")
-
-
-def _train_tokenizer(texts) -> PreTrainedTokenizerFast:
-    from tokenizers import ByteLevelBPETokenizer
-
-    bpe = ByteLevelBPETokenizer()
-    bpe.train_from_iterator(texts, vocab_size=VOCAB_SIZE, special_tokens=["<|endoftext|>"], show_progress=False)
-    end = "<|endoftext|>"
-    return PreTrainedTokenizerFast(tokenizer_object=bpe._tokenizer, bos_token=end, eos_token=end, pad_token=end)
 
 
 class _BarOnly(ProgressCallback):

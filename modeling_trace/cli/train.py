@@ -5,12 +5,10 @@ import dataclasses
 import json
 import math
 import os
-import re
 import shlex
 import signal
 import sys
 import threading
-from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,6 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedConfig,
-    PreTrainedTokenizerFast,
     TrainerCallback,
     TrainingArguments,
     set_seed,
@@ -31,144 +28,35 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from ..configuration_trace import TraceConfig
 from ..data import (
-    FixedLengthSegmenter,
-    RegexSegmenter,
-    SentenceSegmenter,
     TraceProcessor,
     load_texts,
     prepare_dataset,
+    train_tokenizer,
 )
 from ..modeling_trace import TraceForConditionalGeneration, resolve_backbone
-from ..training import TraceTrainer, check_output_dir, get_schedule
-from . import CommandParser, argument_values, nearest, one_line, read_yaml
+from ..training import TraceTrainer, check_output_dir
+from . import nearest, one_line
+from .train_arguments import (
+    DataArguments,
+    make_schedule,
+    make_segmenter,
+    parse_arguments,
+    resolved_arguments,
+    to_dataclasses,
+)
 
 CONFIG_FILE = "train_config.yaml"
 METRICS_FILE = "metrics.json"
-END_OF_TEXT = "<|endoftext|>"
 MAX_LENGTH = 256  # tokens of a text, where the backbone's context has room for them
-
-# TrainingArguments that this command starts from, in place of their own defaults; always written to train_config.yaml.
-TRAINING_DEFAULTS = {
-    "output_dir": "trace-model",
-    "learning_rate": 5e-5,
-    "num_train_epochs": 3.0,
-    "per_device_train_batch_size": 32,
-    "per_device_eval_batch_size": 32,
-    "logging_steps": 50,
-    "save_total_limit": 1,
-    "seed": 42,
-    "report_to": "none",
-    "dataloader_pin_memory": torch.cuda.is_available(),
-}
-# TrainingArguments that belong to one run or one machine, or are secret: not written to train_config.yaml.
-NOT_SAVED = {"hub_token", "local_rank", "resume_from_checkpoint", "dataloader_pin_memory"}
-# Names that users of other scripts may try.
-INSTEAD = {
-    "model_name_or_path": "backbone",
-    "model": "backbone",
-    "dataset_name": "dataset",
-    "train_file": "dataset",
-    "batch_size": "per_device_train_batch_size",
-    "epochs": "num_train_epochs",
-    "lr": "learning_rate",
-    "block_size": "max_length",
-    "max_seq_length": "max_length",
-}
-# Which schedule takes which flag, and as what.
-SCHEDULE_ARGUMENTS = {
-    "linear": {"kl_delay": "delay", "kl_ramp": "ramp", "kl_max_weight": "max_weight"},
-    "cyclical": {
-        "kl_cycles": "num_cycles",
-        "kl_zero_fraction": "zero_fraction",
-        "kl_ramp": "ramp_fraction",
-        "kl_max_weight": "max_weight",
-    },
-    "constant": {"kl_max_weight": "weight"},
-}
-
-
-def _field(default, text: str):
-    return dataclasses.field(default=default, metadata={"help": text})
-
-
-@dataclasses.dataclass
-class DataArguments:
-    """What to train on, and from which language model."""
-
-    _argument_group_name = "backbone, data and KL schedule"
-
-    backbone: str = _field(
-        "gpt2",
-        "Language model to start from: Hub id, folder, GGUF file or smollm2-135m. Not used with backbone_config.",
-    )
-    backbone_config: dict | None = _field(
-        None,
-        "Start from random weights with this configuration, e.g. '{model_type: gpt2, n_layer: 4}', and a byte-level "
-        "BPE tokenizer trained on the training texts.",
-    )
-    vocab_size: int = _field(8000, "Vocabulary of that tokenizer, [SEP] and end of text counted.")
-    dataset: str = _field(
-        "reviews",
-        "Texts: reviews (built in), a Hub id, or a file, folder or glob of jsonl, csv, parquet or txt (.gz).",
-    )
-    text_column: str | None = _field(None, "Column with the texts. Found by itself where there is only one.")
-    split: str = _field("train", "Split to train on.")
-    validation_split: str | None = _field(
-        "0.1", "Fraction or number of training texts to keep back (the same ones whatever the seed), a split, or none."
-    )
-    max_texts: int | None = _field(None, "Use at most so many texts of each split.")
-    max_length: int | None = _field(
-        None, "Tokens of a text, [SEP] counted; longer ones lose whole segments. Default: the context, at most 256."
-    )
-    num_proc: int | None = _field(None, "Processes that tokenize.")
-    segmenter: str = _field("fixed", "Where segments end: fixed (see segment_length), sentence or regex.")
-    segment_pattern: str | None = _field(None, r"What separates segments, for segmenter regex, e.g. '\n+'.")
-    kl_schedule: str = _field("linear", "KL weight over training: linear, cyclical or constant.")
-    kl_delay: float | None = _field(None, "linear: fraction of training with weight 0.")
-    kl_ramp: float | None = _field(
-        None, "linear: fraction of training over which the weight rises; cyclical: fraction of a cycle."
-    )
-    kl_cycles: int | None = _field(None, "cyclical: number of cycles.")
-    kl_zero_fraction: float | None = _field(None, "cyclical: fraction of each cycle with weight 0.")
-    kl_max_weight: float | None = _field(None, "Greatest weight; 1 is the ELBO.")
-
-
-def _model_arguments() -> type:
-    """A dataclass of the TraceConfig fields that a user sets; texts and backbone decide the others."""
-    decided = {field.name for field in dataclasses.fields(PreTrainedConfig)} | {
-        *("backbone_config", "tie_word_embeddings"),
-        *("sep_token_id", "bos_token_id", "eos_token_id", "pad_token_id"),
-    }
-    # "        name (`type`): \n            text, text"
-    documented = re.findall(r"^ {8}(\w+) \(.*\):\n((?: {12}.*\n)+)", TraceConfig.__doc__ or "", flags=re.MULTILINE)
-    helps = {name: one_line(text).replace("%", "%%") for name, text in documented}
-    fields = [
-        (field.name, field.type, _field(field.default, helps.get(field.name, "A field of TraceConfig.")))
-        for field in dataclasses.fields(TraceConfig)
-        if field.name not in decided
-    ]
-    return dataclasses.make_dataclass(
-        "ModelArguments", fields, namespace={"_argument_group_name": "model (fields of TraceConfig)"}
-    )
-
-
-ModelArguments = _model_arguments()
-
-
-@dataclasses.dataclass
-class TrainerFlags(TrainingArguments):
-    """`TrainingArguments` under a heading of their own in --help; only their fields are used."""
-
-    _argument_group_name = "training (transformers.TrainingArguments)"
 
 
 def run(argv: list[str] | None = None) -> int:
     """Train, evaluate and save. Returns the exit code."""
-    namespace = _parse(sys.argv[2:] if argv is None else argv)
+    namespace = parse_arguments(sys.argv[2:] if argv is None else argv)
     _check_output_is_free(namespace.output_dir, namespace.resume_from_checkpoint)
-    data, model_settings, args = _to_dataclasses(namespace)
-    schedule = _schedule(data)
-    segmenter = _segmenter(data, model_settings)
+    data, model_settings, args = to_dataclasses(namespace)
+    schedule = make_schedule(data)
+    segmenter = make_segmenter(data, model_settings)
     checkpoint = _checkpoint(args)
     _check_training(args, data)
     say = print if args.process_index == 0 else _silent
@@ -186,7 +74,7 @@ def run(argv: list[str] | None = None) -> int:
             max_texts=data.max_texts,
         )
     if tokenizer is None:
-        tokenizer = _train_tokenizer(train_texts, data.vocab_size)
+        tokenizer = train_tokenizer(train_texts["text"], data.vocab_size)
     processor = TraceProcessor(tokenizer, segmenter)
     if data.backbone_config is not None:
         backbone_config.vocab_size = len(processor.tokenizer)
@@ -217,7 +105,9 @@ def run(argv: list[str] | None = None) -> int:
     say(_announce(model, train_dataset, eval_dataset, args.output_dir))
     config_path = os.path.join(args.output_dir, CONFIG_FILE)
     if trainer.is_world_process_zero():
-        _write(config_path, yaml.safe_dump(_resolved(namespace, data, model_settings, schedule), sort_keys=False))
+        _write(
+            config_path, yaml.safe_dump(resolved_arguments(namespace, data, model_settings, schedule), sort_keys=False)
+        )
 
     try:
         with stopper.catching(single_process=args.world_size == 1):
@@ -240,112 +130,6 @@ def run(argv: list[str] | None = None) -> int:
 
 
 # ---- Arguments ----
-
-
-def _parser() -> CommandParser:
-    parser = CommandParser(
-        [DataArguments, ModelArguments, TrainerFlags],
-        instead=INSTEAD,
-        prog="modeling-trace train",
-        usage="modeling-trace train [config.yaml] [--name value ...]",
-        description="Turn a language model into TRACE (or fine-tune it as it is: --latent_dynamics none). Every flag "
-        "can stand in the YAML file, as `name: value`; flags win over the file.",
-    )
-    parser.set_defaults(**TRAINING_DEFAULTS)
-    parser.add_argument("config", nargs="?", help="YAML file with any of the arguments below")
-    return parser
-
-
-def _parse(argv: list[str]) -> Namespace:
-    """Flags over the YAML file over the defaults, all still as the user wrote them."""
-    parser = _parser()
-    config = parser.parse(argv).config
-    return parser.parse(argv, {} if config is None else read_yaml(config), source=config)
-
-
-def _to_dataclasses(namespace: Namespace) -> tuple[DataArguments, dict[str, Any], TrainingArguments]:
-    values = vars(namespace)
-
-    def build(dataclass_type):
-        return dataclass_type(
-            **{field.name: values[field.name] for field in dataclasses.fields(dataclass_type) if field.init}
-        )
-
-    data = build(DataArguments)
-    data.validation_split = _validation_split(data.validation_split)
-    return data, argument_values(build(ModelArguments)), build(TrainingArguments)
-
-
-def _validation_split(text: str | None) -> int | float | str | None:
-    """A number of texts, a fraction, the name of a split, or None."""
-    if text is None or text.lower() in ("no", "none", "null"):
-        return None
-    for number in (int, float):
-        with contextlib.suppress(ValueError):
-            return number(text)
-    return text
-
-
-def _resolved(namespace: Namespace, data: DataArguments, model_settings: dict[str, Any], schedule) -> dict[str, Any]:
-    """What train_config.yaml holds: every argument that is not a default of Transformers, ready to run again."""
-    names = SCHEDULE_ARGUMENTS[data.kl_schedule]
-    texts = argument_values(data) | {argument: getattr(schedule, name) for argument, name in names.items()}
-    texts.pop("backbone" if data.backbone_config is not None else "vocab_size")
-    texts = {name: value for name, value in texts.items() if value is not None or name == "validation_split"}
-    defaults, training = _parser().parse([]), {}
-    for field in dataclasses.fields(TrainingArguments):
-        value = getattr(namespace, field.name, None)
-        if field.name in NOT_SAVED or (value == getattr(defaults, field.name) and field.name not in TRAINING_DEFAULTS):
-            continue
-        training[field.name] = getattr(value, "value", value)  # an Enum by its value
-    return {**texts, **model_settings, **training}
-
-
-def _schedule(data: DataArguments):
-    given = {
-        name: value for name, value in argument_values(data).items() if name.startswith("kl_") and value is not None
-    }
-    name = given.pop("kl_schedule")
-    takes = SCHEDULE_ARGUMENTS.get(name)
-    if takes is None:
-        raise ValueError(f"`kl_schedule` must be linear, cyclical or constant, got '{name}'.")
-    for argument in given:
-        if argument not in takes:
-            others = [other for other, names in SCHEDULE_ARGUMENTS.items() if argument in names]
-            raise ValueError(f"`{argument}` is for kl_schedule {' or '.join(others)}, got it with '{name}'.")
-    return get_schedule(name, **{takes[argument]: value for argument, value in given.items()})
-
-
-def _segmenter(data: DataArguments, model_settings: dict[str, Any]):
-    """The segmenter, and in the settings the `segment_length` that goes with it."""
-    kinds = ("fixed", "sentence", "regex")
-    if data.segmenter not in kinds:
-        hint = nearest(data.segmenter, kinds)
-        raise ValueError(f"`segmenter` must be {', '.join(kinds)}, got '{data.segmenter}'.{hint}")
-    if data.segmenter != "regex" and data.segment_pattern is not None:
-        raise ValueError(f"`segment_pattern` is for segmenter regex, got it with '{data.segmenter}'.")
-    if data.segmenter == "fixed":
-        length = model_settings["segment_length"]
-        if length is None or length < 1:
-            raise ValueError(
-                f"`segment_length` must be >= 1 for segmenter fixed, got {length}. Use 10 as in the paper."
-            )
-        segmenter = FixedLengthSegmenter(length)
-    else:
-        if model_settings["segment_length"] not in (None, TraceConfig.segment_length):
-            raise ValueError(
-                f"`segment_length` is for segmenter fixed, got {model_settings['segment_length']} with "
-                f"'{data.segmenter}'. Leave it out."
-            )
-        model_settings["segment_length"] = None
-        if data.segmenter == "sentence":
-            segmenter = SentenceSegmenter()
-        elif data.segment_pattern is None:
-            raise ValueError(r"`segment_pattern` is needed for segmenter regex, e.g. '\n+' for lines.")
-        else:
-            segmenter = RegexSegmenter(data.segment_pattern)
-    return None if model_settings["latent_dynamics"] == "none" else segmenter
-
 
 # ---- Checks ----
 
@@ -491,26 +275,6 @@ def _load_tokenizer(data: DataArguments, checkpoint: str | None):
     if not tokenizer.encode("text", add_special_tokens=False):  # Transformers makes one up, without a vocabulary
         raise ValueError(f"`backbone` '{data.backbone}' has no tokenizer. Save it there: tokenizer.save_pretrained.")
     return tokenizer
-
-
-def _train_tokenizer(texts, vocab_size: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer, as GPT-2's, with room for [SEP] in its vocabulary."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size - 1,
-        special_tokens=[END_OF_TEXT],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    batches = (batch["text"] for batch in texts.select_columns(["text"]).iter(batch_size=1000))
-    tokenizer.train_from_iterator(batches, trainer, length=len(texts))
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token=END_OF_TEXT, eos_token=END_OF_TEXT, pad_token=END_OF_TEXT
-    )
 
 
 # ---- Stopping ----

@@ -5,6 +5,7 @@ from .corpus import ASPECTS, REGISTERS, SENTIMENTS, Review, generate_reviews, re
 from .loading import load_texts, prepare_dataset
 from .processor import TraceProcessor
 from .segmenters import FixedLengthSegmenter, RegexSegmenter, Segmenter, SentenceSegmenter
+from .tokenizer import train_tokenizer
 
 __all__ = [
     "ASPECTS",
@@ -21,4 +22,5 @@ __all__ = [
     "load_texts",
     "prepare_dataset",
     "review_dataset",
+    "train_tokenizer",
 ]
