@@ -44,8 +44,8 @@ class TraceConfig(PreTrainedConfig):
             Ids of the token that starts every text, that ends it, and of padding.
         residual_scale (`str`, defaults to `"prior"`):
             Unit of the posterior's mean residual. "prior": posterior mean = mu_t + sigma_t * dmu_t, which keeps every
-            segment's KL above latent_size * posterior_norm_gamma^2 / 2 nats whatever the prior learns. "none":
-            mu_t + dmu_t, the paper's Eq. 10.
+            segment's KL above latent_size * posterior_norm_gamma^2 / 2 nats whatever the prior learns, as long as the
+            learned shift beta is equal in all dimensions. "none": mu_t + dmu_t, the paper's Eq. 10.
         posterior_norm_gamma (`float`, defaults to 0.7):
             Fixed scale of the normalisation of the posterior's residuals (Eq. 11, Theorem 1), no unit. With
             `residual_scale="prior"` it sets the least KL: see [`gamma_for_rate`]. Paper: 3.
