@@ -20,7 +20,7 @@ from ..training import TraceTrainer, linear_schedule
 BACKBONE = {"n_layer": 2, "n_head": 4, "n_embd": 128, "n_positions": 160}
 VOCAB_SIZE = 2500
 NUM_REVIEWS, NUM_VALIDATION = 20_000, 200
-LM_STEPS, TRACE_STEPS = 600, 450
+LM_STEPS, TRACE_STEPS = 600, 650
 TRACE_SETTINGS = {"latent_size": 32, "latent_init_std": 0.05}
 KL_SCHEDULE = {"delay": 0.0, "ramp": 0.8}  # slow: a run this short leaves the latents little time
 SENTENCE_END = r"(?<=[.!?])\s+"
@@ -38,7 +38,7 @@ def run(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="modeling-trace demo",
         description="Train a tiny TRACE model and the same model as a plain language model on the built-in reviews, "
-        "and show what they write. Offline, about five minutes on two CPU cores.",
+        "and show what they write. Offline, under five minutes on two CPU cores.",
     )
     parser.add_argument("--output_dir", default="trace-demo", help="folder for all results (default: trace-demo)")
     parser.add_argument("--overwrite", action="store_true", help="replace a folder that an earlier demo wrote")
