@@ -380,3 +380,18 @@ def test_a_model_without_bos_needs_a_prompt():
     with pytest.raises(ValueError, match="`bos_token_id` is needed"):
         model.generate()
     assert model.generate(torch.tensor([[5, 6]]), max_new_tokens=6).shape[1] > 2
+
+
+@pytest.mark.parametrize("mode", ["greedy", "sample_3_returned", "beam_4_of_2"])
+def test_one_token_may_be_bos_eos_and_pad(mode, monkeypatch):
+    """As in GPT-2: only the attention mask tells padding from text, and the law holds all the same."""
+    same = {"bos_token_id": BOS, "eos_token_id": BOS, "pad_token_id": BOS}
+    model = tiny_model(segment_length=3, **same)
+    model.generation_config.eos_token_id = model.generation_config.pad_token_id = BOS
+    ids, mask, _ = make_batch(PROMPTS, "left")
+    ids = ids.masked_fill(mask == 0, BOS)
+    monkeypatch.setattr("test_generation.EOS", BOS)
+    for use_cache in (True, False):
+        out = run(model, input_ids=ids, max_new_tokens=20, use_cache=use_cache, **MODES[mode])
+        assert rescoring_error(model, out, "left_padded", out.latents) < 1e-4
+        assert rescoring_error(model, out, "left_padded", out.latents + 0.1) > 1e-3
