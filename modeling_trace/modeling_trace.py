@@ -165,7 +165,7 @@ class TraceForConditionalGeneration(TracePreTrainedModel, SegmentGenerationMixin
     >>> model = TraceForConditionalGeneration(
     ...     TraceConfig(backbone_config=backbone, sep_token_id=99, bos_token_id=0, eos_token_id=1, pad_token_id=2)
     ... )
-    >>> model.generate(max_new_tokens=20).shape
+    >>> model.generate(min_new_tokens=20, max_new_tokens=20).shape
     torch.Size([1, 21])
     ```
     """
