@@ -13,8 +13,9 @@ from safetensors.torch import load_file
 from transformers import GPT2Config, TrainingArguments
 
 from modeling_trace import TraceConfig, TraceForConditionalGeneration
-from modeling_trace.cli import generate, read_yaml, train_arguments
+from modeling_trace.cli import generate, train_arguments
 from modeling_trace.cli.main import COMMANDS, main
+from modeling_trace.cli.parser import read_yaml
 from modeling_trace.data import TraceProcessor
 from modeling_trace.training import TraceTrainer
 
@@ -246,7 +247,8 @@ BAD_TRAINING = [
     (["--segmenter", "sentence", "--segment_length", "12"], "`segment_length` is for segmenter fixed, got 12"),
     (["--kl_schedule", "cosine"], "`kl_schedule` must be linear, cyclical or constant, got 'cosine'"),
     (["--kl_cycles", "3"], "`kl_cycles` is for kl_schedule cyclical, got it with 'linear'"),
-    (["--kl_delay", "0.9", "--kl_ramp", "0.5"], "must be <= 1, got 0.9 + 0.5"),
+    (["--kl_delay", "0.9", "--kl_ramp", "0.5"], "`kl_delay` + `kl_ramp` must be <= 1, got 0.9 + 0.5"),
+    (["--kl_schedule", "cyclical", "--kl_cycles", "0"], "`kl_cycles` must be a whole number >= 1, got 0"),
     (["--backbone_config", "gpt2"], "`backbone_config`: must be a mapping"),
     (["--backbone_config", "{n_layers: 2}"], "Did you mean `n_layer`?"),
     (["--backbone_config", "{n_embd: x}"], "'n_embd' expected int"),
@@ -482,7 +484,7 @@ def test_help_and_unknown_command(capsys):
     capsys.readouterr()
     assert main(["trian"]) == 2
     assert capsys.readouterr().err == "error: there is no command 'trian'. Did you mean `train`?\n"
-    for command in ("train", "generate", "env"):
+    for command in ("train", "generate", "demo", "env"):
         assert main([command, "--help"]) == 0
         assert f"usage: modeling-trace {command}" in capsys.readouterr().out
     assert main(["--version"]) == 0

@@ -1,6 +1,7 @@
 """`modeling-trace demo`: what it refuses, what it leaves, and that it leaves nothing when it fails."""
 
 import json
+import re
 
 import pytest
 
@@ -10,47 +11,117 @@ from modeling_trace.cli import demo
 FILES = {"model", "plain-lm", "samples.jsonl", "training_log.json", "curves.png", "latents.png"}
 
 
-def test_a_folder_that_is_not_the_demos_is_left_alone(tmp_path):
-    (tmp_path / "thesis").mkdir()
-    (tmp_path / "thesis" / "chapter.txt").write_text("mine")
-    for flags in ([], ["--overwrite"]):
-        with pytest.raises(ValueError, match="is not empty. It was not written by the demo"):
-            demo.run(["--output_dir", str(tmp_path / "thesis"), *flags])
-    with pytest.raises(ValueError, match="is a file"):
-        demo.run(["--output_dir", str(tmp_path / "thesis" / "chapter.txt")])
-    assert [path.name for path in (tmp_path / "thesis").iterdir()] == ["chapter.txt"]
+def contents(folder) -> dict[str, str]:
+    """Every file below the folder, hidden ones too, and its text."""
+    return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_demo_that_fails_leaves_nothing(tmp_path, monkeypatch):
-    def fail(*_):
-        raise RuntimeError("out of memory")
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """A folder with somebody's thesis and an earlier demo."""
+    for name in ("thesis/chapter.txt", "earlier/samples.jsonl", "earlier/latents.png", "earlier/model/config.json"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("old")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
-    monkeypatch.setattr(demo, "_demo", fail)
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--output_dir", "thesis"], "`output_dir` 'thesis' holds something else than a demo"),
+        (["--output_dir", "thesis", "--overwrite"], "`output_dir` 'thesis' holds something else than a demo"),
+        (["--output_dir", "thesis/chapter.txt"], "`output_dir` 'thesis/chapter.txt' is a file"),
+        (["--output_dir", "earlier"], "holds an earlier demo. Replace it by --overwrite"),
+        (["--output_dri", "new"], "there is no flag `--output_dri`. Did you mean `--output_dir`?"),
+        (["--seed", "x"], "`seed`: invalid int value: 'x'"),
+    ],
+    ids=" ".join,
+)
+def test_bad_input_is_refused_before_any_work(home, monkeypatch, flags, message):
+    monkeypatch.setattr(demo, "_demo", lambda *_: pytest.fail("it started"))
+    before = contents(home)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        demo.run(flags)
+    assert contents(home) == before
+
+
+@pytest.mark.parametrize("flags", [["--output_dir", "new"], ["--output_dir", "earlier", "--overwrite"]], ids=" ".join)
+def test_a_demo_that_fails_leaves_nothing(home, monkeypatch, flags):
+    """It fails in the second training, when the plain model has been saved."""
+    saved = []
+
+    def train(model, processor, training, validation, folder, *_):
+        saved.extend(path.name for path in folder.iterdir())
+        if model.has_latents:
+            raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(demo, "NUM_REVIEWS", 400)
+    monkeypatch.setattr(demo, "_train", train)
+    before, names = contents(home), sorted(home.iterdir())
     with pytest.raises(RuntimeError, match="out of memory"):
-        demo.run(["--output_dir", str(tmp_path / "demo")])
-    assert not list(tmp_path.iterdir())
+        demo.run(flags)
+    assert saved == ["plain-lm"]
+    assert contents(home) == before and sorted(home.iterdir()) == names
+
+
+@pytest.mark.parametrize("folder", ["new", "new/below", "empty", "link", "."])
+def test_results_get_to_any_folder_that_is_taken(home, monkeypatch, folder):
+    (home / "empty").mkdir()
+    (home / "link").symlink_to("empty")
+    monkeypatch.chdir("empty" if folder == "." else ".")
+    monkeypatch.setattr(demo, "_demo", lambda work, _: (work / "samples.jsonl").write_text("new"))
+    output = home / "empty" if folder == "." else home / folder
+    assert demo.run(["--output_dir", folder]) == 0
+    assert contents(output) == {"samples.jsonl": "new"}
+    assert not list(home.glob(".*"))
+
+
+def test_overwrite_replaces_only_what_a_demo_wrote(home, monkeypatch):
+    def write(work, _):
+        (work / "model").mkdir()
+        (work / "model" / "model.safetensors").write_text("new")
+        (work / "samples.jsonl").write_text("new")
+
+    (home / "earlier" / "notes.txt").write_text("mine")
+    monkeypatch.setattr(demo, "_demo", write)
+    assert demo.run(["--output_dir", "earlier", "--overwrite"]) == 0
+    assert contents(home / "earlier") == {
+        "model/model.safetensors": "new",
+        "samples.jsonl": "new",
+        "latents.png": "old",
+        "notes.txt": "mine",
+    }
 
 
 @pytest.mark.slow
 def test_the_demo_leaves_what_it_says(tmp_path, capsys):
-    output = tmp_path / "demo"
-    demo.run(["--output_dir", str(output), "--lm_steps", "30", "--trace_steps", "30"])
+    output = tmp_path / "my demo"
+    assert demo.run(["--output_dir", str(output), "--lm_steps", "30", "--trace_steps", "30"]) == 0
     printed = capsys.readouterr().out
     assert {path.name for path in output.iterdir()} == FILES
-    assert [path.name for path in tmp_path.iterdir()] == ["demo"]
-    for text in ("--- greedy", "--- beam search", "--- top-k 50", "Of 200 greedy texts", "Try next:"):
-        assert text in printed
-    assert printed.rstrip().count("\n    modeling-trace ") == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["my demo"]
+    for title in ("--- greedy", "--- beam search", "--- top-k 50"):
+        assert title in printed
+    commands = re.findall(r"^    modeling-trace (\w+) (.*)$", printed, flags=re.MULTILINE)
+    assert [name for name, _ in commands] == ["generate", "generate", "train"]
+    assert all(rest.startswith(f"'{output}/model' ") for name, rest in commands if name == "generate")
+
+    counts = dict(re.findall(r"^    (plain LM|TRACE) +(\d+)$", printed, flags=re.MULTILINE))
     samples = [json.loads(line) for line in (output / "samples.jsonl").read_text(encoding="utf-8").splitlines()]
-    greedy = {
-        s: {r["text"] for r in samples if (r["system"], r["decoding"]) == (s, "greedy")} for s in ("plain LM", "TRACE")
-    }
-    assert len(greedy["plain LM"]) == 1 < len(greedy["TRACE"])
-    log = json.loads((output / "training_log.json").read_text())["trace"]
-    assert {"reconstruction", "kl", "kl_weight", "step"} <= log[0].keys()
+    for system, count in counts.items():
+        greedy = [row["text"] for row in samples if (row["system"], row["decoding"]) == (system, "greedy")]
+        assert len(set(greedy[-200:])) == int(count)  # the first three are those shown side by side
+    assert int(counts["plain LM"]) == 1 < int(counts["TRACE"])
+
+    log = json.loads((output / "training_log.json").read_text())
+    assert {"reconstruction", "kl", "kl_weight", "step"} <= log["trace"][0].keys()
+    for system in ("plain", "trace"):
+        assert f"{log[system][-1]['eval_reconstruction']:.1f}" in printed
+
     model = TraceForConditionalGeneration.from_pretrained(output / "model")
     processor = TraceProcessor.from_pretrained(output / "model")
-    assert processor.batch_decode(model.generate(max_new_tokens=20))
+    assert len(processor.batch_decode(model.generate(max_new_tokens=20))) == 1
     with pytest.raises(ValueError, match="Replace it by --overwrite"):
         demo._check_output(output, overwrite=False)
     demo._check_output(output, overwrite=True)

@@ -1,9 +1,12 @@
 """`modeling-trace demo`: what recurrent latents do, on a laptop, offline, in minutes."""
 
 import argparse
+import dataclasses
 import json
 import os
+import shlex
 import shutil
+import sys
 import textwrap
 import time
 from pathlib import Path
@@ -15,6 +18,7 @@ from transformers.trainer_callback import ProgressCallback
 from .. import TraceForConditionalGeneration, TraceProcessor
 from ..data import ASPECTS, RegexSegmenter, prepare_dataset, review_dataset, train_tokenizer
 from ..training import TraceTrainer, linear_schedule
+from .parser import CommandParser, flag
 
 # A GPT-2 that two CPU cores train in minutes.
 BACKBONE = {"n_layer": 2, "n_head": 4, "n_embd": 128, "n_positions": 160}
@@ -33,32 +37,39 @@ DECODING = {
 }
 
 
+@dataclasses.dataclass
+class DemoArguments:
+    """Where to write, and what to start from."""
+
+    output_dir: str = flag("trace-demo", "Folder for all results.")
+    overwrite: bool = flag(False, "Replace what an earlier demo wrote there.")
+    seed: int = flag(0, "Seed of the first weights and of the texts.")
+    lm_steps: int = flag(LM_STEPS, argparse.SUPPRESS)  # for the tests, as the next
+    trace_steps: int = flag(TRACE_STEPS, argparse.SUPPRESS)
+
+
 def run(argv: list[str] | None = None) -> int:
     """Train, compare, print and write the demo's folder. Returns the exit code."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
+        [DemoArguments],
         prog="modeling-trace demo",
+        usage="modeling-trace demo [--name value ...]",
         description="Train a tiny TRACE model and the same model as a plain language model on the built-in reviews, "
         "and show what they write. Offline, under five minutes on two CPU cores.",
     )
-    parser.add_argument("--output_dir", default="trace-demo", help="folder for all results (default: trace-demo)")
-    parser.add_argument("--overwrite", action="store_true", help="replace a folder that an earlier demo wrote")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the training and the texts (default: 0)")
-    parser.add_argument("--lm_steps", type=int, default=LM_STEPS, help=argparse.SUPPRESS)  # for the tests
-    parser.add_argument("--trace_steps", type=int, default=TRACE_STEPS, help=argparse.SUPPRESS)
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse(sys.argv[2:] if argv is None else argv)
 
     output = Path(arguments.output_dir)
     _check_output(output, arguments.overwrite)
     started = time.perf_counter()
     # Everything is written beside the folder and moved in at the end: a demo that stops half-way leaves nothing.
-    output.parent.mkdir(parents=True, exist_ok=True)
-    work = output.parent / f".{output.name}-{os.getpid()}"
+    folder = output.resolve()  # `.` and links have their true neighbours
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    work = folder.parent / f".{folder.name}-{os.getpid()}"
     work.mkdir()
     try:
-        _demo(work, output, arguments)
-        if output.exists():
-            shutil.rmtree(output)
-        os.replace(work, output)
+        _demo(work, arguments)
+        _move(work, folder)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     _print_end(output, time.perf_counter() - started)
@@ -70,13 +81,28 @@ def _check_output(output: Path, overwrite: bool) -> None:
         return
     if not output.is_dir():
         raise ValueError(f"`output_dir` '{output}' is a file. Choose a folder by --output_dir.")
-    is_demo = (output / "samples.jsonl").is_file() and (output / "latents.png").is_file()
-    if any(output.iterdir()) and not (overwrite and is_demo):
-        remedy = "Replace it by --overwrite" if is_demo else "It was not written by the demo"
-        raise ValueError(f"`output_dir` '{output}' is not empty. {remedy}, or choose another by --output_dir.")
+    if not any(output.iterdir()):
+        return
+    if not all((output / name).is_file() for name in ("samples.jsonl", "latents.png")):
+        raise ValueError(f"`output_dir` '{output}' holds something else than a demo. Choose another by --output_dir.")
+    if not overwrite:
+        raise ValueError(
+            f"`output_dir` '{output}' holds an earlier demo. Replace it by --overwrite, or choose another by "
+            "--output_dir."
+        )
 
 
-def _demo(work: Path, output: Path, arguments) -> None:
+def _move(work: Path, folder: Path) -> None:
+    """Put the results into their folder, in place of an earlier demo's; what else lies there stays."""
+    folder.mkdir(exist_ok=True)
+    for new in work.iterdir():
+        old = folder / new.name
+        if old.is_dir():
+            shutil.rmtree(old)
+        shutil.move(new, old)
+
+
+def _demo(work: Path, arguments: argparse.Namespace) -> None:
     set_seed(arguments.seed)
     print(f"1. Built-in corpus: {NUM_REVIEWS:,} short reviews, one latent per sentence.\n")
     reviews = review_dataset(NUM_REVIEWS)
@@ -135,6 +161,7 @@ def _train(model, processor, training, validation, folder, steps, learning_rate,
         logging_steps=20,
         save_strategy="no",
         report_to="none",
+        dataloader_pin_memory=torch.cuda.is_available(),
     )
     trainer = TraceTrainer(
         model,
@@ -286,6 +313,7 @@ def _pyplot():
 
 
 def _print_end(output: Path, seconds: float) -> None:
+    model = shlex.quote(str(output / "model"))
     print(f"\nWritten to {output}/ in {seconds / 60:.1f} minutes:")
     print("    model/             TRACE and its processor")
     print("    plain-lm/          the plain language model that it started from")
@@ -293,6 +321,9 @@ def _print_end(output: Path, seconds: float) -> None:
     print("    curves.png         reconstruction, KL and KL weight during training (training_log.json)")
     print("    latents.png        the latents in two dimensions, coloured by what the sentence is about")
     print("\nTry next:")
-    print(f"    modeling-trace generate {output}/model --num_texts 20 --top_k 50")
-    print(f'    modeling-trace generate {output}/model --num_texts 5 --prompt "The staff were friendly."')
+    print(f"    modeling-trace generate {model} --num_texts 20 --top_k 50")
+    print(f'    modeling-trace generate {model} --num_texts 5 --prompt "The staff were friendly."')
     print("    modeling-trace train --dataset your_texts.jsonl --backbone gpt2 --output_dir my-trace")
+
+
+__all__ = ["run"]

@@ -17,7 +17,7 @@ from transformers.utils.logging import tqdm
 
 from ..data import TraceProcessor
 from ..modeling_trace import TraceForConditionalGeneration
-from . import CommandParser, one_line
+from .parser import CommandParser, flag, one_line
 
 MAX_NEW_TOKENS = 256  # where the context has room for them
 PRINTED_BESIDE_FILE = 10  # texts shown when all of them go to a file
@@ -42,26 +42,22 @@ INSTEAD = {
 }
 
 
-def _field(default, text: str):
-    return dataclasses.field(default=default, metadata={"help": text})
-
-
 @dataclasses.dataclass
 class GenerateArguments:
     """What to write, and where."""
 
-    num_texts: int = _field(10, "Texts to write, for each prompt.")
-    output: str | None = _field(None, "File of JSON lines with text, segments and prompt; written when all is done.")
-    overwrite: bool = _field(False, "Replace that file where it exists.")
-    seed: int | None = _field(None, "Makes the texts repeatable (with the same batch size). Drawn where left out.")
-    batch_size: int = _field(32, "Texts to write at once.")
-    max_new_tokens: int | None = _field(None, "Tokens after the prompt. Default: what the context holds, at most 256.")
-    latent_temperature: float | None = _field(
+    num_texts: int = flag(10, "Texts to write, for each prompt.")
+    output: str | None = flag(None, "File of JSON lines with text, segments and prompt; written when all is done.")
+    overwrite: bool = flag(False, "Replace that file where it exists.")
+    seed: int | None = flag(None, "Makes the texts repeatable (with the same batch size). Drawn where left out.")
+    batch_size: int = flag(32, "Texts to write at once.")
+    max_new_tokens: int | None = flag(None, "Tokens after the prompt. Default: what the context holds, at most 256.")
+    latent_temperature: float | None = flag(
         None, "Scales the standard deviation of the latents' prior; 0 takes its mean (1 unless given)."
     )
-    min_segment_length: int | None = _field(None, "Least tokens in a segment. Default: as in training.")
-    max_segment_length: int | None = _field(None, "Greatest tokens in a segment. Default: as in training.")
-    device: str | None = _field(None, "cuda, mps or cpu. Default: the first of them that is there.")
+    min_segment_length: int | None = flag(None, "Least tokens in a segment. Default: as in training.")
+    max_segment_length: int | None = flag(None, "Greatest tokens in a segment. Default: as in training.")
+    device: str | None = flag(None, "cuda, mps or cpu. Default: the first of them that is there.")
 
 
 def run(argv: list[str] | None = None) -> int:

@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     try:
         if name not in COMMANDS:
-            from . import nearest
+            from .parser import nearest
 
             hint = nearest(name, list(COMMANDS)) or f" The commands are {', '.join(COMMANDS)}."
             raise ValueError(f"there is no command '{name}'.{hint}")

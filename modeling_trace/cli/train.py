@@ -1,7 +1,6 @@
 """`modeling-trace train [config.yaml] [--name value ...]`: from texts and a language model to a TRACE model."""
 
 import contextlib
-import dataclasses
 import json
 import math
 import os
@@ -23,21 +22,18 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.trainer_utils import get_last_checkpoint
 
 from ..configuration_trace import TraceConfig
-from ..data import (
-    TraceProcessor,
-    load_texts,
-    prepare_dataset,
-    train_tokenizer,
-)
+from ..data import TraceProcessor, load_texts, prepare_dataset, train_tokenizer
 from ..modeling_trace import TraceForConditionalGeneration, resolve_backbone
 from ..training import TraceTrainer, check_output_dir
-from . import nearest, one_line
+from .parser import one_line
 from .train_arguments import (
+    MAX_LENGTH,
     DataArguments,
+    check_training,
+    make_backbone_config,
     make_schedule,
     make_segmenter,
     parse_arguments,
@@ -47,7 +43,6 @@ from .train_arguments import (
 
 CONFIG_FILE = "train_config.yaml"
 METRICS_FILE = "metrics.json"
-MAX_LENGTH = 256  # tokens of a text, where the backbone's context has room for them
 
 
 def run(argv: list[str] | None = None) -> int:
@@ -58,7 +53,7 @@ def run(argv: list[str] | None = None) -> int:
     schedule = make_schedule(data)
     segmenter = make_segmenter(data, model_settings)
     checkpoint = _checkpoint(args)
-    _check_training(args, data)
+    check_training(args, data)
     say = print if args.process_index == 0 else _silent
 
     # Each step can fail, so the slow ones come last: configuration, texts, tokens, weights.
@@ -105,9 +100,8 @@ def run(argv: list[str] | None = None) -> int:
     say(_announce(model, train_dataset, eval_dataset, args.output_dir))
     config_path = os.path.join(args.output_dir, CONFIG_FILE)
     if trainer.is_world_process_zero():
-        _write(
-            config_path, yaml.safe_dump(resolved_arguments(namespace, data, model_settings, schedule), sort_keys=False)
-        )
+        settings = resolved_arguments(namespace, data, model_settings, schedule)
+        _write(config_path, yaml.safe_dump(settings, sort_keys=False))
 
     try:
         with stopper.catching(single_process=args.world_size == 1):
@@ -128,8 +122,6 @@ def run(argv: list[str] | None = None) -> int:
     say(_summary(metrics, model, args.output_dir))
     return 0
 
-
-# ---- Arguments ----
 
 # ---- Checks ----
 
@@ -172,20 +164,6 @@ def _checkpoint(args: TrainingArguments) -> str | None:
     return checkpoint
 
 
-def _check_training(args: TrainingArguments, data: DataArguments) -> None:
-    """What the Trainer would refuse, but only after the texts and the weights have been loaded."""
-    if not data.validation_split:
-        if args.eval_strategy != "no" or args.load_best_model_at_end:
-            raise ValueError(f"`eval_strategy` '{args.eval_strategy.value}' needs a `validation_split`, got none.")
-    if args.label_smoothing_factor:
-        raise ValueError(f"`label_smoothing_factor` must be 0 for the ELBO, got {args.label_smoothing_factor}.")
-    if args.n_gpu > 1:
-        raise ValueError(
-            f"one process can train on one GPU, got {args.n_gpu}. Use all of them by `accelerate launch -m "
-            "modeling_trace.cli.main train ...`, or one by CUDA_VISIBLE_DEVICES=0."
-        )
-
-
 def _check_model(backbone_config: PreTrainedConfig, processor: TraceProcessor, settings: dict[str, Any]) -> None:
     """Build the model without weights: finds every setting that cannot work, before the texts are tokenized."""
     backbone_config = type(backbone_config).from_dict(backbone_config.to_dict())
@@ -202,7 +180,7 @@ def _check_model(backbone_config: PreTrainedConfig, processor: TraceProcessor, s
 def _backbone_config(data: DataArguments) -> PreTrainedConfig:
     """The configuration of the backbone: of random weights as given, else read where the backbone is."""
     if data.backbone_config is not None:
-        return _scratch_config(data)
+        return make_backbone_config(data)
     path, gguf = resolve_backbone(data.backbone)
     try:
         config = AutoConfig.from_pretrained(path, **gguf)
@@ -219,33 +197,6 @@ def _backbone_config(data: DataArguments) -> PreTrainedConfig:
             "with --latent_dynamics none."
         )
     return config.get_text_config()
-
-
-def _scratch_config(data: DataArguments) -> PreTrainedConfig:
-    settings = dict(data.backbone_config)
-    model_type = settings.pop("model_type", "gpt2")
-    if model_type not in CONFIG_MAPPING:
-        hint = nearest(str(model_type), list(CONFIG_MAPPING.keys()))
-        raise ValueError(f"`model_type` in `backbone_config` is unknown, got '{model_type}'.{hint}")
-    config_class = CONFIG_MAPPING[model_type]
-    if "vocab_size" in settings:
-        raise ValueError(f"`vocab_size` is an argument of its own. Use --vocab_size {settings['vocab_size']}.")
-    # any name would be taken: a configuration keeps what it does not know
-    known = {field.name for field in dataclasses.fields(config_class)} | set(config_class.attribute_map)
-    known |= {"rope_theta", "rope_scaling", "attn_implementation"}
-    for name in settings:
-        if name not in known:
-            hint = nearest(str(name), sorted(known))
-            raise ValueError(f"`backbone_config` has no field `{name}` for model_type {model_type}.{hint}")
-    least = 258  # the 256 bytes, end of text and [SEP]
-    if data.vocab_size < least:
-        raise ValueError(f"`vocab_size` must be >= {least} (all bytes, end of text, [SEP]), got {data.vocab_size}.")
-    context = config_class.attribute_map.get("max_position_embeddings", "max_position_embeddings")
-    if context in known and not {context, "max_position_embeddings"} & settings.keys():
-        settings[context] = data.max_length or MAX_LENGTH
-    # the tokenizer will say; the defaults of the class may be outside of its vocabulary
-    special = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), 0)
-    return config_class(**{"vocab_size": data.vocab_size, **special, **settings})
 
 
 def _max_length(max_length: int | None, config: PreTrainedConfig, settings: dict[str, Any]) -> int:

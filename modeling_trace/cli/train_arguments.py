@@ -8,12 +8,14 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedConfig, TrainingArguments
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from ..configuration_trace import TraceConfig
 from ..data import FixedLengthSegmenter, RegexSegmenter, SentenceSegmenter
 from ..training import get_schedule
-from . import CommandParser, argument_values, nearest, one_line, read_yaml
+from .parser import CommandParser, argument_values, flag, nearest, one_line, read_yaml
 
+MAX_LENGTH = 256  # tokens of a text, where the backbone's context has room for them
 # TrainingArguments that this command starts from, in place of their own defaults; always written to train_config.yaml.
 TRAINING_DEFAULTS = {
     "output_dir": "trace-model",
@@ -54,50 +56,46 @@ SCHEDULE_ARGUMENTS = {
 }
 
 
-def _field(default, text: str):
-    return dataclasses.field(default=default, metadata={"help": text})
-
-
 @dataclasses.dataclass
 class DataArguments:
     """What to train on, and from which language model."""
 
     _argument_group_name = "backbone, data and KL schedule"
 
-    backbone: str = _field(
+    backbone: str = flag(
         "gpt2",
         "Language model to start from: Hub id, folder, GGUF file or smollm2-135m. Not used with backbone_config.",
     )
-    backbone_config: dict | None = _field(
+    backbone_config: dict | None = flag(
         None,
         "Start from random weights with this configuration, e.g. '{model_type: gpt2, n_layer: 4}', and a byte-level "
         "BPE tokenizer trained on the training texts.",
     )
-    vocab_size: int = _field(8000, "Vocabulary of that tokenizer, [SEP] and end of text counted.")
-    dataset: str = _field(
+    vocab_size: int = flag(8000, "Vocabulary of that tokenizer, [SEP] and end of text counted.")
+    dataset: str = flag(
         "reviews",
         "Texts: reviews (built in), a Hub id, or a file, folder or glob of jsonl, csv, parquet or txt (.gz).",
     )
-    text_column: str | None = _field(None, "Column with the texts. Found by itself where there is only one.")
-    split: str = _field("train", "Split to train on.")
-    validation_split: str | None = _field(
+    text_column: str | None = flag(None, "Column with the texts. Found by itself where there is only one.")
+    split: str = flag("train", "Split to train on.")
+    validation_split: str | None = flag(
         "0.1", "Fraction or number of training texts to keep back (the same ones whatever the seed), a split, or none."
     )
-    max_texts: int | None = _field(None, "Use at most so many texts of each split.")
-    max_length: int | None = _field(
+    max_texts: int | None = flag(None, "Use at most so many texts of each split.")
+    max_length: int | None = flag(
         None, "Tokens of a text, [SEP] counted; longer ones lose whole segments. Default: the context, at most 256."
     )
-    num_proc: int | None = _field(None, "Processes that tokenize.")
-    segmenter: str = _field("fixed", "Where segments end: fixed (see segment_length), sentence or regex.")
-    segment_pattern: str | None = _field(None, r"What separates segments, for segmenter regex, e.g. '\n+'.")
-    kl_schedule: str = _field("linear", "KL weight over training: linear, cyclical or constant.")
-    kl_delay: float | None = _field(None, "linear: fraction of training with weight 0.")
-    kl_ramp: float | None = _field(
+    num_proc: int | None = flag(None, "Processes that tokenize.")
+    segmenter: str = flag("fixed", "Where segments end: fixed (see segment_length), sentence or regex.")
+    segment_pattern: str | None = flag(None, r"What separates segments, for segmenter regex, e.g. '\n+'.")
+    kl_schedule: str = flag("linear", "KL weight over training: linear, cyclical or constant.")
+    kl_delay: float | None = flag(None, "linear: fraction of training with weight 0.")
+    kl_ramp: float | None = flag(
         None, "linear: fraction of training over which the weight rises; cyclical: fraction of a cycle."
     )
-    kl_cycles: int | None = _field(None, "cyclical: number of cycles.")
-    kl_zero_fraction: float | None = _field(None, "cyclical: fraction of each cycle with weight 0.")
-    kl_max_weight: float | None = _field(None, "Greatest weight; 1 is the ELBO.")
+    kl_cycles: int | None = flag(None, "cyclical: number of cycles.")
+    kl_zero_fraction: float | None = flag(None, "cyclical: fraction of each cycle with weight 0.")
+    kl_max_weight: float | None = flag(None, "Greatest weight; 1 is the ELBO.")
 
 
 def _model_arguments() -> type:
@@ -110,7 +108,7 @@ def _model_arguments() -> type:
     documented = re.findall(r"^ {8}(\w+) \(.*\):\n((?: {12}.*\n)+)", TraceConfig.__doc__ or "", flags=re.MULTILINE)
     helps = {name: one_line(text).replace("%", "%%") for name, text in documented}
     fields = [
-        (field.name, field.type, _field(field.default, helps.get(field.name, "A field of TraceConfig.")))
+        (field.name, field.type, flag(field.default, helps.get(field.name, "A field of TraceConfig.")))
         for field in dataclasses.fields(TraceConfig)
         if field.name not in decided
     ]
@@ -205,7 +203,11 @@ def make_schedule(data: DataArguments):
         if argument not in takes:
             others = [other for other, names in SCHEDULE_ARGUMENTS.items() if argument in names]
             raise ValueError(f"`{argument}` is for kl_schedule {' or '.join(others)}, got it with '{name}'.")
-    return get_schedule(name, **{takes[argument]: value for argument, value in given.items()})
+    try:
+        return get_schedule(name, **{takes[argument]: value for argument, value in given.items()})
+    except ValueError as error:  # in the flags' names
+        flags = {known: argument for argument, known in takes.items()}
+        raise ValueError(re.sub(r"`(\w+)`", lambda match: f"`{flags.get(match[1], match[1])}`", str(error))) from None
 
 
 def make_segmenter(data: DataArguments, model_settings: dict[str, Any]):
@@ -237,3 +239,58 @@ def make_segmenter(data: DataArguments, model_settings: dict[str, Any]):
         else:
             segmenter = RegexSegmenter(data.segment_pattern)
     return None if model_settings["latent_dynamics"] == "none" else segmenter
+
+
+def make_backbone_config(data: DataArguments) -> PreTrainedConfig:
+    """The configuration of a backbone with random weights."""
+    settings = dict(data.backbone_config)
+    model_type = settings.pop("model_type", "gpt2")
+    if model_type not in CONFIG_MAPPING:
+        hint = nearest(str(model_type), list(CONFIG_MAPPING.keys()))
+        raise ValueError(f"`model_type` in `backbone_config` is unknown, got '{model_type}'.{hint}")
+    config_class = CONFIG_MAPPING[model_type]
+    if "vocab_size" in settings:
+        raise ValueError(f"`vocab_size` is an argument of its own. Use --vocab_size {settings['vocab_size']}.")
+    # any name would be taken: a configuration keeps what it does not know
+    known = {field.name for field in dataclasses.fields(config_class)} | set(config_class.attribute_map)
+    known |= {"rope_theta", "rope_scaling", "attn_implementation"}
+    for name in settings:
+        if name not in known:
+            hint = nearest(str(name), sorted(known))
+            raise ValueError(f"`backbone_config` has no field `{name}` for model_type {model_type}.{hint}")
+    least = 258  # the 256 bytes, end of text and [SEP]
+    if data.vocab_size < least:
+        raise ValueError(f"`vocab_size` must be >= {least} (all bytes, end of text, [SEP]), got {data.vocab_size}.")
+    context = config_class.attribute_map.get("max_position_embeddings", "max_position_embeddings")
+    if context in known and not {context, "max_position_embeddings"} & settings.keys():
+        settings[context] = data.max_length or MAX_LENGTH
+    # the tokenizer will say; the defaults of the class may be outside of its vocabulary
+    special = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), 0)
+    return config_class(**{"vocab_size": data.vocab_size, **special, **settings})
+
+
+def check_training(args: TrainingArguments, data: DataArguments) -> None:
+    """What the Trainer would refuse, but only after the texts and the weights have been loaded."""
+    if args.eval_strategy != "no" and not data.validation_split:
+        raise ValueError(f"`eval_strategy` '{args.eval_strategy.value}' needs a `validation_split`, got none.")
+    if args.label_smoothing_factor:
+        raise ValueError(f"`label_smoothing_factor` must be 0 for the ELBO, got {args.label_smoothing_factor}.")
+    if args.n_gpu > 1:
+        raise ValueError(
+            f"one process can train on one GPU, got {args.n_gpu}. Use all of them by `accelerate launch -m "
+            "modeling_trace.cli.main train ...`, or one by CUDA_VISIBLE_DEVICES=0."
+        )
+
+
+__all__ = [
+    "MAX_LENGTH",
+    "DataArguments",
+    "check_training",
+    "make_backbone_config",
+    "make_parser",
+    "make_schedule",
+    "make_segmenter",
+    "parse_arguments",
+    "resolved_arguments",
+    "to_dataclasses",
+]
