@@ -58,6 +58,7 @@ class SegmentLogitsProcessor(LogitsProcessor):
         self.sep_token_id = sep_token_id
         self.eos_token_ids = eos_token_ids
         self.start_token_ids = start_token_ids
+        self.raw_sep_scores = None
         self.min_length, self.max_length = min_length, max_length
 
     def position_in_segment(self, input_ids: torch.LongTensor) -> torch.LongTensor:
@@ -79,10 +80,27 @@ class SegmentLogitsProcessor(LogitsProcessor):
         if self.max_length is not None:
             full = (position >= self.max_length).unsqueeze(-1)
             banned |= full & ~(is_sep | is_eos)
-            # another processor may have ruled out both: then the segment still has to close
-            closed = scores.masked_fill(~(is_sep | is_eos), -float("inf")).amax(dim=-1, keepdim=True).isneginf()
-            scores = torch.where(full & closed & is_sep, torch.zeros_like(scores), scores)
-        return scores.masked_fill(banned, -float("inf"))
+            # [SEP] repeats by design. Where another processor ruled it out or weighed it down for that (n-grams,
+            # repetition), the segment still closes by the model's own score, unless EOS alone was forced.
+            forced = scores.masked_fill(is_eos, -float("inf")).amax(dim=-1, keepdim=True).isneginf()
+            raw = torch.zeros_like(scores[:, :1]) if self.raw_sep_scores is None else self.raw_sep_scores
+            alone = scores.amax(dim=-1, keepdim=True).isneginf()  # nothing left at all: [SEP] it is
+            scores = torch.where(full & is_sep & (~forced | alone), raw.to(scores), scores)
+        masked = scores.masked_fill(banned, -float("inf"))
+        # what another processor forced stands, where nothing else would be left
+        return torch.where(masked.amax(dim=-1, keepdim=True).isneginf(), scores, masked)
+
+
+class _RememberSeparatorScores(LogitsProcessor):
+    """Runs before all others and keeps what the model itself says of [SEP], for [`SegmentLogitsProcessor`]."""
+
+    def __init__(self, processor: SegmentLogitsProcessor):
+        self.processor = processor
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        sep = self.processor.sep_token_id
+        self.processor.raw_sep_scores = scores[:, sep : sep + 1].clone()
+        return scores
 
 
 @dataclass
@@ -176,17 +194,24 @@ class SegmentGenerationMixin:
             ValueError: for latents of the wrong shape, a prompt longer than the context, and what cannot work with
                 latents: assisted decoding, static, quantized or paged caches, `inputs_embeds` prompts.
         """
-        settings = generation_config if generation_config is not None else self.generation_config
-
-        def setting(name, default=None):
-            value = kwargs.get(name, getattr(settings, name, None))
-            return default if value is None else value
-
         if not self.has_latents:
-            for name, value in (("latents", latents), ("segment_callback", segment_callback)):
-                if value is not None:
+            for name, value, default in (
+                ("latents", latents, None),
+                ("latent_temperature", latent_temperature, 1.0),
+                ("min_segment_length", min_segment_length, None),
+                ("max_segment_length", max_segment_length, None),
+                ("segment_callback", segment_callback, None),
+                ("generator", generator, None),
+            ):
+                if value is not default and value != default:
                     raise ValueError(f"`{name}` cannot be used with `latent_dynamics='none'`, a plain language model.")
             return super().generate(inputs, generation_config, logits_processor, **kwargs)
+
+        def setting(name, default=None):
+            """A generation setting as Transformers will find it: call, then given config, then the model's own."""
+            own = (getattr(config, name, None) for config in (generation_config, self.generation_config))
+            return next((value for value in (kwargs.get(name), *own) if value is not None), default)
+
         self._refuse_unsupported(kwargs, setting)
         if not latent_temperature >= 0:
             raise ValueError(
@@ -201,7 +226,9 @@ class SegmentGenerationMixin:
                 raise ValueError("`bos_token_id` is needed to start without a prompt, got None. Pass `input_ids`.")
             inputs = torch.full((1, 1), bos_token_id, device=self.device)
             kwargs["attention_mask"] = torch.ones_like(inputs)  # BOS may be PAD as well
-        self._check_prompt(inputs)
+        self._check_prompt(inputs, kwargs.get("attention_mask"))
+        if latents is not None and not isinstance(latents, torch.Tensor):
+            raise ValueError(f"`latents` must be a tensor, got {type(latents).__name__}. Use torch.tensor(latents).")
         beams, returned = setting("num_beams", 1), setting("num_return_sequences", 1)
         if beams == 1 and not setting("do_sample", False) and returned > 1:
             # greedy texts differ by their latents, which Transformers cannot know
@@ -211,7 +238,7 @@ class SegmentGenerationMixin:
             if latents is not None and latents.dim() == 3 and latents.shape[0] * returned == inputs.shape[0]:
                 latents = latents.repeat_interleave(returned, dim=0)
             kwargs["num_return_sequences"] = returned = 1
-        given = self._given_latents(latents, inputs.shape[0], max(beams, returned))
+        given = self._given_latents(latents, inputs.shape[0], max(beams, returned), beams)
 
         cache = TraceCache(self.config.backbone_config)
         cache.draws = LatentDraws(given, latent_temperature, segment_callback, generator)
@@ -239,7 +266,7 @@ class SegmentGenerationMixin:
                 "`assistant_model` and `prompt_lookup_num_tokens`.",
             ),
             (
-                setting("cache_implementation") not in (None, "dynamic"),
+                setting("cache_implementation") is not None,
                 f"`cache_implementation='{setting('cache_implementation')}'` cannot hold latents. Leave it out: a "
                 "TraceCache is used.",
             ),
@@ -257,6 +284,19 @@ class SegmentGenerationMixin:
                 "`guidance_scale` decodes a second text beside each one, which has no latents. Leave it out.",
             ),
             (
+                setting("token_healing", False),
+                "`token_healing` writes the prompt anew, without BOS and [SEP]. Leave it out.",
+            ),
+            (
+                setting("num_beam_groups", 1) > 1
+                or any(
+                    setting(name) is not None
+                    for name in ("penalty_alpha", "dola_layers", "force_words_ids", "constraints")
+                ),
+                "Group beam search, contrastive search, DoLa and constrained beams are code from elsewhere that does "
+                "not know latents. Use sampling, or beam search with `num_beams` alone.",
+            ),
+            (
                 setting("prefill_chunk_size") is not None,
                 "`prefill_chunk_size` would split segments. Leave it out.",
             ),
@@ -265,10 +305,17 @@ class SegmentGenerationMixin:
             if refused:
                 raise ValueError(message)
 
-    def _check_prompt(self, inputs):
+    def _check_prompt(self, inputs, attention_mask):
         limit = getattr(self.config.backbone_config, "max_position_embeddings", None)
-        if inputs.dim() != 2 or inputs.is_floating_point():
+        if not isinstance(inputs, torch.Tensor):
+            raise ValueError(f"`inputs` must be a tensor of token ids, got {type(inputs).__name__}.")
+        if inputs.dim() != 2 or inputs.is_floating_point() or inputs.numel() == 0:
             raise ValueError(f"`inputs` must be token ids (num_prompts, sequence_length), got {tuple(inputs.shape)}.")
+        if attention_mask is not None and attention_mask.dim() == 2 and (attention_mask[:, -1] == 0).any():
+            raise ValueError(
+                "`attention_mask` ends in 0: prompts must be padded on the left. "
+                "Use TraceProcessor(..., add_eos=False, padding=True), or tokenizer.padding_side='left'."
+            )
         if limit is not None and inputs.shape[1] >= limit:
             raise ValueError(
                 f"`inputs` must leave room in the backbone's context of {limit} tokens, got a prompt of "
@@ -276,15 +323,25 @@ class SegmentGenerationMixin:
             )
 
     def _validate_generated_length(self, generation_config, input_ids_length, has_default_max_length):
-        super()._validate_generated_length(generation_config, input_ids_length, has_default_max_length)
         limit = getattr(self.config.backbone_config, "max_position_embeddings", None)
+        if limit is not None and has_default_max_length and generation_config.max_new_tokens is None:
+            generation_config.max_length = min(generation_config.max_length, limit)  # nobody asked for more
+        super()._validate_generated_length(generation_config, input_ids_length, has_default_max_length)
         if limit is not None and generation_config.max_length > limit:
             raise ValueError(
                 f"`max_length` must fit the backbone's context of {limit} tokens, got {generation_config.max_length} "
                 f"with a prompt of {input_ids_length}. Use `max_new_tokens={limit - input_ids_length}` or less."
             )
 
-    def _given_latents(self, latents, num_prompts, expansion):
+    def _get_logits_processor(self, *args, **kwargs):
+        processors = super()._get_logits_processor(*args, **kwargs)
+        for processor in processors:
+            if isinstance(processor, SegmentLogitsProcessor):
+                processors.insert(0, _RememberSeparatorScores(processor))
+                break
+        return processors
+
+    def _given_latents(self, latents, num_prompts, expansion, beams):
         """`latents` as `(rows, num_segments, latent_size)`, or None."""
         if latents is None:
             return None
@@ -295,17 +352,17 @@ class SegmentGenerationMixin:
                 f"`latents` must have shape (num_segments, {size}) or ({num_prompts}, num_segments, {size}), "
                 f"got {tuple(latents.shape)}."
             )
+        if latents.isinf().any():
+            raise ValueError("`latents` must be finite, or NaN to draw, got infinite values.")
         latents = latents.to(self.device)
         if latents.dim() == 2:
             return latents.unsqueeze(0).expand(rows, -1, -1)
         if latents.shape[0] == num_prompts:
             return latents.repeat_interleave(expansion, dim=0)
-        if latents.shape[0] == rows:
+        if latents.shape[0] == rows and beams == 1:
             return latents
-        raise ValueError(
-            f"`latents` must have one row per prompt ({num_prompts}) or per returned text ({rows}), "
-            f"got {latents.shape[0]}."
-        )
+        or_rows = f" or per returned text ({rows})" if beams == 1 else ", which all its beams share"
+        raise ValueError(f"`latents` must have one row per prompt ({num_prompts}){or_rows}, got {latents.shape[0]}.")
 
     def _segment_processor(self, min_length, max_length, setting) -> SegmentLogitsProcessor:
         if min_length is None and max_length is None:

@@ -155,8 +155,15 @@ def test_prompt_segments_get_posterior_latents():
     assert standard.mean(0).abs().max() < 5 / math.sqrt(rows)
     assert (standard.var(0) - 1).abs().max() < 5 * math.sqrt(2 / rows)
     # the open segment's latent comes from the prior, not from the posterior that its one token would give
-    mean, logvar = model.latents.prior(out.latents[:, 0], torch.zeros(rows, 32), torch.zeros(rows, dtype=torch.bool))
-    assert out.latents.shape[1] == 2 and logvar.shape == out.latents[:, 1].shape
+    contexts = []
+    hook = model.latents.register_forward_hook(lambda module, args, result: contexts.append(args[0]))
+    model.encode(ids)
+    hook.remove()
+    context = contexts[0][:, 1].expand(rows, -1)
+    mean, logvar = model.latents.prior(out.latents[:, 0], context, torch.zeros(rows, dtype=torch.bool))
+    standard = (out.latents[:, 1] - mean) * torch.exp(-0.5 * logvar)
+    assert standard.mean(0).abs().max() < 5 / math.sqrt(rows)
+    assert (standard.var(0) - 1).abs().max() < 5 * math.sqrt(2 / rows)
 
 
 @pytest.mark.parametrize("mode", ["greedy", "sample_3_returned", "beam_4_of_2"])
@@ -319,6 +326,50 @@ def test_segment_processor_by_hand():
     assert processor(ids, scores)[4].isfinite().nonzero().tolist() == [[SEP]]
 
 
+def test_other_processors_do_not_end_fixed_length_texts():
+    """[SEP] repeats every third token: n-gram and repetition rules are not meant for it."""
+    model = tiny_model(segment_length=3)
+    rare_eos = {"sequence_bias": [[[EOS], -100.0]]}
+    for rule in ({"no_repeat_ngram_size": 1}, {"no_repeat_ngram_size": 2}, {"repetition_penalty": 5.0}):
+        out = run(model, "none", do_sample=True, num_return_sequences=20, max_new_tokens=30, **rare_eos, **rule)
+        assert (out.sequences[:, 4::4] == SEP).all(), rule
+        assert not (out.sequences == EOS).any()
+    early = run(model, "none", prefix_allowed_tokens_fn=lambda *_: [EOS], do_sample=True)
+    assert early.sequences.tolist() == [[BOS, EOS]]  # what is forced stands
+    last = run(model, "none", forced_eos_token_id=EOS, min_new_tokens=12, max_new_tokens=13, do_sample=True)
+    assert last.sequences[0, -1] == EOS
+
+
+@pytest.mark.parametrize("mode", ["greedy", "top_k", "beam_4_of_2"])
+@pytest.mark.parametrize(
+    "texts",
+    [[[7, 8, 9, 10], [7]], [[SEP], [BOS, SEP]], [[BOS, 5, 6, SEP, 7, SEP]], [[BOS, 5, EOS, 6, SEP, 8]]],
+    ids=["no BOS", "[SEP] alone", "ends in [SEP]", "EOS inside"],
+)
+def test_odd_prompts_obey_the_law_too(texts, mode, monkeypatch):
+    model = tiny_model("llama")
+    monkeypatch.setattr("test_generation.PROMPTS", texts)
+    cached, uncached = (run(model, use_cache=use_cache, **MODES[mode]) for use_cache in (True, False))
+    assert torch.equal(cached.sequences, uncached.sequences)
+    assert rescoring_error(model, cached, "left_padded", cached.latents) < 1e-4
+
+
+def test_settings_of_the_model_itself_count():
+    model = tiny_model()
+    model.generation_config.num_beams = 3
+    out = run(model, "none", latents=torch.zeros(1, 1, 4))
+    assert not out.latents[:, 0].any() and out.get("beam_indices") is not None
+    model = tiny_model()
+    model.generation_config.do_sample = True
+    assert run(model, "none", num_return_sequences=2).sequences.shape[0] == 2
+
+
+def test_a_default_length_is_cut_to_the_context():
+    model = tiny_model()
+    ids = torch.tensor([[BOS, *[5, 6, 7, SEP] * 15]])
+    assert model.generate(ids).shape[1] <= 64
+
+
 def test_users_processors_and_streamers_still_work(capsys):
     model = tiny_model()
     seen = []
@@ -346,6 +397,18 @@ def test_users_processors_and_streamers_still_work(capsys):
         ({"latents": torch.zeros(3, 2, 4)}, r"one row per prompt \(1\) or per returned text \(1\), got 3"),
         ({"input_ids": torch.full((1, 64), 5)}, "context of 64 tokens, got a prompt of 64"),
         ({"max_new_tokens": 100}, "Use `max_new_tokens=63` or less"),
+        ({"input_ids": torch.zeros(0, 3, dtype=torch.long)}, r"`inputs` must be token ids .* got \(0, 3\)"),
+        ({"input_ids": [[0, 5]]}, "`inputs` must be a tensor of token ids, got list"),
+        (
+            {"input_ids": torch.tensor([[0, 5, 2]]), "attention_mask": torch.tensor([[1, 1, 0]])},
+            "prompts must be padded on the left",
+        ),
+        ({"latents": [[0.0] * 4]}, "`latents` must be a tensor, got list"),
+        ({"latents": torch.full((1, 4), float("inf"))}, "`latents` must be finite, or NaN to draw"),
+        ({"latents": torch.zeros(4, 1, 4), "num_beams": 4}, r"per prompt \(1\), which all its beams share, got 4"),
+        ({"token_healing": True}, "`token_healing` writes the prompt anew"),
+        ({"penalty_alpha": 0.6, "top_k": 4}, "code from elsewhere"),
+        ({"cache_implementation": "dynamic"}, "`cache_implementation='dynamic'`"),
         ({"cache_implementation": "static"}, "`cache_implementation='static'` cannot hold latents"),
         ({"cache_implementation": "quantized"}, "`cache_implementation='quantized'`"),
         ({"cache_implementation": "paged"}, "`cache_implementation='paged'`"),
