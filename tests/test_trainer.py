@@ -541,7 +541,7 @@ def make_tokenizer(sep_token="[SEP]"):
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
 
 
-def test_a_tokenizer_is_enough(tmp_path, caplog):
+def test_a_tokenizer_is_enough(tmp_path):
     pytest.importorskip("modeling_trace.data")
     results = []
     for extra in ({"processing_class": make_tokenizer()}, {"data_collator": Collator()}):
@@ -551,9 +551,26 @@ def test_a_tokenizer_is_enough(tmp_path, caplog):
         results.append(weights(trainer.model))
     assert all(torch.equal(results[0][name], value) for name, value in results[1].items())
     assert (tmp_path / "0" / "checkpoint-4" / "tokenizer.json").is_file()
-    assert not [record for record in caplog.records if "[SEP]" in record.getMessage()]
-    TraceTrainer(make_model(), args, train_dataset=make_texts(8), processing_class=make_tokenizer("w9"))
-    assert "`processing_class` has [SEP] id 9, the model 3" in caplog.text
+    with pytest.raises(ValueError, match=r"`processing_class` has \[SEP\] id 9, the model 3"):
+        TraceTrainer(make_model(), args, train_dataset=make_texts(8), processing_class=make_tokenizer("w9"))
+
+
+def test_processor_and_model_must_agree_on_segments(tmp_path):
+    from modeling_trace.data import FixedLengthSegmenter, TraceProcessor
+
+    processor = TraceProcessor(make_tokenizer(), FixedLengthSegmenter(7))
+    texts = {"train_dataset": make_texts(8), "processing_class": processor}
+    with pytest.raises(ValueError, match="Build the model with segment_length=7"):
+        TraceTrainer(make_model(segment_length=None), make_args(tmp_path), **texts)
+    TraceTrainer(make_model(segment_length=7), make_args(tmp_path), **texts)
+
+
+def test_training_keeps_no_keys_and_values(tmp_path):
+    """`use_cache=False` of the Trainer reaches the config of the whole, not of the backbone: the model sees to it."""
+    trainer, seen = make_trainer(tmp_path), []
+    trainer.model.backbone.register_forward_hook(lambda *_: seen.append(_[-1].get("past_key_values")))
+    trainer.train()
+    assert seen and all(cache is None for cache in seen)
 
 
 def test_saved_model_has_weight_one(tmp_path):

@@ -284,7 +284,7 @@ class TraceTrainer(Trainer):
         self._sums = _LossSums(self.args.device)
         self._evaluating = False
         self._owns_output_dir = False
-        self._warn_about_sep(processing_class)
+        self._check_segments(processing_class)
 
     def _check_settings(self) -> None:
         if get_kl_weight(self.model) is None:
@@ -304,15 +304,21 @@ class TraceTrainer(Trainer):
                 "`accelerate launch`, or choose one GPU by CUDA_VISIBLE_DEVICES."
             )
 
-    def _warn_about_sep(self, processing_class) -> None:
+    def _check_segments(self, processing_class) -> None:
         config = self.model.config
         tokenizer = getattr(processing_class, "tokenizer", processing_class)
         if config.latent_dynamics == "none" or not hasattr(tokenizer, "sep_token_id"):
             return
         if tokenizer.sep_token_id != config.sep_token_id:
-            logger.warning(
+            raise ValueError(
                 f"`processing_class` has [SEP] id {tokenizer.sep_token_id}, the model {config.sep_token_id}: segments "
-                "will not be found. Use the tokenizer that `from_backbone` returned or that is saved with the model."
+                "would not be found. Use the tokenizer that `from_backbone` was given or that is saved with the model."
+            )
+        length = getattr(processing_class, "segment_length", config.segment_length)
+        if length != config.segment_length:
+            raise ValueError(
+                f"`processing_class` makes segments of length {length}, the model generates {config.segment_length} "
+                f"(None: varying). Build the model with segment_length={length}."
             )
 
     # ---- Loss ----
