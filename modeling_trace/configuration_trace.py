@@ -22,6 +22,10 @@ _LIBRARY_KEYS = frozenset(
 )
 
 
+_UNSUITABLE = ("bloom", "xlnet")  # build their own masks
+_ATTENTION_LAYERS = {"full_attention", "sliding_attention"}
+
+
 class TraceConfig(PreTrainedConfig):
     r"""
     Configuration of a [`TraceForConditionalGeneration`].
@@ -128,7 +132,17 @@ class TraceConfig(PreTrainedConfig):
             backbone = CONFIG_MAPPING["gpt2"]()
         elif isinstance(backbone, dict):
             backbone = dict(backbone)
-            backbone = CONFIG_MAPPING[backbone.pop("model_type", "gpt2")](**backbone)
+            model_type = backbone.pop("model_type", "gpt2")
+            if model_type not in CONFIG_MAPPING:
+                near = difflib.get_close_matches(str(model_type), list(CONFIG_MAPPING), n=1)
+                hint = f" Did you mean '{near[0]}'?" if near else " Use 'gpt2', 'llama' or 'qwen2'."
+                raise ValueError(f"`backbone_config` has the unknown model_type {model_type!r}.{hint}")
+            backbone = CONFIG_MAPPING[model_type](**backbone)
+        elif not isinstance(backbone, PreTrainedConfig):
+            raise ValueError(
+                f"`backbone_config` must be a configuration or a dict, got {backbone!r}. "
+                "With a name use TraceForConditionalGeneration.from_backbone."
+            )
         self.backbone_config = backbone
         if self.tie_word_embeddings is None:
             self.tie_word_embeddings = bool(getattr(backbone, "tie_word_embeddings", True))
@@ -160,7 +174,8 @@ class TraceConfig(PreTrainedConfig):
         _check_choice("latent_dynamics", self.latent_dynamics, LATENT_DYNAMICS_VALUES)
         _check_choice("residual_scale", self.residual_scale, RESIDUAL_SCALES)
         _check_choice("kl_reduction", self.kl_reduction, KL_REDUCTIONS)
-        _check_integer("latent_size", self.latent_size, "Use 32 as in the paper.")
+        # LayerNorm of one number is zero: a single dimension could carry nothing
+        _check_integer("latent_size", self.latent_size, "Use 32 as in the paper.", least=2)
         if self.segment_length is not None:
             _check_integer(
                 "segment_length",
@@ -181,6 +196,7 @@ class TraceConfig(PreTrainedConfig):
         if self.prior_logvar_bound is not None:
             _check_number("prior_logvar_bound", self.prior_logvar_bound, "Use 2, or None as in the paper.")
         if self.sep_token_id is not None:
+            _check_integer("sep_token_id", self.sep_token_id, "It is the id of a token.", least=0)
             vocab_size = self.backbone_config.vocab_size
             if not 0 <= self.sep_token_id < vocab_size:
                 raise ValueError(
@@ -209,6 +225,8 @@ class TraceConfig(PreTrainedConfig):
             kind = "an encoder-only model"
         elif name not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
             kind = "not a causal language model"
+        elif name in _UNSUITABLE or set(getattr(backbone, "layer_types", None) or ()) - _ATTENTION_LAYERS:
+            kind = "whose layers do not take the segment masks"
         if kind is not None:
             raise ValueError(
                 f"`backbone_config` must be a decoder-only language model, got '{name}', {kind}. "
@@ -227,9 +245,9 @@ def _check_choice(name, value, choices):
         raise ValueError(f"`{name}` must be one of {', '.join(map(repr, choices))}, got {value!r}.{hint}")
 
 
-def _check_integer(name, value, remedy):
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"`{name}` must be an integer >= 1, got {value!r}. {remedy}")
+def _check_integer(name, value, remedy, least=1):
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"`{name}` must be an integer >= {least}, got {value!r}. {remedy}")
 
 
 def _check_number(name, value, remedy, zero=False):

@@ -186,6 +186,11 @@ class TraceForConditionalGeneration(TracePreTrainedModel, SegmentGenerationMixin
                     "TraceForConditionalGeneration.from_backbone, which adds [SEP], or pass the id."
                 )
         self.backbone = AutoModel.from_config(config.backbone_config) if backbone is None else backbone
+        if type(self.backbone)._is_stateful:
+            raise ValueError(
+                f"`backbone` '{config.backbone_config.model_type}' keeps a running state, which segment masks do not "
+                "reach. Use a model with attention only: GPT-2, Llama or Qwen."
+            )
         hidden_size, vocab_size = config.backbone_config.hidden_size, config.backbone_config.vocab_size
         self.lm_head = nn.Linear(hidden_size, vocab_size, bias=False) if lm_head is None else lm_head
         if self.has_latents:
@@ -271,19 +276,17 @@ class TraceForConditionalGeneration(TracePreTrainedModel, SegmentGenerationMixin
         if getattr(backbone, "has_latents", False):
             raise ValueError("`backbone` is a TRACE model already. Load it by from_pretrained.")
         settings = {**_special_tokens(backbone.config, tokenizer), **settings}
+        # get_text_config: the backbone may be a plain language model that this class saved
+        backbone_config = backbone.config.get_text_config()
+        # All settings are checked before the backbone is changed, so that a second try finds it as it was.
+        TraceConfig(backbone_config=backbone_config, **{k: v for k, v in settings.items() if k != "sep_token_id"})
+        _check_head(backbone, backbone_config)
         if settings.get("latent_dynamics") != "none":
             settings = _add_separator(backbone, tokenizer, settings)
-        # get_text_config: the backbone may be a plain language model that this class saved
-        config = TraceConfig(backbone_config=backbone.config.get_text_config(), **settings)
-        head = backbone.get_output_embeddings()
-        if head is None:
-            raise ValueError(
-                f"`backbone` must have a language model head, got {type(backbone).__name__}. "
-                "Load it by AutoModelForCausalLM."
-            )
-        _check_head(head, backbone.config.get_text_config())
-        decoder = backbone.get_decoder() if hasattr(backbone, "get_decoder") else backbone.base_model
-        model = cls(config, backbone=decoder, lm_head=head).to(backbone.dtype)
+        config = TraceConfig(backbone_config=backbone_config, **settings)
+        # base_model is what AutoModel builds from the same config (OPT's decoder alone is not)
+        model = cls(config, backbone=backbone.base_model, lm_head=backbone.get_output_embeddings())
+        model = model.to(device=backbone.device, dtype=backbone.dtype).eval()
         model.generation_config = GenerationConfig(
             bos_token_id=config.bos_token_id, eos_token_id=config.eos_token_id, pad_token_id=config.pad_token_id
         )
@@ -311,6 +314,7 @@ class TraceForConditionalGeneration(TracePreTrainedModel, SegmentGenerationMixin
         """
         if not self.has_latents:
             raise ValueError("`latent_dynamics='none'` is a plain language model, it has no latents to encode.")
+        self._check_length(input_ids)
         segment_ids = self._segment_ids(input_ids, attention_mask, segment_ids)
         found = self._encode(input_ids, attention_mask, segment_ids, sample_latents, generator)
         return TraceOutput(
@@ -322,6 +326,14 @@ class TraceForConditionalGeneration(TracePreTrainedModel, SegmentGenerationMixin
             posterior_logvar=found.posterior_logvar,
             segment_ids=segment_ids,
         )
+
+    def _check_length(self, input_ids):
+        limit = getattr(self.config.backbone_config, "max_position_embeddings", None)
+        if limit is not None and input_ids.shape[1] > limit:
+            raise ValueError(
+                f"`input_ids` must fit the backbone's context of {limit} tokens, got {input_ids.shape[1]}. "
+                f"Truncate at whole segments: prepare_dataset(..., max_length={limit})."
+            )
 
     def _segment_ids(self, input_ids, attention_mask, segment_ids):
         if segment_ids is None:
@@ -341,11 +353,11 @@ class TraceForConditionalGeneration(TracePreTrainedModel, SegmentGenerationMixin
         embeds = self.get_input_embeddings()(input_ids)
         config = self.config.backbone_config
         masks = [make(config, embeds, attention_mask, segment_ids) for make in (context_mask, segment_mask)]
-        positions = None if attention_mask is None else token_positions(attention_mask).repeat(2, 1)
+        positions = token_positions(torch.ones_like(input_ids) if attention_mask is None else attention_mask)
         states = self.backbone(
             inputs_embeds=embeds.repeat(2, 1, 1),
             attention_mask=torch.cat(masks),
-            position_ids=positions,
+            position_ids=positions.repeat(2, 1),
             use_cache=False,
         ).last_hidden_state
         last = last_token_index(segment_ids, num_segments)
@@ -406,6 +418,10 @@ class TraceForConditionalGeneration(TracePreTrainedModel, SegmentGenerationMixin
         """
         if input_ids is None:
             raise ValueError("`input_ids` is needed, got None. `inputs_embeds` cannot be used: [SEP] must be seen.")
+        if past_key_values is None:
+            self._check_length(input_ids)
+        if labels is not None and use_cache is None:
+            use_cache = False  # a loss needs no keys and values afterwards
         outputs = TraceOutput()
         found = None
         embeds = self.get_input_embeddings()(input_ids)
@@ -449,7 +465,11 @@ class TraceForConditionalGeneration(TracePreTrainedModel, SegmentGenerationMixin
         """loss = (reconstruction + kl_weight * KL) / number of targets: the ELBO in nats per token (Eq. 6)."""
         batch_size = labels.shape[0]
         targets = labels[:, 1:].reshape(-1)
-        reconstruction = self._cross_entropy(hidden[:, :-1].reshape(-1, hidden.shape[-1]), targets)
+        if outputs.logits is not None and outputs.logits.shape[1] == labels.shape[1]:
+            logits = outputs.logits[:, :-1].reshape(targets.numel(), -1)
+            reconstruction = nn.functional.cross_entropy(logits.float(), targets, reduction="sum")
+        else:
+            reconstruction = self._cross_entropy(hidden[:, :-1].reshape(-1, hidden.shape[-1]), targets)
         if num_items_in_batch is None:
             num_items_in_batch = (targets != -100).sum()
         loss = reconstruction
@@ -489,6 +509,8 @@ class TraceForConditionalGeneration(TracePreTrainedModel, SegmentGenerationMixin
                 f"`latents` must have shape (batch_size, num_segments, latent_size) = {wanted}, "
                 f"got {tuple(latents.shape)}."
             )
+        if not latents.isfinite().all():
+            raise ValueError("`latents` must be finite, got NaN or infinite values. Only generate() draws for NaN.")
 
 
 def _check_backbone_name(path, loading):
@@ -503,8 +525,19 @@ def _check_backbone_name(path, loading):
     TraceConfig(backbone_config=config, latent_dynamics="none")
 
 
-def _check_head(head, config):
+def _check_head(backbone, config):
     """Refuse what would be lost between the last hidden state and the loss: a bias, a cap or a scale of the logits."""
+    head = backbone.get_output_embeddings()
+    if head is None:
+        raise ValueError(
+            f"`backbone` must have a language model head, got {type(backbone).__name__}. "
+            "Load it by AutoModelForCausalLM."
+        )
+    if backbone.get_input_embeddings().weight.shape[1] != config.hidden_size:
+        raise ValueError(
+            f"`backbone` '{config.model_type}' has embeddings of another size than its hidden states, so that latents "
+            "cannot be added to them. Use GPT-2, Llama or Qwen models."
+        )
     if getattr(head, "bias", None) is not None:
         raise ValueError(f"`backbone` '{config.model_type}' has a head with a bias. Use GPT-2, Llama or Qwen models.")
     for name in ("final_logit_softcapping", "logit_scale", "logits_scaling"):

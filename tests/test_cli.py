@@ -239,7 +239,7 @@ BAD_TRAINING = [
     (["--batch_size", "3"], "Use `--per_device_train_batch_size`"),
     (["--learning_rate", "fast"], "`learning_rate`: invalid float value: 'fast'"),
     (["--latent_dynamics", "recurent"], "Did you mean 'recurrent'?"),
-    (["--latent_size", "0"], "`latent_size` must be an integer >= 1, got 0"),
+    (["--latent_size", "0"], "`latent_size` must be an integer >= 2, got 0"),
     (["--segment_length", "0"], "`segment_length` must be >= 1"),
     (["--segment_length", "500"], "`max_length` must be >= 502"),
     (["--segmenter", "sentense"], "Did you mean `sentence`?"),

@@ -1,6 +1,6 @@
 import pytest
 from tiny import BOS, EOS, PAD, SEP, VOCAB, backbone_config, tiny_config
-from transformers import BertConfig, GPT2Config, LlamaConfig, T5Config, ViTConfig
+from transformers import BertConfig, BloomConfig, GPT2Config, Lfm2Config, LlamaConfig, T5Config, ViTConfig
 
 from modeling_trace import TraceConfig, TraceForConditionalGeneration
 
@@ -45,7 +45,16 @@ def test_dynamics_of_other_versions_are_refused_by_the_model():
         ({"latent_sise": 3}, "no field `latent_sise`. Did you mean `latent_size`"),
         ({"qqq": 3}, "no field `qqq`. The fields are"),
         ({"latent_dynamics": "reccurent"}, "Did you mean 'recurrent'"),
-        ({"latent_size": 0}, "`latent_size` must be an integer >= 1, got 0"),
+        ({"latent_size": 0}, "`latent_size` must be an integer >= 2, got 0"),
+        ({"latent_size": 1}, "`latent_size` must be an integer >= 2, got 1"),
+        ({"sep_token_id": "3"}, "`sep_token_id` must be an integer >= 0, got '3'"),
+        ({"backbone_config": "gpt2"}, "`backbone_config` must be a configuration or a dict, got 'gpt2'"),
+        ({"backbone_config": {"model_type": "gptt2"}}, "unknown model_type 'gptt2'. Did you mean 'gpt2'"),
+        ({"backbone_config": BloomConfig()}, "whose layers do not take the segment masks"),
+        (
+            {"backbone_config": Lfm2Config(num_hidden_layers=2, layer_types=["conv", "full_attention"])},
+            "whose layers do not take the segment masks",
+        ),
         ({"latent_size": 3.5}, "`latent_size` must be an integer"),
         ({"segment_length": 0}, "`segment_length` must be an integer >= 1, got 0. Use 10"),
         ({"segment_length": 63}, "`segment_length` must fit the backbone's context of 64"),

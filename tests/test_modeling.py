@@ -10,9 +10,13 @@ from transformers import (
     BertLMHeadModel,
     Gemma2Config,
     Gemma2ForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
     PhiConfig,
     PhiForCausalLM,
     PreTrainedTokenizerFast,
+    RwkvConfig,
+    RwkvForCausalLM,
     T5Config,
     T5ForConditionalGeneration,
 )
@@ -189,8 +193,10 @@ def test_without_latents_it_is_the_backbone(family):
     assert torch.equal(model.generate(ids[:, :4], **kept), lm.generate(ids[:, :4], **kept))
     with pytest.raises(ValueError, match="plain language model"):
         model.encode(ids)
-    with pytest.raises(ValueError, match="plain language model"):
-        model.generate(latents=torch.zeros(1, 4))
+    refused = ({"latents": torch.zeros(1, 4)}, {"latent_temperature": 0.5}, {"min_segment_length": 2})
+    for arguments in refused:
+        with pytest.raises(ValueError, match="plain language model"):
+            model.generate(**arguments)
 
 
 def test_autocast_keeps_loss_and_latents_in_float32():
@@ -368,6 +374,56 @@ def test_from_backbone_errors(tmp_path):
         TraceForConditionalGeneration.from_backbone(tmp_path)
     with pytest.raises(ValueError, match="GGUF file that does not exist"):
         TraceForConditionalGeneration.from_backbone("nowhere/model.gguf")
+
+
+def test_opt_comes_back_whole(tmp_path):
+    """Its decoder alone is not what AutoModel builds: weights saved from that would be missing at loading."""
+    size = {"vocab_size": 40, "hidden_size": 16, "ffn_dim": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    ids = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2, "max_position_embeddings": 32}
+    opt = OPTForCausalLM(OPTConfig(**size, **ids, word_embed_proj_dim=16))
+    model = TraceForConditionalGeneration.from_backbone(opt, latent_size=4)
+    model.save_pretrained(tmp_path)
+    loaded = TraceForConditionalGeneration.from_pretrained(tmp_path).eval()
+    text = torch.tensor([[BOS, 5, 6, 40, 7, 8, EOS]])
+    assert torch.equal(loaded(text).logits, model(text).logits)
+    with pytest.raises(ValueError, match="embeddings of another size than its hidden states"):
+        TraceForConditionalGeneration.from_backbone(OPTForCausalLM(OPTConfig(**size, **ids, word_embed_proj_dim=8)))
+
+
+def test_backbones_with_a_running_state_are_refused():
+    rwkv = RwkvForCausalLM(RwkvConfig(vocab_size=40, hidden_size=16, num_hidden_layers=2, attention_hidden_size=16))
+    with pytest.raises(ValueError, match="'rwkv' keeps a running state"):
+        TraceForConditionalGeneration.from_backbone(rwkv, latent_size=4)
+
+
+def test_bad_settings_leave_the_backbone_as_it_was():
+    lm = AutoModelForCausalLM.from_config(backbone_config())
+    with pytest.raises(ValueError, match="`latent_size`"):
+        TraceForConditionalGeneration.from_backbone(lm, latent_size=0)
+    assert lm.get_input_embeddings().weight.shape[0] == VOCAB
+    model = TraceForConditionalGeneration.from_backbone(lm)
+    assert model.config.sep_token_id == VOCAB
+    assert not any(module.training for module in model.modules())  # as from_pretrained
+
+
+def test_new_parts_are_where_the_backbone_is():
+    lm = AutoModelForCausalLM.from_config(backbone_config()).to("meta")
+    model = TraceForConditionalGeneration.from_backbone(lm, sep_token_id=39)
+    assert {value.device.type for value in model.state_dict().values()} == {"meta"}
+    assert model.kl_weight.device.type == "meta"
+
+
+def test_texts_longer_than_the_context_are_refused():
+    for family in FAMILIES:
+        model = tiny_model(family)
+        for call in (model, model.encode):
+            with pytest.raises(ValueError, match="context of 64 tokens, got 65"):
+                call(torch.full((1, 65), 5))
+
+
+def test_given_latents_must_be_finite():
+    with pytest.raises(ValueError, match="`latents` must be finite"):
+        tiny_model()(torch.tensor([[BOS, 5, EOS]]), latents=torch.full((1, 1, 4), float("nan")))
 
 
 def test_backbones_that_change_their_logits_are_refused():
