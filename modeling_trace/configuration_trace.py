@@ -87,7 +87,7 @@ class TraceConfig(PreTrainedConfig):
     model_type = "trace"
     sub_configs = {"backbone_config": AutoConfig}
     keys_to_ignore_at_inference = [
-        "past_key_values",
+        "cache",
         "reconstruction_loss",
         "kl_loss",
         "latents",

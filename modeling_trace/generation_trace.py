@@ -244,14 +244,12 @@ class SegmentGenerationMixin:
         cache.draws = LatentDraws(given, latent_temperature, segment_callback, generator)
         processors = LogitsProcessorList(logits_processor or [])
         processors.append(self._segment_processor(min_segment_length, max_segment_length, setting))
-        outputs = super().generate(
-            inputs, generation_config, logits_processor=processors, past_key_values=cache, **kwargs
-        )
+        outputs = super().generate(inputs, generation_config, logits_processor=processors, cache=cache, **kwargs)
         if isinstance(outputs, torch.Tensor):
             return outputs
         outputs["latents"] = self._returned_latents(outputs, cache, inputs.shape[1])
         if not setting("use_cache", True):
-            outputs["past_key_values"] = None
+            outputs["cache"] = None
         return outputs
 
     def generate_batch(self, *args, **kwargs):
@@ -271,8 +269,8 @@ class SegmentGenerationMixin:
                 "TraceCache is used.",
             ),
             (
-                kwargs.get("past_key_values") is not None,
-                "`past_key_values` cannot be given: latents belong to the cache that drew them. Pass the whole text "
+                kwargs.get("cache") is not None or kwargs.get("past_key_values") is not None,
+                "`cache` cannot be given: latents belong to the cache that drew them. Pass the whole text "
                 "so far as the prompt.",
             ),
             (
@@ -381,7 +379,7 @@ class SegmentGenerationMixin:
     def prepare_inputs_for_generation(
         self,
         input_ids: torch.LongTensor,
-        past_key_values=None,
+        cache=None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
         next_sequence_length: int | None = None,
@@ -389,11 +387,10 @@ class SegmentGenerationMixin:
         **kwargs,
     ):
         """Draw the latents that the next forward needs: at the first step, and for rows that ended in [SEP]."""
-        cache = past_key_values
         if not isinstance(cache, TraceCache):
             return super().prepare_inputs_for_generation(
                 input_ids,
-                past_key_values=cache,
+                cache=cache,
                 attention_mask=attention_mask,
                 position_ids=position_ids,
                 next_sequence_length=next_sequence_length,
@@ -426,7 +423,7 @@ class SegmentGenerationMixin:
             "token_latents": latents,
             "attention_mask": attention_mask,
             "position_ids": position_ids,
-            "past_key_values": cache,
+            "cache": cache,
             "use_cache": use_cache,
             **kwargs,
         }
@@ -482,7 +479,7 @@ class SegmentGenerationMixin:
                 inputs_embeds=embeds,
                 attention_mask=make_mask(config, embeds, mask, segments),
                 position_ids=token_positions(mask),
-                past_key_values=past,
+                cache=past,
                 use_cache=past is not None,
             ).last_hidden_state
             return gather_positions(states, last)
@@ -531,11 +528,11 @@ class SegmentGenerationMixin:
                 self.config.backbone_config,
                 embeds,
                 torch.cat([seen, window], dim=1).long(),
-                past_key_values=past,
+                cache=past,
                 allow_is_bidirectional_skip=False,
             ),
             position_ids=positions,
-            past_key_values=past,
+            cache=past,
             use_cache=True,
         ).last_hidden_state
         cache.store_encoder(rows, past, past_length, window, total)

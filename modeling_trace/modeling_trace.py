@@ -96,7 +96,7 @@ class TraceOutput(ModelOutput):
         prior_mean, prior_logvar, posterior_mean, posterior_logvar (`torch.FloatTensor` of shape
             `(batch_size, num_segments, latent_size)`): the Gaussians that z_t was drawn from and is measured against.
         segment_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`): 0 prefix, 1..T segments, -1 padding.
-        past_key_values (`Cache`): see [`TraceCache`].
+        cache (`Cache`): see [`TraceCache`].
     """
 
     loss: torch.FloatTensor | None = None
@@ -109,7 +109,7 @@ class TraceOutput(ModelOutput):
     posterior_mean: torch.FloatTensor | None = None
     posterior_logvar: torch.FloatTensor | None = None
     segment_ids: torch.LongTensor | None = None
-    past_key_values: DynamicCache | None = None
+    cache: DynamicCache | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
     attentions: tuple[torch.FloatTensor, ...] | None = None
 
@@ -383,7 +383,7 @@ class TraceForConditionalGeneration(TracePreTrainedModel, SegmentGenerationMixin
         latents: torch.Tensor | None = None,
         sample_latents: bool | None = None,
         position_ids: torch.LongTensor | None = None,
-        past_key_values: DynamicCache | None = None,
+        cache: DynamicCache | None = None,
         use_cache: bool | None = None,
         token_latents: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
@@ -418,7 +418,7 @@ class TraceForConditionalGeneration(TracePreTrainedModel, SegmentGenerationMixin
         """
         if input_ids is None:
             raise ValueError("`input_ids` is needed, got None. `inputs_embeds` cannot be used: [SEP] must be seen.")
-        if past_key_values is None:
+        if cache is None:
             self._check_length(input_ids)
         if labels is not None and use_cache is None:
             use_cache = False  # a loss needs no keys and values afterwards
@@ -448,12 +448,12 @@ class TraceForConditionalGeneration(TracePreTrainedModel, SegmentGenerationMixin
             inputs_embeds=embeds,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values if use_cache is not False else None,
+            cache=cache if use_cache is not False else None,
             use_cache=use_cache,
             **kwargs,
         )
         outputs.hidden_states, outputs.attentions = decoded.get("hidden_states"), decoded.get("attentions")
-        outputs.past_key_values = decoded.get("past_key_values")
+        outputs.cache = decoded.get("cache")
         hidden = decoded.last_hidden_state
         if labels is None or not self.training:
             outputs.logits = self.lm_head(hidden[:, -logits_to_keep:] if logits_to_keep else hidden)

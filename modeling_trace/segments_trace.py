@@ -147,7 +147,7 @@ def context_mask(config, inputs_embeds, attention_mask, segment_ids):
         config,
         inputs_embeds,
         attention_mask,
-        past_key_values=None,
+        cache=None,
         block_sequence_ids=segment_ids,
         allow_is_causal_skip=False,
     )

@@ -75,9 +75,9 @@ def test_every_returned_row_is_reproduced_by_its_own_latents(family, mode, lengt
     model = tiny_model(family, **LENGTHS[lengths])
     out = run(model, kind, **MODES[mode])
     uncached = run(model, kind, use_cache=False, **MODES[mode])
-    assert torch.equal(out.sequences, uncached.sequences) and uncached.past_key_values is None
+    assert torch.equal(out.sequences, uncached.sequences) and uncached.cache is None
     torch.testing.assert_close(out.latents, uncached.latents, atol=1e-5, rtol=0)
-    assert isinstance(out.past_key_values, TraceCache)
+    assert isinstance(out.cache, TraceCache)
     assert rescoring_error(model, out, kind, out.latents) < 1e-4
     assert rescoring_error(model, uncached, kind, uncached.latents) < 1e-4
     # the law can fail: under latents that are slightly wrong it does not hold
@@ -215,7 +215,7 @@ def test_every_token_is_encoded_once(use_cache):
     encoded = []
 
     def count(module, args, kwargs):
-        cache = kwargs["past_key_values"]
+        cache = kwargs["cache"]
         if cache is not None and not isinstance(cache, TraceCache):  # a context pass
             encoded.append(kwargs["inputs_embeds"].shape[:2])
 
@@ -235,7 +235,7 @@ def test_cached_encoder_equals_full_encoding(lengths):
     """Keys and values that grew segment by segment are those of one pass over the whole text."""
     model = tiny_model("llama", **LENGTHS[lengths])
     out = run(model, do_sample=True, max_new_tokens=20)
-    cache = out.past_key_values
+    cache = out.cache
     prompt_length = max(map(len, PROMPTS))
     mask = returned_mask(out, "left_padded", prompt_length)
     segments = model._segment_ids(out.sequences, mask, None)
@@ -253,7 +253,7 @@ def test_cached_encoder_equals_full_encoding(lengths):
 
 
 def test_cache_rows_move_as_one():
-    cache = run(tiny_model("llama"), do_sample=True).past_key_values
+    cache = run(tiny_model("llama"), do_sample=True).cache
     before = [cache.latents, cache.segment, cache.segment_start, cache.layers[0].keys, cache.encoder.layers[0].keys]
     order = torch.tensor([2, 0, 0, 3])
     cache.reorder_cache(order)
@@ -413,7 +413,8 @@ def test_users_processors_and_streamers_still_work(capsys):
         ({"cache_implementation": "quantized"}, "`cache_implementation='quantized'`"),
         ({"cache_implementation": "paged"}, "`cache_implementation='paged'`"),
         ({"inputs_embeds": torch.zeros(1, 2, 32)}, "`inputs_embeds` prompts cannot be segmented"),
-        ({"past_key_values": TraceCache()}, "`past_key_values` cannot be given"),
+        ({"cache": TraceCache()}, "`cache` cannot be given"),
+        ({"past_key_values": TraceCache()}, "`cache` cannot be given"),
         ({"prompt_lookup_num_tokens": 3}, "Assisted decoding"),
         ({"prefill_chunk_size": 3}, "`prefill_chunk_size`"),
         ({"guidance_scale": 1.5}, "`guidance_scale`"),

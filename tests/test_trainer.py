@@ -568,7 +568,7 @@ def test_processor_and_model_must_agree_on_segments(tmp_path):
 def test_training_keeps_no_keys_and_values(tmp_path):
     """`use_cache=False` of the Trainer reaches the config of the whole, not of the backbone: the model sees to it."""
     trainer, seen = make_trainer(tmp_path), []
-    trainer.model.backbone.register_forward_hook(lambda *_: seen.append(_[-1].get("past_key_values")))
+    trainer.model.backbone.register_forward_hook(lambda *_: seen.append(_[-1].get("cache")))
     trainer.train()
     assert seen and all(cache is None for cache in seen)
 
