@@ -5,6 +5,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 from .cache_trace import TraceCache
 from .configuration_trace import TraceConfig
 from .data import TraceProcessor
+from .dynamics_trace import LatentDynamics, register_latent_dynamics
 from .generation_trace import SegmentLogitsProcessor
 from .latents_trace import gamma_for_rate
 from .modeling_trace import TraceForConditionalGeneration, TraceOutput, TracePreTrainedModel
@@ -21,6 +22,7 @@ TraceConfig.register_for_auto_class()
 TraceForConditionalGeneration.register_for_auto_class("AutoModelForCausalLM")
 
 __all__ = [
+    "LatentDynamics",
     "SegmentLogitsProcessor",
     "TraceCache",
     "TraceConfig",
@@ -29,4 +31,5 @@ __all__ = [
     "TracePreTrainedModel",
     "TraceProcessor",
     "gamma_for_rate",
+    "register_latent_dynamics",
 ]

@@ -11,8 +11,24 @@ from transformers.utils import logging
 logger = logging.get_logger(__name__)
 
 LATENT_DYNAMICS_VALUES = ("recurrent", "parallel", "independent", "context", "single", "none")
+REGISTERED_DYNAMICS: set[str] = set()  # names of users' own, see `register_latent_dynamics`
 RESIDUAL_SCALES = ("prior", "none")
+POSTERIOR_NORMS = ("layer", "batch", "none")
 KL_REDUCTIONS = ("sum", "mean")
+
+# [`TraceConfig.paper`]: Sec. 4.1, 4.2 and 5.2; kl_reduction: from the published values.
+PAPER_RECIPE = {
+    "latent_size": 32,
+    "segment_length": 10,
+    "residual_posterior": True,
+    "residual_scale": "none",
+    "posterior_norm": "layer",
+    "posterior_norm_gamma": 3.0,
+    "posterior_sigma_init": 1.0,
+    "prior_logvar_bound": None,
+    "spectral_norm": True,
+    "kl_reduction": "mean",
+}
 
 # What Transformers itself writes to, or passes from, a config.json besides declared fields.
 _LIBRARY_KEYS = frozenset(
@@ -35,8 +51,11 @@ class TraceConfig(PreTrainedConfig):
             Configuration of any decoder-only Transformers language model (the paper: GPT-2).
         latent_dynamics (`str`, defaults to `"recurrent"`):
             How latents depend on each other: "recurrent" (TRACE-R, the paper's model), "parallel" (TRACE-P),
-            "independent" (IND), "context" (CGD), "single" (No Recurrence) or "none" (plain language model, no [SEP]).
-            This version has "recurrent" and "none".
+            "independent" (IND), "context" (CGD), "single" (No Recurrence) or "none" (plain language model, no [SEP]);
+            or a name given to [`register_latent_dynamics`].
+        conditional (`bool`, defaults to `False`):
+            Texts have a prompt: `BOS prompt [SEP] | x_1 [SEP] | ...`. All up to the first [SEP] is then prefix: no
+            latent, no target, and what the prior of z_1 is given. Paper: True on WritingPrompts.
         latent_size (`int`, defaults to 32):
             Dimensions l of each segment's latent. Paper: 32.
         segment_length (`int`, *optional*, defaults to 10):
@@ -46,6 +65,13 @@ class TraceConfig(PreTrainedConfig):
             Id of [SEP], a token of its own. Needed unless `latent_dynamics="none"`.
         bos_token_id, eos_token_id, pad_token_id (`int`, *optional*):
             Ids of the token that starts every text, that ends it, and of padding.
+        residual_posterior (`bool`, defaults to `True`):
+            The posterior is a residual on the prior (Eq. 10). False: the posterior network gives its mean and log
+            variance as they are (Table 5, -RP), and no KL is kept above anything.
+        posterior_norm (`str`, defaults to `"layer"`):
+            Normalisation of the posterior network's output: "layer" (Eq. 11), "batch" (Table 5, +BN) or "none" (-LN).
+        spectral_norm (`bool`, defaults to `True`):
+            Spectral normalisation of W_mu1 and W_sigma1, for `latent_dynamics="parallel"` only. False: Table 5, -SN.
         residual_scale (`str`, defaults to `"prior"`):
             Unit of the posterior's mean residual. "prior": posterior mean = mu_t + sigma_t * dmu_t, which keeps every
             segment's KL above latent_size * posterior_norm_gamma^2 / 2 nats whatever the prior learns, as long as the
@@ -101,12 +127,16 @@ class TraceConfig(PreTrainedConfig):
     backbone_config: dict | PreTrainedConfig | None = None
     latent_dynamics: str = "recurrent"
     latent_size: int = 32
+    conditional: bool = False
     segment_length: int | None = 10
     sep_token_id: int | None = None
     bos_token_id: int | None = None
     eos_token_id: int | list[int] | None = None
     pad_token_id: int | None = None
+    residual_posterior: bool = True
     residual_scale: str = "prior"
+    posterior_norm: str = "layer"
+    spectral_norm: bool = True
     posterior_norm_gamma: float = 0.7
     posterior_sigma_init: float = 0.7
     prior_logvar_bound: float | None = 2.0
@@ -155,6 +185,28 @@ class TraceConfig(PreTrainedConfig):
         self.check()
 
     @classmethod
+    def paper(cls, **kwargs) -> "TraceConfig":
+        """
+        The paper's own recipe (Sec. 4.1 and 5.2), where it differs from the defaults of this class: gamma 3, the
+        posterior's mean as mu_t + dmu_t, no bound on the prior's variance, a posterior as wide as the prior at the
+        start, and the KL as a mean over dimensions, which the published KL values imply.
+
+        Training goes with it: `modeling_trace.training.PAPER_TRAINING` (learning rate 5e-5, batch 32, cyclical
+        annealing), and segments of 10 tokens. On the command line: `modeling-trace train --recipe paper`.
+
+        Args:
+            **kwargs: other fields, which win.
+
+        Note: Known to go wrong, hence the warning: see docs/differences_from_paper.md.
+        """
+        logger.warning_once(
+            "The paper's recipe: gamma 3 without a bound on the prior's variance overflows on long texts, and its KL, "
+            "a mean over dimensions, is no bound on the likelihood: latents drawn from the prior are then far from "
+            "those that the decoder was trained on, and texts break. The defaults of TraceConfig avoid both."
+        )
+        return cls(**{**PAPER_RECIPE, **kwargs})
+
+    @classmethod
     def _unknown_names(cls, names) -> list[str]:
         allowed = {field.name for field in fields(cls)} | _LIBRARY_KEYS
         allowed |= set(GenerationConfig._get_default_generation_params())
@@ -171,7 +223,15 @@ class TraceConfig(PreTrainedConfig):
     def check(self) -> None:
         """Raise a ValueError, one line with the remedy, for the first setting that cannot work."""
         self._check_backbone()
-        _check_choice("latent_dynamics", self.latent_dynamics, LATENT_DYNAMICS_VALUES)
+        saved_by_user = "LatentDynamics" in (getattr(self, "auto_map", None) or {})
+        if not saved_by_user:  # whose class is beside the model
+            _check_choice(
+                "latent_dynamics", self.latent_dynamics, (*LATENT_DYNAMICS_VALUES, *sorted(REGISTERED_DYNAMICS))
+            )
+        for name in ("conditional", "residual_posterior", "spectral_norm"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"`{name}` must be True or False, got {getattr(self, name)!r}.")
+        _check_choice("posterior_norm", self.posterior_norm, POSTERIOR_NORMS)
         _check_choice("residual_scale", self.residual_scale, RESIDUAL_SCALES)
         _check_choice("kl_reduction", self.kl_reduction, KL_REDUCTIONS)
         # LayerNorm of one number is zero: a single dimension could carry nothing

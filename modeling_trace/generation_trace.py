@@ -11,12 +11,10 @@ from transformers.utils import logging
 from .cache_trace import TraceCache
 from .latents_trace import standard_normal
 from .segments_trace import (
-    context_mask,
+    ENCODER_MASKS,
     gather_positions,
     last_token_index,
     next_segment_ids,
-    segment_ids_from_input_ids,
-    segment_mask,
     token_positions,
 )
 
@@ -243,7 +241,10 @@ class SegmentGenerationMixin:
         cache = TraceCache(self.config.backbone_config)
         cache.draws = LatentDraws(given, latent_temperature, segment_callback, generator)
         processors = LogitsProcessorList(logits_processor or [])
-        processors.append(self._segment_processor(min_segment_length, max_segment_length, setting))
+        if not self.one_latent_per_text:
+            processors.append(self._segment_processor(min_segment_length, max_segment_length, setting))
+        elif min_segment_length is not None or max_segment_length is not None:
+            raise ValueError("`latent_dynamics='single'` has no segments: leave out `min_`, `max_segment_length`.")
         outputs = super().generate(inputs, generation_config, logits_processor=processors, cache=cache, **kwargs)
         if isinstance(outputs, torch.Tensor):
             return outputs
@@ -314,6 +315,11 @@ class SegmentGenerationMixin:
                 "`attention_mask` ends in 0: prompts must be padded on the left. "
                 "Use TraceProcessor(..., add_eos=False, padding=True), or tokenizer.padding_side='left'."
             )
+        if self.config.conditional and not (inputs == self.config.sep_token_id).any(dim=-1).all():
+            raise ValueError(
+                "`inputs` of a conditional model must be BOS, a prompt and [SEP], got a row without [SEP]. "
+                "Use TraceProcessor(..., conditional=True)(prompt=prompts)."
+            )
         if limit is not None and inputs.shape[1] >= limit:
             raise ValueError(
                 f"`inputs` must leave room in the backbone's context of {limit} tokens, got a prompt of "
@@ -352,6 +358,11 @@ class SegmentGenerationMixin:
             )
         if latents.isinf().any():
             raise ValueError("`latents` must be finite, or NaN to draw, got infinite values.")
+        if self.one_latent_per_text and latents.shape[-2] != 1:
+            raise ValueError(
+                "`latents` must hold one latent per text for `latent_dynamics='single'`, which has no segments, got "
+                f"{latents.shape[-2]}."
+            )
         latents = latents.to(self.device)
         if latents.dim() == 2:
             return latents.unsqueeze(0).expand(rows, -1, -1)
@@ -404,9 +415,7 @@ class SegmentGenerationMixin:
             self._redraw(cache, input_ids, attention_mask)
         cache.step_latents.append(cache.current_latents())
         if first or not use_cache:
-            segment_ids = segment_ids_from_input_ids(
-                input_ids, attention_mask, self.config.sep_token_id, self.config.bos_token_id
-            )
+            segment_ids = self._segment_ids(input_ids, attention_mask, None)
             following = next_segment_ids(segment_ids)
             following[:, -1] = cache.segment  # what comes next may be in a segment that has no token yet
             latents = cache.latents.gather(
@@ -430,27 +439,26 @@ class SegmentGenerationMixin:
 
     def _begin(self, cache: TraceCache, input_ids, attention_mask) -> None:
         """Encode the prompt's complete segments and draw z up to the segment that generation continues."""
-        segment_ids = segment_ids_from_input_ids(
-            input_ids, attention_mask, self.config.sep_token_id, self.config.bos_token_id
-        )
-        rows, length = input_ids.shape
+        segment_ids = self._segment_ids(input_ids, attention_mask, None)
+        rows = input_ids.shape[0]
         every_row = torch.arange(rows, device=input_ids.device)
-        closed = input_ids[:, -1] == self.config.sep_token_id
-        current = (segment_ids[:, -1] + closed.long()).clamp_min(1)
+        current = (segment_ids[:, -1] + self._closed(input_ids).long()).clamp_min(1)
+        if self.one_latent_per_text:
+            current = torch.ones_like(current)
         # first token of the open segment; past the end where it has none yet
         start = (segment_ids < current.unsqueeze(1)).sum(dim=1)
         total = int(current.max())
-        context, segment_states = self._encode_prompt(cache, input_ids, attention_mask, segment_ids, start, total)
+        context, states = self._encode_prompt(cache, input_ids, segment_ids, start, total)
         draws = cache.draws
         steps = []
-        previous = context.new_zeros(rows, self.config.latent_size, dtype=torch.float32)
+        previous = torch.zeros(rows, self.config.latent_size, device=input_ids.device)
         for t in range(1, total + 1):
             first = torch.full((rows,), t == 1, device=input_ids.device)
-            prior = self.latents.prior(previous, context[:, t - 1], first)
+            prior = self.latents.prior(previous, None if context is None else context[:, t - 1], first)
             mean, logvar = prior
             complete = (t < current).unsqueeze(-1)
             if t < total:
-                posterior = self.latents.posterior(*prior, segment_states[:, t])
+                posterior = self.latents.posterior(*prior, states[:, t])
                 mean, logvar = (torch.where(complete, q, p) for q, p in zip(posterior, prior, strict=True))
             scale = torch.where(complete, float(draws.temperature > 0), draws.temperature)
             z = draws.hold(draws.draw(mean, logvar, scale), every_row, torch.full_like(every_row, t))
@@ -461,38 +469,55 @@ class SegmentGenerationMixin:
             previous = z
         cache.begin(torch.stack(steps, dim=1), current, start)
 
-    def _encode_prompt(self, cache, input_ids, attention_mask, segment_ids, start, total):
-        """c_t and h_t for t = 0..total-1 of the prompt, and its keys and values into the cache."""
-        end = int(start.max())
+    def _closed(self, input_ids) -> torch.BoolTensor:
+        """Which rows end in [SEP], `(rows,)`."""
+        if self.config.sep_token_id is None:
+            return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
+        return input_ids[:, -1] == self.config.sep_token_id
+
+    def _encode_prompt(self, cache, input_ids, segment_ids, start, total):
+        """
+        What the latents of the prompt's complete segments read: c_t and s_t for t = 0..total-1, each None where it is
+        not read. The context pass leaves its keys and values in the cache.
+        """
+        dynamics, end = self.latents, int(start.max())
+        names = {"context"} if dynamics.reads_context else set()
+        if total > 1:
+            names.add(dynamics.posterior_pass)
         if end == 0:
-            return input_ids.new_zeros(input_ids.shape[0], 1, self.config.backbone_config.hidden_size).float(), None
+            shape = (input_ids.shape[0], 1, self.config.backbone_config.hidden_size)
+            return torch.zeros(shape, device=input_ids.device) if dynamics.reads_context else None, None
         ids, segments = input_ids[:, :end], segment_ids[:, :end]
         position = torch.arange(end, device=ids.device)
         mask = ((segments >= 0) & (position < start.unsqueeze(1))).long()
         segments = segments.masked_fill(mask == 0, -1)
         embeds = self.get_input_embeddings()(ids)
-        config = self.config.backbone_config
         last = last_token_index(segments, total - 1)
 
-        def read(make_mask, past):
+        def read(name):
+            past = cache.encoder if name == "context" and dynamics.reads_context else None
             states = self.backbone(
                 inputs_embeds=embeds,
-                attention_mask=make_mask(config, embeds, mask, segments),
+                attention_mask=ENCODER_MASKS[name](self.config.backbone_config, embeds, mask, segments),
                 position_ids=token_positions(mask),
                 cache=past,
                 use_cache=past is not None,
             ).last_hidden_state
             return gather_positions(states, last)
 
-        context = read(context_mask, cache.encoder)
-        return context, read(segment_mask, None) if total > 1 else None
+        states = {name: read(name) for name in names}
+        return states.get("context") if dynamics.reads_context else None, states.get(dynamics.posterior_pass)
 
     def _redraw(self, cache: TraceCache, input_ids, attention_mask) -> None:
         """Give the rows whose last token is [SEP] the latent of their next segment."""
-        rows = (input_ids[:, -1] == self.config.sep_token_id).nonzero().squeeze(-1)
+        if self.one_latent_per_text:
+            return
+        rows = self._closed(input_ids).nonzero().squeeze(-1)
         if rows.numel() == 0:
             return
-        context = self._encode_closed(cache, rows, input_ids, attention_mask)
+        context = None
+        if self.latents.reads_context:
+            context = self._encode_closed(cache, rows, input_ids, attention_mask)
         previous = cache.current_latents()[rows]
         prior = self.latents.prior(previous, context, torch.zeros_like(rows, dtype=torch.bool))
         segment = cache.segment[rows] + 1
@@ -554,7 +579,8 @@ class SegmentGenerationMixin:
             first = path[0]
             begun = [cache.prompt_latents[first, : cache.prompt_segments[first]]]
             for step in range(1, len(path)):
-                if sequence[prompt_length + step - 1] == self.config.sep_token_id:
+                closes = sequence[prompt_length + step - 1] == self.config.sep_token_id
+                if closes and not self.one_latent_per_text:
                     begun.append(cache.step_latents[step][path[step]].unsqueeze(0))
             rows.append(torch.cat(begun))
         return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)

@@ -1,4 +1,4 @@
-"""Gaussian latents: the KL, the exact recurrence and its backward, and the latent dynamics (paper Sec. 4.1)."""
+"""Gaussian latents: the KL, the exact recurrence and its backward, the posterior's normalisation (paper Sec. 4.1)."""
 
 import math
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ def gaussian_kl(
     Returns:
         `torch.Tensor` of the broadcast shape; sum over the last axis for the KL of one latent.
     """
-    mean_q, logvar_q, mean_p, logvar_p = (_at_least_float32(x) for x in (mean_q, logvar_q, mean_p, logvar_p))
+    mean_q, logvar_q, mean_p, logvar_p = (at_least_float32(x) for x in (mean_q, logvar_q, mean_p, logvar_p))
     log_ratio = logvar_q - logvar_p
     scaled = (mean_q - mean_p) * torch.exp(-0.5 * logvar_p)
     return 0.5 * (scaled.square() + log_ratio.exp() - log_ratio - 1)
@@ -60,13 +60,13 @@ def standard_normal(like: torch.Tensor, generator: torch.Generator | None = None
     return torch.randn(like.shape, generator=generator, device=device, dtype=like.dtype).to(like.device)
 
 
-def _at_least_float32(x: torch.Tensor) -> torch.Tensor:
+def at_least_float32(x: torch.Tensor) -> torch.Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
-def _linear_float32(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+def linear_float32(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
     """A linear layer that autocast leaves alone: log variances in half precision are no log variances."""
-    x = _at_least_float32(x)
+    x = at_least_float32(x)
     with torch.autocast(x.device.type, enabled=False):
         return nn.functional.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
 
@@ -185,134 +185,66 @@ def recurrent_scan(
         )
 
 
-class ResidualNorm(nn.Module):
+class PosteriorNorm(nn.Module):
     """
-    LayerNorm with a fixed scale gamma and a learned shift beta: x -> gamma * normalised(x) + beta (Eq. 11).
+    Normalisation of the posterior network's output, `config.posterior_norm`: x -> gamma * normalised(x) + beta.
 
-    A fixed gamma is what bounds the KL from below (Theorem 1). Note: the mean and the log variance are normalised each
-    on its own; one LayerNorm over both would leave the norm of the mean, and so the bound, to training.
+    - "layer" (Eq. 11): over the dimensions of each latent. A fixed gamma bounds the KL from below (Theorem 1).
+    - "batch" (Table 5, +BN; Zhu et al. 2020): each dimension over all segments of the batch, of all processes. Padded
+      steps do not count. Running statistics in eval mode.
+    - "none" (Table 5, -LN): x + beta.
+
+    Gamma is fixed, beta is learned. Note: the mean and the log variance are normalised each on its own; one LayerNorm
+    over both would leave the norm of the mean, and so the bound, to training.
     """
 
-    def __init__(self, size: int, gamma: float, beta_init: float = 0.0, eps: float = 1e-5):
+    momentum = 0.1
+
+    def __init__(self, size: int, kind: str, gamma: float, beta_init: float = 0.0, eps: float = 1e-5):
         super().__init__()
-        self.gamma, self.beta_init, self.eps = gamma, beta_init, eps
+        self.kind, self.gamma, self.beta_init, self.eps = kind, gamma, beta_init, eps
         self.bias = nn.Parameter(torch.full((size,), beta_init))
+        if kind == "batch":
+            self.register_buffer("running_mean", torch.zeros(size))
+            self.register_buffer("running_var", torch.ones(size))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.gamma * nn.functional.layer_norm(x, x.shape[-1:], eps=self.eps) + self.bias.to(x.dtype)
-
-
-class RecurrentDynamics(nn.Module):
-    """
-    TRACE-R, `latent_dynamics="recurrent"`: recurrent Gaussian latents, the prior given latents and text so far.
-
-        prior      [mu_t, log sigma_t^2] = W^f [z_{t-1}; c_{t-1}]                 Eq. 8, 9; z_1 ~ N(0, I)
-        posterior  N(mu_t + dmu_t, sigma_t^2 dsigma_t^2)                           Eq. 10, residual_scale "none"
-                   N(mu_t + sigma_t dmu_t, sigma_t^2 dsigma_t^2)                   residual_scale "prior"
-        residual   [dmu_t, log dsigma_t^2] = norm(W^g h_t)                         Eq. 11
-
-    c_{t-1} and h_t are the backbone's states at the [SEP] of segment t-1 (context pass) and of segment t (segment
-    pass). Note: dsigma_t starts at `config.posterior_sigma_init` rather than 1, so that z carries a signal.
-    """
-
-    def __init__(self, config):
-        super().__init__()
-        self.latent_size = config.latent_size
-        self.bound = config.prior_logvar_bound
-        self.residual_scale = config.residual_scale
-        hidden_size = config.backbone_config.hidden_size
-        self.prior_network = nn.Linear(config.latent_size + hidden_size, 2 * config.latent_size)  # W^f
-        self.posterior_network = nn.Linear(hidden_size, 2 * config.latent_size)  # W^g
-        gamma = config.posterior_norm_gamma
-        self.mean_norm = ResidualNorm(config.latent_size, gamma)
-        self.logvar_norm = ResidualNorm(config.latent_size, gamma, 2 * math.log(config.posterior_sigma_init))
-
-    def _prior_inputs(self, context: torch.Tensor) -> torch.Tensor:
-        weight = self.prior_network.weight[:, self.latent_size :]
-        return _linear_float32(context, weight, self.prior_network.bias)
-
-    def _residual(self, segment_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """[dmu_t, log dsigma_t^2] from h_t (Eq. 11)."""
-        residual = _linear_float32(segment_states, self.posterior_network.weight, self.posterior_network.bias)
-        mean, logvar = residual.split(self.latent_size, dim=-1)
-        return self.mean_norm(mean), self.logvar_norm(logvar)
-
-    def _posterior(self, mean, logvar, delta_mean, delta_logvar):
-        shift = delta_mean * torch.exp(0.5 * logvar) if self.residual_scale == "prior" else delta_mean
-        return mean + shift, logvar + delta_logvar  # Eq. 10
-
-    def forward(
-        self,
-        context_states: torch.Tensor,
-        segment_states: torch.Tensor,
-        mask: torch.Tensor,
-        sample: bool = True,
-        generator: torch.Generator | None = None,
-    ) -> SegmentLatents:
+    def forward(self, x: torch.Tensor, mask: torch.BoolTensor | None = None) -> torch.Tensor:
         """
         Args:
-            context_states (`torch.Tensor` of shape `(batch_size, num_segments, hidden_size)`): c_{t-1} for t = 1..T.
-            segment_states (`torch.Tensor` of shape `(batch_size, num_segments, hidden_size)`): h_t for t = 1..T.
-            mask (`torch.BoolTensor` of shape `(batch_size, num_segments)`): True where a row has the segment.
-            sample (`bool`): draw z from the posterior; its mean when False.
-            generator (`torch.Generator`, *optional*): for the draw.
+            x (`torch.Tensor` of shape `(..., latent_size)`).
+            mask (`torch.BoolTensor` of shape `(...)`, *optional*): True where there is a segment. Without it running
+                statistics are used, also in training mode: one step alone has no batch.
         """
-        keep = mask.t().unsqueeze(-1)  # (S, B, 1)
-        prior_inputs = self._prior_inputs(context_states.transpose(0, 1)) * keep
-        # z_1 ~ N(0, I): no context, and z_0 = 0
-        prior_inputs = torch.cat([torch.zeros_like(prior_inputs[:1]), prior_inputs[1:]])
-        delta_mean, delta_logvar = (x * keep for x in self._residual(segment_states.transpose(0, 1)))
-        noise = standard_normal(delta_mean, generator) * keep if sample else torch.zeros_like(delta_mean)
-        weight = self.prior_network.weight[:, : self.latent_size].to(delta_mean.dtype)
-        latents, mean, logvar = recurrent_scan(
-            prior_inputs.contiguous(),
-            delta_mean.contiguous(),
-            delta_logvar.contiguous(),
-            noise,
-            weight.contiguous(),
-            self.bound,
-            self.residual_scale,
-        )
-        values = (latents, mean, logvar, *self._posterior(mean, logvar, delta_mean, delta_logvar))
-        return SegmentLatents(*((x * keep).transpose(0, 1) for x in values))
+        bias = self.bias.to(x.dtype)
+        if self.kind == "layer":
+            return self.gamma * nn.functional.layer_norm(x, x.shape[-1:], eps=self.eps) + bias
+        if self.kind == "none":
+            return x + bias
+        if self.training and mask is not None:
+            mean, var = self._batch_statistics(x, mask.unsqueeze(-1).to(x.dtype))
+        else:
+            mean, var = self.running_mean.to(x.dtype), self.running_var.to(x.dtype)
+        return self.gamma * (x - mean) * torch.rsqrt(var + self.eps) + bias
 
-    def prior(
-        self, previous: torch.Tensor, context: torch.Tensor, first: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """
-        The prior of the next latent, one step (Eq. 9), for generation.
-
-        Args:
-            previous (`torch.Tensor` of shape `(rows, latent_size)`): z_{t-1}.
-            context (`torch.Tensor` of shape `(rows, hidden_size)`): c_{t-1}.
-            first (`torch.BoolTensor` of shape `(rows,)`): True where t = 1, whose prior is N(0, I).
-
-        Returns:
-            Mean and log variance, each of shape `(rows, latent_size)`.
-        """
-        weight = self.prior_network.weight[:, : self.latent_size]
-        inputs = _linear_float32(previous, weight) + self._prior_inputs(context)
-        inputs = inputs.masked_fill(first.unsqueeze(-1), 0.0)
-        mean, logvar = inputs.split(self.latent_size, dim=-1)
-        return mean, smooth_bound(logvar, self.bound)
-
-    def posterior(
-        self, prior_mean: torch.Tensor, prior_logvar: torch.Tensor, segment_state: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """
-        The posterior of one latent given its prior (Eq. 10, 11), one step, for a prompt's segments.
-
-        Args:
-            prior_mean, prior_logvar (`torch.Tensor` of shape `(rows, latent_size)`): as [`~RecurrentDynamics.prior`]
-                gives them.
-            segment_state (`torch.Tensor` of shape `(rows, hidden_size)`): h_t.
-
-        Returns:
-            Mean and log variance, each of shape `(rows, latent_size)`.
-        """
-        return self._posterior(prior_mean, prior_logvar, *self._residual(segment_state))
+    def _batch_statistics(self, x, keep):
+        axes = tuple(range(x.dim() - 1))
+        # inf * 0 would be NaN: padded steps must not reach the sums at all
+        x = torch.where(keep.bool(), x, 0.0)
+        sums = _sum_over_processes(torch.cat([x.sum(axes), keep.sum().reshape(1)]))
+        count = sums[-1].clamp_min(1)
+        mean = sums[:-1] / count
+        var = _sum_over_processes(((x - mean).square() * keep).sum(axes)) / count
+        with torch.no_grad():
+            self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
+            unbiased = var * count / (count - 1).clamp_min(1)
+            self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
+        return mean, var
 
 
-# The systems of the paper by config value. A value of `TraceConfig.latent_dynamics` that is missing here has no
-# implementation yet; "none" needs no module.
-LATENT_DYNAMICS: dict[str, type[nn.Module]] = {"recurrent": RecurrentDynamics}
+def _sum_over_processes(x: torch.Tensor) -> torch.Tensor:
+    """The sum over all training processes, with its gradient."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return x
+    from torch.distributed.nn.functional import all_reduce
+
+    return all_reduce(x)

@@ -18,17 +18,17 @@ from transformers.generation import GenerationMixin
 from transformers.utils import ModelOutput, can_return_tuple, logging
 
 from .configuration_trace import TraceConfig
+from .dynamics_trace import LATENT_DYNAMICS, ParallelDynamics
 from .generation_trace import SegmentGenerationMixin
-from .latents_trace import LATENT_DYNAMICS, ResidualNorm, SegmentLatents
+from .latents_trace import PosteriorNorm, SegmentLatents
 from .segments_trace import (
+    ENCODER_MASKS,
     add_separator_token,
     broadcast_segments,
-    context_mask,
     gather_positions,
     last_token_index,
     next_segment_ids,
     segment_ids_from_input_ids,
-    segment_mask,
     token_positions,
 )
 
@@ -128,8 +128,13 @@ class TracePreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module):
         std = self.config.initializer_range
-        if isinstance(module, ResidualNorm):
+        if isinstance(module, PosteriorNorm):
             nn.init.constant_(module.bias, module.beta_init)
+            if module.kind == "batch":
+                nn.init.zeros_(module.running_mean)
+                nn.init.ones_(module.running_var)
+        elif nn.utils.parametrize.is_parametrized(module, "weight"):  # spectral norm: `weight` is computed
+            module.weight = nn.init.normal_(torch.empty_like(module.weight), std=std)
         elif isinstance(module, LatentInjection):
             nn.init.normal_(module.weight, std=self.config.latent_init_std)
         elif isinstance(module, nn.Linear):
@@ -177,14 +182,18 @@ class TraceForConditionalGeneration(TracePreTrainedModel, SegmentGenerationMixin
         if self.has_latents:
             if config.latent_dynamics not in LATENT_DYNAMICS:
                 raise ValueError(
-                    f"`latent_dynamics='{config.latent_dynamics}'` is not in this version. "
-                    f"Use {', '.join(repr(name) for name in LATENT_DYNAMICS)} or 'none'."
+                    f"`latent_dynamics='{config.latent_dynamics}'` is a user's own, and its class is not here. Import "
+                    "the module that registers it, or load the model with trust_remote_code=True."
                 )
-            if config.sep_token_id is None:
-                raise ValueError(
-                    "`sep_token_id` is needed for latents, got None. Build the model by "
-                    "TraceForConditionalGeneration.from_backbone, which adds [SEP], or pass the id."
-                )
+            self.latents = LATENT_DYNAMICS[config.latent_dynamics](config)
+            self.latent_injection = LatentInjection(config)
+        self.one_latent_per_text = self.has_latents and self.latents.one_per_text
+        # a plain language model, and one latent for the whole text, have no segments to separate
+        if config.sep_token_id is None and (config.conditional or (self.has_latents and not self.one_latent_per_text)):
+            raise ValueError(
+                "`sep_token_id` is needed for segments and prompts, got None. Build the model by "
+                "TraceForConditionalGeneration.from_backbone, which adds [SEP], or pass the id."
+            )
         self.backbone = AutoModel.from_config(config.backbone_config) if backbone is None else backbone
         if type(self.backbone)._is_stateful:
             raise ValueError(
@@ -193,9 +202,6 @@ class TraceForConditionalGeneration(TracePreTrainedModel, SegmentGenerationMixin
             )
         hidden_size, vocab_size = config.backbone_config.hidden_size, config.backbone_config.vocab_size
         self.lm_head = nn.Linear(hidden_size, vocab_size, bias=False) if lm_head is None else lm_head
-        if self.has_latents:
-            self.latents = LATENT_DYNAMICS[config.latent_dynamics](config)
-            self.latent_injection = LatentInjection(config)
         # Weight of the KL in the loss. A schedule writes to it; it is 1, the ELBO, in every saved or loaded model.
         self.register_buffer("kl_weight", torch.ones(()), persistent=False)
         embedding = self.backbone.get_input_embeddings()
@@ -281,7 +287,8 @@ class TraceForConditionalGeneration(TracePreTrainedModel, SegmentGenerationMixin
         # All settings are checked before the backbone is changed, so that a second try finds it as it was.
         TraceConfig(backbone_config=backbone_config, **{k: v for k, v in settings.items() if k != "sep_token_id"})
         _check_head(backbone, backbone_config)
-        if settings.get("latent_dynamics") != "none":
+        dynamics = LATENT_DYNAMICS.get(settings.get("latent_dynamics", TraceConfig.latent_dynamics))
+        if settings.get("conditional") or (dynamics is not None and not dynamics.one_per_text):
             settings = _add_separator(backbone, tokenizer, settings)
         config = TraceConfig(backbone_config=backbone_config, **settings)
         # base_model is what AutoModel builds from the same config (OPT's decoder alone is not)
@@ -338,7 +345,12 @@ class TraceForConditionalGeneration(TracePreTrainedModel, SegmentGenerationMixin
     def _segment_ids(self, input_ids, attention_mask, segment_ids):
         if segment_ids is None:
             return segment_ids_from_input_ids(
-                input_ids, attention_mask, self.config.sep_token_id, self.config.bos_token_id
+                input_ids,
+                attention_mask,
+                self.config.sep_token_id,
+                self.config.bos_token_id,
+                self.config.conditional,
+                self.one_latent_per_text,
             )
         if segment_ids.shape != input_ids.shape:
             raise ValueError(
@@ -348,30 +360,70 @@ class TraceForConditionalGeneration(TracePreTrainedModel, SegmentGenerationMixin
         return segment_ids if attention_mask is None else segment_ids.masked_fill(attention_mask == 0, -1)
 
     def _encode(self, input_ids, attention_mask, segment_ids, sample=None, generator=None) -> SegmentLatents:
-        """Both encoder passes as one doubled batch, then the latent dynamics (paper Sec. 4.1, Fig. 1)."""
-        num_segments = max(1, int(segment_ids.max()))
-        embeds = self.get_input_embeddings()(input_ids)
-        config = self.config.backbone_config
-        masks = [make(config, embeds, attention_mask, segment_ids) for make in (context_mask, segment_mask)]
-        positions = token_positions(torch.ones_like(input_ids) if attention_mask is None else attention_mask)
-        states = self.backbone(
-            inputs_embeds=embeds.repeat(2, 1, 1),
-            attention_mask=torch.cat(masks),
-            position_ids=positions.repeat(2, 1),
-            use_cache=False,
-        ).last_hidden_state
-        last = last_token_index(segment_ids, num_segments)
-        context_states, segment_states = gather_positions(states, last.repeat(2, 1)).chunk(2)
-        steps = torch.arange(1, num_segments + 1, device=input_ids.device)
-        mask = steps <= segment_ids.amax(dim=1, keepdim=True)
-        # the prior of step t reads c_{t-1}, which has not seen x_t
+        """The encoder passes, then the latent dynamics (paper Sec. 4.1, Fig. 1)."""
         return self.latents(
-            context_states[:, :-1],
-            segment_states[:, 1:],
-            mask,
+            *self._encoder_states(input_ids, attention_mask, segment_ids),
             sample=self.training if sample is None else sample,
             generator=generator,
         )
+
+    def _encoder_states(self, input_ids, attention_mask, segment_ids):
+        """What the dynamics read: c_{t-1} (or None), s_t and the steps that a row has. All passes are one batch."""
+        num_segments = int(segment_ids.max())
+        if self.config.conditional and not bool((segment_ids.amax(dim=1) > 0).all()):
+            raise ValueError(
+                "`input_ids` of a conditional model must be BOS, prompt, [SEP] and a text, got a row without a text "
+                "after [SEP]. Use TraceProcessor(..., conditional=True)(texts, prompt=prompts)."
+            )
+        num_segments = max(1, num_segments)
+        embeds = self.get_input_embeddings()(input_ids)
+        names = [self.latents.posterior_pass]
+        if self.latents.reads_context and "context" not in names:
+            names.append("context")
+        config = self.config.backbone_config
+        masks = [ENCODER_MASKS[name](config, embeds, attention_mask, segment_ids) for name in names]
+        positions = token_positions(torch.ones_like(input_ids) if attention_mask is None else attention_mask)
+        states = self.backbone(
+            inputs_embeds=embeds.repeat(len(names), 1, 1),
+            attention_mask=torch.cat(masks),
+            position_ids=positions.repeat(len(names), 1),
+            use_cache=False,
+        ).last_hidden_state
+        last = last_token_index(segment_ids, num_segments)
+        gathered = gather_positions(states, last.repeat(len(names), 1)).chunk(len(names))
+        states = dict(zip(names, gathered, strict=True))
+        steps = torch.arange(1, num_segments + 1, device=input_ids.device)
+        mask = steps <= segment_ids.amax(dim=1, keepdim=True)
+        # the prior of step t reads c_{t-1}, which has not seen x_t
+        context = states["context"][:, :-1] if self.latents.reads_context else None
+        return context, states[self.latents.posterior_pass][:, 1:], mask
+
+    def approximation_error(
+        self,
+        input_ids: torch.LongTensor,
+        attention_mask: torch.Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> torch.Tensor:
+        """
+        How far the approximation of TRACE-P (Eq. 12 to 14) is from the exact recurrence, on given texts.
+
+        Args:
+            input_ids, attention_mask: as in [`~TraceForConditionalGeneration.forward`].
+            generator (`torch.Generator`, *optional*): for the noise, which is the same in both.
+
+        Returns:
+            `torch.Tensor` of shape `(num_segments,)`: |z~_t - z_t| / |z_t| by segment, mean over the texts that have
+            it; 0 would be exact.
+        """
+        if not self.has_latents or not isinstance(self.latents, ParallelDynamics):
+            raise ValueError(
+                "`latent_dynamics` must be 'parallel', the only one that approximates, got "
+                f"'{self.config.latent_dynamics}'."
+            )
+        segment_ids = self._segment_ids(input_ids, attention_mask, None)
+        with torch.no_grad():
+            states = self._encoder_states(input_ids, attention_mask, segment_ids)
+        return self.latents.approximation_error(*states, generator=generator)
 
     @can_return_tuple
     def forward(
@@ -441,6 +493,10 @@ class TraceForConditionalGeneration(TracePreTrainedModel, SegmentGenerationMixin
             embeds = embeds + self.latent_injection(token_latents).to(embeds.dtype)
         elif latents is not None or token_latents is not None:
             raise ValueError("`latents` cannot be used with `latent_dynamics='none'`, a plain language model.")
+        if labels is not None and self.config.conditional:  # the prompt is given, not modelled
+            if segment_ids is None:
+                segment_ids = self._segment_ids(input_ids, attention_mask, None)
+            labels = labels.masked_fill(segment_ids == 0, -100)
 
         if position_ids is None and attention_mask is not None:
             position_ids = token_positions(attention_mask)[:, -input_ids.shape[1] :]

@@ -61,29 +61,39 @@ def check_separator(sep_token_id: int, **others: int | None) -> None:
 def segment_ids_from_input_ids(
     input_ids: torch.LongTensor,
     attention_mask: torch.Tensor | None,
-    sep_token_id: int,
+    sep_token_id: int | None,
     bos_token_id: int | None,
+    conditional: bool = False,
+    one_per_text: bool = False,
 ) -> torch.LongTensor:
     """
-    Number the segments of every row: 0 for the prefix (BOS), 1..T for the segments, -1 for padding.
+    Number the segments of every row: 0 for the prefix, 1..T for the segments, -1 for padding.
 
-    A [SEP] belongs to the segment that it closes. A row that does not start with BOS has no prefix, its first token
-    belongs to segment 1. Left and right padding both work.
+    A [SEP] belongs to the segment that it closes. The prefix is BOS; a row that does not start with BOS has none, its
+    first token belongs to segment 1. With `conditional` the prefix is all up to the first [SEP], that one included.
+    Left and right padding both work.
 
     Args:
         input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`): token ids.
         attention_mask (`torch.Tensor` of shape `(batch_size, sequence_length)`, *optional*): 1 for tokens, 0 for
             padding; all ones when left out.
+        sep_token_id, bos_token_id (`int`): ids of [SEP] and BOS.
+        conditional (`bool`): rows are `BOS prompt [SEP] | x_1 [SEP] | ...`.
+        one_per_text (`bool`): all after the prefix is segment 1, whatever [SEP] it holds.
 
     Returns:
         `torch.LongTensor` of shape `(batch_size, sequence_length)`.
     """
     real = torch.ones_like(input_ids) if attention_mask is None else attention_mask.long()
-    closes = (input_ids == sep_token_id).long() * real
-    ids = closes.cumsum(-1) - closes + 1
-    if bos_token_id is not None:
-        is_prefix = (real.cumsum(-1) == 1) & (input_ids == bos_token_id)
-        ids = ids.masked_fill(is_prefix, 0)
+    closes = torch.zeros_like(input_ids) if sep_token_id is None else (input_ids == sep_token_id).long() * real
+    ids = closes.cumsum(-1) - closes
+    if not conditional:
+        ids = ids + 1
+        if bos_token_id is not None:
+            is_prefix = (real.cumsum(-1) == 1) & (input_ids == bos_token_id)
+            ids = ids.masked_fill(is_prefix, 0)
+    if one_per_text:
+        ids = ids.clamp_max(1)
     return ids.masked_fill(real == 0, -1)
 
 
@@ -160,3 +170,12 @@ def segment_mask(config, inputs_embeds, attention_mask, segment_ids):
         return segment_ids[batch_idx, q_idx] == segment_ids[batch_idx, kv_idx]
 
     return create_bidirectional_mask(config, inputs_embeds, attention_mask, and_mask_function=same_segment)
+
+
+def whole_mask(config, inputs_embeds, attention_mask, segment_ids):
+    """A bidirectional pass: a token sees the whole text, its prefix included. Arguments as for [`context_mask`]."""
+    return create_bidirectional_mask(config, inputs_embeds, attention_mask, allow_is_bidirectional_skip=False)
+
+
+# The encoder passes by the name that latent dynamics know them by
+ENCODER_MASKS = {"context": context_mask, "segment": segment_mask, "whole": whole_mask}

@@ -32,11 +32,9 @@ def test_every_latent_dynamics_is_a_valid_value(value):
     assert tiny_config(latent_dynamics=value).latent_dynamics == value
 
 
-def test_dynamics_of_other_versions_are_refused_by_the_model():
-    with pytest.raises(
-        ValueError, match="`latent_dynamics='single'` is not in this version. Use 'recurrent' or 'none'"
-    ):
-        TraceForConditionalGeneration(tiny_config(latent_dynamics="single"))
+@pytest.mark.parametrize("value", ["recurrent", "parallel", "independent", "context", "single", "none"])
+def test_every_latent_dynamics_has_a_model(value):
+    assert TraceForConditionalGeneration(tiny_config(latent_dynamics=value)).has_latents == (value != "none")
 
 
 @pytest.mark.parametrize(

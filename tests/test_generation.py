@@ -105,7 +105,7 @@ def test_beams_share_the_first_latent():
 def test_latents_have_the_priors_mean_and_variance(lengths):
     """z_1 ~ N(0, I); later ones standard normal once the prior, from a full re-encoding of the text, is taken out."""
     model = tiny_model(**LENGTHS[lengths])
-    rows = 4000
+    rows = 8000
     limit = {} if lengths == "fixed" else {"max_segment_length": 3}  # so that many texts have three segments
     out = run(
         model, "none", num_return_sequences=rows, do_sample=True, max_new_tokens=10, output_logits=False, **limit
@@ -242,7 +242,7 @@ def test_cached_encoder_equals_full_encoding(lengths):
     whole = TraceCache()
     end = cache.encoder.get_seq_length()
     model._encode_prompt(
-        whole, out.sequences, mask, segments, torch.full((len(segments),), end), int(segments[:, :end].max()) + 1
+        whole, out.sequences, segments, torch.full((len(segments),), end), int(segments[:, :end].max()) + 1
     )
     for grown, once in zip(cache.encoder.layers, whole.encoder.layers, strict=True):
         for row in range(len(segments)):

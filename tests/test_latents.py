@@ -6,7 +6,8 @@ from tiny import tiny_config
 from torch.distributions import Normal, kl_divergence
 
 from modeling_trace import gamma_for_rate
-from modeling_trace.latents_trace import RecurrentDynamics, gaussian_kl, recurrent_scan, smooth_bound
+from modeling_trace.dynamics_trace import RecurrentDynamics
+from modeling_trace.latents_trace import gaussian_kl, recurrent_scan, smooth_bound
 
 
 def test_kl_equals_torch_distributions():
