@@ -402,6 +402,11 @@ LATENT_DYNAMICS: dict[str, type[LatentDynamics]] = {
 }
 
 
+def has_segments(latent_dynamics: str) -> bool:
+    """Whether texts are cut into segments: not for a plain language model, nor for one latent per text."""
+    return latent_dynamics != "none" and not getattr(LATENT_DYNAMICS.get(latent_dynamics), "one_per_text", False)
+
+
 def register_latent_dynamics(name: str) -> Callable[[type[LatentDynamics]], type[LatentDynamics]]:
     """
     Make latent dynamics of your own a value of `TraceConfig.latent_dynamics`.
@@ -453,5 +458,6 @@ __all__ = [
     "ParallelDynamics",
     "RecurrentDynamics",
     "SingleDynamics",
+    "has_segments",
     "register_latent_dynamics",
 ]

@@ -203,7 +203,7 @@ def test_bad_sizes(settings, message):
         ("{}/empty", "got none in the folder"),
         ("{}/saved", "Pass datasets.load_from_disk"),
         ("{}/bad.jsonl", "could not be read"),
-        ("{}/holes.jsonl", r"has 3 rows \(1, 3, 4\) without text in the column 'text'. Filter first"),
+        ("{}/holes.jsonl", r"has 3 rows \(1, 3, 4\) without text in the column 'text'. Leave them out by"),
     ],
 )
 def test_bad_sources(name, message, tmp_path):

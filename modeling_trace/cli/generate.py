@@ -70,6 +70,8 @@ def run(argv: list[str] | None = None) -> int:
     latent_settings = _latent_settings(arguments, has_latents)
     processor = TraceProcessor.from_pretrained(arguments.model)
     prompts = arguments.prompt or [None]
+    if processor.conditional and arguments.prompt is None:
+        raise ValueError("this is a conditional model, which writes on a prompt. Give one: --prompt 'A walk'")
     max_new_tokens = _max_new_tokens(arguments.max_new_tokens, processor, prompts, config)
     model = TraceForConditionalGeneration.from_pretrained(arguments.model).to(device).eval()
     if not has_latents and not decoding.get("do_sample", model.generation_config.do_sample):
@@ -103,7 +105,11 @@ def _parse(argv: list[str]) -> tuple[Namespace, dict[str, Any]]:
         "--top_k, --top_p and --temperature ask for sampling; with --num_beams 4 each text is its own beam search.",
     )
     parser.add_argument("model", nargs="?", help="folder or Hub id of a model that `modeling-trace train` wrote")
-    parser.add_argument("--prompt", action="append", help="start of the texts; may be given several times")
+    parser.add_argument(
+        "--prompt",
+        action="append",
+        help="start of the texts, or what a conditional model writes on; may be given several times",
+    )
     group = parser.add_argument_group("decoding (see transformers.GenerationConfig)")
     names = [name for name in vars(GenerationConfig()) if not name.startswith("_") and name not in NOT_FLAGS]
     for name in sorted(names):
@@ -196,7 +202,11 @@ def _load_config(name: str) -> PreTrainedConfig:
 
 def _max_new_tokens(wanted: int | None, processor, prompts: list[str | None], config: PreTrainedConfig) -> int:
     """Also the check that every prompt can be tokenized and fits."""
-    encoded = processor.encode([prompt for prompt in prompts if prompt is not None], add_eos=False)
+    prompts = [prompt for prompt in prompts if prompt is not None]
+    if processor.conditional:
+        encoded = processor.encode(None, prompts=prompts)
+    else:
+        encoded = processor.encode(prompts, add_eos=False)
     longest = max((len(ids) for ids in encoded), default=1)
     context = getattr(config.get_text_config(), "max_position_embeddings", None)
     room = MAX_NEW_TOKENS if context is None else context - longest
@@ -222,6 +232,8 @@ def _write_texts(model, processor, prompts, arguments: Namespace, settings: dict
         if batch[0] is None:
             input_ids = torch.full((len(batch), 1), processor.bos_token_id)
             inputs = {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
+        elif processor.conditional:
+            inputs = processor(prompt=batch, padding=True, return_tensors="pt")
         else:
             inputs = processor(batch, add_eos=False, padding=True, return_tensors="pt")
         inputs = {name: tensor.to(model.device) for name, tensor in inputs.items()}

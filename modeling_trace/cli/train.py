@@ -26,6 +26,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from ..configuration_trace import TraceConfig
 from ..data import TraceProcessor, load_texts, prepare_dataset, train_tokenizer
+from ..dynamics_trace import has_segments
 from ..modeling_trace import TraceForConditionalGeneration, resolve_backbone
 from ..training import TraceTrainer, check_output_dir
 from .parser import one_line
@@ -64,13 +65,17 @@ def run(argv: list[str] | None = None) -> int:
         train_texts, eval_texts = load_texts(
             data.dataset,
             text_column=data.text_column,
+            prompt_column=data.prompt_column,
+            conditional=model_settings["conditional"],
+            drop_empty=data.drop_empty,
             split=data.split,
             validation_split=data.validation_split,
             max_texts=data.max_texts,
         )
     if tokenizer is None:
-        tokenizer = train_tokenizer(train_texts["text"], data.vocab_size)
-    processor = TraceProcessor(tokenizer, segmenter)
+        texts = [text for name in ("prompt", "text") if name in train_texts.column_names for text in train_texts[name]]
+        tokenizer = train_tokenizer(texts, data.vocab_size)
+    processor = TraceProcessor(tokenizer, segmenter, model_settings["conditional"])
     if data.backbone_config is not None:
         backbone_config.vocab_size = len(processor.tokenizer)
         for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
@@ -205,7 +210,7 @@ def _max_length(max_length: int | None, config: PreTrainedConfig, settings: dict
         max_length = int(min(context, MAX_LENGTH))
     elif max_length > context:
         raise ValueError(f"`max_length` must fit the backbone's context of {context} tokens, got {max_length}.")
-    segment_length = 1 if settings["latent_dynamics"] == "none" else settings["segment_length"] or 1
+    segment_length = (settings["segment_length"] or 1) if has_segments(settings["latent_dynamics"]) else 1
     if max_length < segment_length + 2:
         raise ValueError(
             f"`max_length` must be >= {segment_length + 2} for BOS, segments of {segment_length} tokens and [SEP], "
@@ -290,6 +295,8 @@ def _announce(model: TraceForConditionalGeneration, train_dataset, eval_dataset,
     kind = "a plain language model"
     if model.has_latents:
         kind = f"TRACE ({config.latent_dynamics} latents of {config.latent_size} dimensions)"
+    if config.conditional:
+        kind = f"conditional {kind.removeprefix('a ')}"
     kept_back = f", {len(eval_dataset)} kept back for validation" if eval_dataset is not None else ""
     return (
         f"Training {kind} on {len(train_dataset)} texts{kept_back}. Backbone: {config.backbone_config.model_type}, "
@@ -312,6 +319,8 @@ def _summary(metrics: dict[str, float], model: TraceForConditionalGeneration, ou
         else:
             lines.append(f"  -log p(text)        {nats:9.2f}")
     decoding = "" if model.has_latents else " --top_k 50"
+    if model.config.conditional:
+        decoding += " --prompt '...'"
     lines.append(f"Next: modeling-trace generate {shlex.quote(output_dir)} --num_texts 20{decoding}")
     return "\n".join(lines)
 

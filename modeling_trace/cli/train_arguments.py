@@ -12,6 +12,8 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from ..configuration_trace import TraceConfig
 from ..data import FixedLengthSegmenter, RegexSegmenter, SentenceSegmenter
+from ..data.presets import PRESETS, SYSTEMS, named_settings
+from ..dynamics_trace import has_segments
 from ..training import get_schedule
 from .parser import CommandParser, argument_values, flag, nearest, one_line, read_yaml
 
@@ -62,6 +64,14 @@ class DataArguments:
 
     _argument_group_name = "backbone, data and KL schedule"
 
+    preset: str | None = flag(None, f"Data set and training settings of the paper: {', '.join(PRESETS)}.")
+    system: str | None = flag(
+        None, f"One of the paper's systems and ablations: {', '.join(SYSTEMS)}. Flags win over these three."
+    )
+    recipe: str | None = flag(
+        None,
+        "paper: TraceConfig.paper() and the paper's training settings, with a warning. Default: what worked here.",
+    )
     backbone: str = flag(
         "gpt2",
         "Language model to start from: Hub id, folder, GGUF file or smollm2-135m. Not used with backbone_config.",
@@ -77,6 +87,10 @@ class DataArguments:
         "Texts: reviews (built in), a Hub id, or a file, folder or glob of jsonl, csv, parquet or txt (.gz).",
     )
     text_column: str | None = flag(None, "Column with the texts. Found by itself where there is only one.")
+    prompt_column: str | None = flag(
+        None, "Column with the prompts, for --conditional true. Found by itself where it is called prompt, title, ..."
+    )
+    drop_empty: bool = flag(False, "Leave rows without a text (or prompt) out, rather than stop at them.")
     split: str = flag("train", "Split to train on.")
     validation_split: str | None = flag(
         "0.1", "Fraction or number of training texts to keep back (the same ones whatever the seed), a split, or none."
@@ -146,7 +160,10 @@ def parse_arguments(argv: list[str]) -> Namespace:
     """Flags over the YAML file over the defaults, all still as the user wrote them."""
     parser = make_parser()
     config = parser.parse(argv).config
-    return parser.parse(argv, {} if config is None else read_yaml(config), source=config)
+    values = {} if config is None else read_yaml(config)
+    named = parser.parse(argv, values, source=config)
+    values = {**named_settings(named.preset, named.system, named.recipe), **values}
+    return parser.parse(argv, values, source=config)
 
 
 def to_dataclasses(namespace: Namespace) -> tuple[DataArguments, dict[str, Any], TrainingArguments]:
@@ -179,6 +196,8 @@ def resolved_arguments(
     """What train_config.yaml holds: every argument that is not a default of Transformers, ready to run again."""
     names = SCHEDULE_ARGUMENTS[data.kl_schedule]
     texts = argument_values(data) | {argument: getattr(schedule, name) for argument, name in names.items()}
+    for name in ("preset", "system", "recipe"):  # what they stand for is written out
+        texts.pop(name)
     texts.pop("backbone" if data.backbone_config is not None else "vocab_size")
     texts = {name: value for name, value in texts.items() if value is not None or name == "validation_split"}
     defaults, training = make_parser().parse([]), {}
@@ -238,7 +257,7 @@ def make_segmenter(data: DataArguments, model_settings: dict[str, Any]):
             raise ValueError(r"`segment_pattern` is needed for segmenter regex, e.g. '\n+' for lines.")
         else:
             segmenter = RegexSegmenter(data.segment_pattern)
-    return None if model_settings["latent_dynamics"] == "none" else segmenter
+    return segmenter if has_segments(model_settings["latent_dynamics"]) else None
 
 
 def make_backbone_config(data: DataArguments) -> PreTrainedConfig:

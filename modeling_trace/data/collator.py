@@ -9,9 +9,10 @@ from .processor import TraceProcessor
 
 class TraceDataCollator:
     """
-    Pads on the right and makes the labels: every token but the first (BOS) is a target, EOS and [SEP] included, and
-    padding is none, so that `(labels != -100).sum()` is the number of target tokens. Columns other than `input_ids`
-    and `attention_mask` are dropped.
+    Pads on the right and makes the labels: every token but the first (BOS) is a target, EOS and [SEP] included.
+    Padding is none, nor is the prompt (all up to the first [SEP]) with a conditional processor, so that
+    `(labels != -100).sum()` is the number of target tokens. Columns other than `input_ids` and `attention_mask` are
+    dropped.
 
     Args:
         processor ([`TraceProcessor`] or `PreTrainedTokenizerBase`): says how to pad.
@@ -35,6 +36,7 @@ class TraceDataCollator:
             )
         self.tokenizer = tokenizer
         self.pad_to_multiple_of = pad_to_multiple_of
+        self.prompt_end = processor.sep_token_id if getattr(processor, "conditional", False) else None
 
     def __call__(self, features: list[dict]) -> dict[str, torch.Tensor]:
         """
@@ -63,7 +65,11 @@ class TraceDataCollator:
         )
         input_ids, attention_mask = padded["input_ids"], padded["attention_mask"]
         is_first = attention_mask.cumsum(-1).eq(1) & attention_mask.eq(1)
-        labels = input_ids.masked_fill(attention_mask.eq(0) | is_first, -100)
+        no_target = attention_mask.eq(0) | is_first
+        if self.prompt_end is not None:
+            closes = input_ids.eq(self.prompt_end)
+            no_target |= (closes.cumsum(-1) - closes.long()).eq(0)
+        labels = input_ids.masked_fill(no_target, -100)
         return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
 
 

@@ -22,6 +22,7 @@ REVIEWS_SIZE = 20_000
 
 _BUILDERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet", ".txt": "text"}
 _HUB_ID = re.compile(r"([\w.-]+/[\w.-]+)(?::(.+))?")
+_PROMPT_COLUMNS = ("prompt", "title", "question", "context", "input")
 _TEXT_COLUMNS = ("text", "review", "story", "content", "sentence", "document", "article", "body")
 _FORMS = (
     f"Use '{REVIEWS}' (the built-in corpus), a Hub id such as 'org/name' or 'org/name:config', a Dataset, or a file, "
@@ -33,6 +34,9 @@ def load_texts(
     dataset: "str | os.PathLike | Dataset",
     *,
     text_column: str | None = None,
+    prompt_column: str | None = None,
+    conditional: bool = False,
+    drop_empty: bool = False,
     split: str = "train",
     validation_split: float | int | str | None = 0.1,
     max_texts: int | None = None,
@@ -47,6 +51,12 @@ def load_texts(
             (one text per line, blank lines are no texts), also with .gz; or a Dataset in memory.
         text_column (`str`, *optional*): the column with the texts. Found where there is only one (text) column, or one
             called text, review, story, content, ...
+        prompt_column (`str`, *optional*): the column with the prompts, for `conditional`. Found where it is called
+            prompt, title, question, ...
+        conditional (`bool`, *optional*, defaults to `False`): texts have prompts. A data set with a column `prompt`
+            that is not to be used as one must be told so: without it such a column is an error.
+        drop_empty (`bool`, *optional*, defaults to `False`): leave rows without a text or prompt out, with a warning
+            that says how many. They are an error otherwise.
         split (`str`, *optional*, defaults to `"train"`): the split to train on, also `"train[:10%]"`. Datasets in
             memory have none.
         validation_split (`float`, `int`, `str`, *optional*, defaults to 0.1): a fraction or a number of the training
@@ -55,8 +65,8 @@ def load_texts(
         seed (`int`, *optional*, defaults to 0): for the drawing and for the texts kept back.
 
     Returns:
-        The training `Dataset` and the validation `Dataset` or `None`. The texts are in the column `text`, the other
-        columns are kept.
+        The training `Dataset` and the validation `Dataset` or `None`. The texts are in the column `text`, prompts in
+        `prompt`, the other columns are kept.
 
     Raises:
         ValueError: nothing found, an unknown split or column, empty texts (with their row numbers).
@@ -75,6 +85,11 @@ def load_texts(
     ```
     """
     _check_sizes(validation_split, max_texts)
+    if prompt_column is not None and not conditional:
+        raise ValueError(
+            f"`prompt_column` is for conditional models, got {prompt_column!r}. Set conditional=True, or leave it out."
+        )
+    columns = (text_column, prompt_column, conditional, drop_empty)
     if isinstance(validation_split, str):
         if not isinstance(dataset, (str, os.PathLike)) or str(dataset) == REVIEWS:
             raise ValueError(
@@ -85,11 +100,11 @@ def load_texts(
             raise ValueError(f"`validation_split` must not be the training split, got {split!r} for both.")
 
     # both are checked before either is cut down, so that row numbers are the user's own
-    train = _one_text_column(_load_split(dataset, "split", split, max_texts), text_column)
+    train = _named_columns(_load_split(dataset, "split", split, max_texts), *columns)
     validation = None
     if isinstance(validation_split, str):
         named = _load_split(dataset, "validation_split", validation_split, max_texts)
-        validation = _one_text_column(named, text_column)
+        validation = _named_columns(named, *columns)
     train = _at_most(train, max_texts, seed)
     if validation is not None:
         validation = _at_most(validation, max_texts, seed)
@@ -113,6 +128,7 @@ def prepare_dataset(
     processor: TraceProcessor,
     *,
     text_column: str = "text",
+    prompt_column: str = "prompt",
     max_length: int | None = None,
     num_proc: int | None = None,
 ) -> "Dataset":
@@ -126,7 +142,10 @@ def prepare_dataset(
         dataset (`datasets.Dataset`): the texts.
         processor ([`TraceProcessor`]): tokenizer and segmenter.
         text_column (`str`, *optional*, defaults to `"text"`): the column with the texts.
-        max_length (`int`, *optional*): longest row in tokens; longer texts lose whole segments at their end.
+        prompt_column (`str`, *optional*, defaults to `"prompt"`): the column with their prompts, for a conditional
+            processor only.
+        max_length (`int`, *optional*): longest row in tokens; longer texts lose whole segments at their end, prompts
+            are kept whole.
         num_proc (`int`, *optional*): processes to use.
 
     Returns:
@@ -139,6 +158,11 @@ def prepare_dataset(
     added = processor.tokenizer.added_tokens_decoder
     control = [added[token].content for token in sorted(processor.control_token_ids) if token in added]
     _check_texts(dataset, text_column, control)
+    _check_conditional(dataset, processor.conditional, prompt_column)
+    columns = [text_column, prompt_column] if processor.conditional else [text_column]
+    if processor.conditional:
+        _check_column(dataset, prompt_column, "prompt_column")
+        _check_texts(dataset, prompt_column, control)
 
     segmenter = processor.segmenter
     if segmenter is not None and not segmenter.is_ready:
@@ -146,13 +170,16 @@ def prepare_dataset(
         batches = dataset.select_columns([text_column]).with_format(None).iter(batch_size=1000)
         segmenter.fit(text for batch in batches for text in batch[text_column])
 
-    def encode(texts, rows):
-        input_ids = processor.encode(texts, max_length=max_length, first_row=rows[0])
+    def encode(texts, *prompts_and_rows):
+        *prompts, rows = prompts_and_rows
+        input_ids = processor.encode(
+            texts, prompts=prompts[0] if prompts else None, max_length=max_length, first_row=rows[0]
+        )
         return {"input_ids": input_ids, "attention_mask": [[1] * len(ids) for ids in input_ids]}
 
     return dataset.with_format(None).map(
         encode,
-        input_columns=text_column,
+        input_columns=columns,
         with_indices=True,
         batched=True,
         remove_columns=dataset.column_names,
@@ -301,15 +328,30 @@ def _check_dataset(dataset) -> None:
     )
 
 
-def _check_column(dataset, column: str) -> None:
+def _check_conditional(dataset, conditional: bool, prompt_column: str | None) -> None:
+    """Prompts where the model wants none, or the reverse."""
+    names = dataset.column_names
+    if conditional and prompt_column is not None and prompt_column not in names:
+        raise ValueError(
+            f"`prompt_column` {prompt_column!r} is not in the data set, which has {', '.join(names)}. A conditional "
+            "model needs a prompt for each text; for texts alone leave `conditional` False."
+        )
+    if not conditional and "prompt" in names:
+        raise ValueError(
+            "`dataset` has a column 'prompt', but the model is not conditional. Set conditional=True (command line: "
+            "--conditional true), or drop the column: dataset.remove_columns('prompt')."
+        )
+
+
+def _check_column(dataset, column: str, argument: str = "text_column") -> None:
     if column not in dataset.column_names:
         raise ValueError(
-            f"`text_column` {column!r} is not in the data set, which has {', '.join(dataset.column_names)}."
+            f"`{argument}` {column!r} is not in the data set, which has {', '.join(dataset.column_names)}."
             f"{_nearest(column, dataset.column_names)}"
         )
     dtype = getattr(dataset.features[column], "dtype", type(dataset.features[column]).__name__)
     if dtype not in ("string", "large_string", "null"):
-        raise ValueError(f"`text_column` must hold texts, got {column!r} of type {dtype}. {_columns(dataset)}")
+        raise ValueError(f"`{argument}` must hold texts, got {column!r} of type {dtype}. {_columns(dataset)}")
 
 
 def _check_texts(dataset, column: str, control: list[str] = ()) -> None:
@@ -330,8 +372,8 @@ def _check_texts(dataset, column: str, control: list[str] = ()) -> None:
         start += len(texts)
     if empty:
         raise ValueError(
-            f"`dataset` has {_rows(empty)} without text in the column '{column}'. Filter first: "
-            f"dataset.filter(lambda row: (row['{column}'] or '').strip() != '')."
+            f"`dataset` has {_rows(empty)} without text in the column '{column}'. Leave them out by drop_empty=True "
+            "(command line: --drop_empty true)."
         )
     for token, rows in found.items():
         if rows:
@@ -341,9 +383,46 @@ def _check_texts(dataset, column: str, control: list[str] = ()) -> None:
             )
 
 
-def _one_text_column(dataset, text_column: str | None):
+def _named_columns(dataset, text_column: str | None, prompt_column: str | None, conditional: bool, drop_empty: bool):
+    """Rename the columns of texts and prompts to `text` and `prompt`, after checking them."""
+    if conditional:
+        names = dataset.column_names
+        if prompt_column is None:
+            lower = {name.lower(): name for name in reversed(names) if name != text_column}
+            known = [lower[name] for name in _PROMPT_COLUMNS if name in lower]
+            prompt_column = known[0] if known else None
+        if prompt_column is None:
+            raise ValueError(
+                f"`conditional` is set, but the data set has no column of prompts. {_columns(dataset)} Name it by "
+                "`prompt_column`, or leave `conditional` False."
+            )
+        if prompt_column == text_column:
+            raise ValueError(f"`prompt_column` must not be the column of texts, got {prompt_column!r} for both.")
+    else:
+        _check_conditional(dataset, False, None)
+    dataset = _one_text_column(dataset, text_column, prompt_column, drop_empty)
+    if conditional:
+        _check_column(dataset, prompt_column, "prompt_column")
+        if drop_empty:
+            dataset = _without_empty(dataset, prompt_column)
+        _check_texts(dataset, prompt_column)
+        if prompt_column != "prompt":
+            if "prompt" in dataset.column_names:
+                dataset = dataset.remove_columns("prompt")
+            dataset = dataset.rename_column(prompt_column, "prompt")
+    return dataset
+
+
+def _without_empty(dataset, column: str):
+    kept = dataset.filter(lambda text: (text or "").strip() != "", input_columns=column, desc="Dropping empty rows")
+    if len(kept) < len(dataset):
+        logger.warning(f"Dropped {len(dataset) - len(kept)} rows without text in the column '{column}'.")
+    return kept
+
+
+def _one_text_column(dataset, text_column: str | None, prompt_column: str | None, drop_empty: bool):
     """Rename the column of texts to `text`, after checking it."""
-    names = dataset.column_names
+    names = [name for name in dataset.column_names if name != prompt_column]
     column = text_column
     if column is None:
         lower = {name.lower(): name for name in reversed(names)}
@@ -357,6 +436,8 @@ def _one_text_column(dataset, text_column: str | None):
         if len(names) > 1:
             logger.info(f"Texts are read from the column '{column}' of {', '.join(names)}.")
     _check_column(dataset, column)
+    if drop_empty:
+        dataset = _without_empty(dataset, column)
     _check_texts(dataset, column)
     if column == "text":
         return dataset

@@ -25,6 +25,8 @@ class TraceProcessor(PushToHubMixin):
     """
     A tokenizer and a segmenter: writes a text as `BOS | x_1 [SEP] | x_2 [SEP] | ... | x_T EOS` and reads it back.
 
+    With `conditional` every text has a prompt: `BOS prompt [SEP] | x_1 [SEP] | ... | x_T EOS`.
+
     The whole text is tokenised once and the tokens are cut, so that without [SEP], BOS and EOS they are exactly the
     tokens that a plain language model sees.
 
@@ -32,7 +34,8 @@ class TraceProcessor(PushToHubMixin):
         tokenizer (`PreTrainedTokenizerBase`): the backbone's tokenizer. Changed in place: a [SEP] token is added where
             it has none, PAD and BOS fall back to EOS. The model's embeddings must be resized to `len(tokenizer)`.
         segmenter ([`Segmenter`], *optional*, defaults to `FixedLengthSegmenter(10)`): where to cut. `None` means a
-            plain language model: no [SEP], the text is one segment.
+            plain language model, or one latent for the whole text: no [SEP], the text is one segment.
+        conditional (`bool`, *optional*, defaults to `False`): texts have prompts, as in `TraceConfig.conditional`.
 
     Example:
 
@@ -40,6 +43,10 @@ class TraceProcessor(PushToHubMixin):
     processor = TraceProcessor(AutoTokenizer.from_pretrained("gpt2"), FixedLengthSegmenter(10))
     inputs = processor(["A first text.", "And another."], padding=True, return_tensors="pt")
     processor.batch_decode(inputs["input_ids"])  # ["A first text.", "And another."]
+
+    stories = TraceProcessor(AutoTokenizer.from_pretrained("gpt2"), SentenceSegmenter(), conditional=True)
+    stories(["It rained. We went out."], prompt=["A walk"])  # for training
+    stories(prompt=["A walk"], padding=True, return_tensors="pt")  # for generate()
     ```
     """
 
@@ -49,6 +56,7 @@ class TraceProcessor(PushToHubMixin):
         self,
         tokenizer: PreTrainedTokenizerBase,
         segmenter: Segmenter | None = PAPER_SEGMENTER,
+        conditional: bool = False,
     ):
         if not isinstance(tokenizer, PreTrainedTokenizerBase):
             raise ValueError(
@@ -67,18 +75,20 @@ class TraceProcessor(PushToHubMixin):
             )
         if tokenizer.eos_token_id is None:
             raise ValueError("`tokenizer` has no EOS token, got eos_token=None. Set tokenizer.eos_token first.")
-        if segmenter is not None:
+        if segmenter is not None or conditional:
             add_separator_token(tokenizer)
         elif tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
         self.tokenizer = tokenizer
         self.segmenter = segmenter
+        self.conditional = conditional
 
     @classmethod
     def from_backbone(
         cls,
         name_or_path: str | os.PathLike,
         segmenter: Segmenter | None = PAPER_SEGMENTER,
+        conditional: bool = False,
         **kwargs,
     ) -> "TraceProcessor":
         """
@@ -88,10 +98,11 @@ class TraceProcessor(PushToHubMixin):
             name_or_path (`str` or `os.PathLike`): a Hub id, a folder, a GGUF file or `"smollm2-135m"`, as for
                 [`~TraceForConditionalGeneration.from_backbone`].
             segmenter ([`Segmenter`], *optional*, defaults to `FixedLengthSegmenter(10)`): where to cut.
+            conditional (`bool`, *optional*, defaults to `False`): whether texts have prompts.
             kwargs: passed to `AutoTokenizer.from_pretrained`.
         """
         path, gguf = resolve_backbone(name_or_path)
-        return cls(AutoTokenizer.from_pretrained(path, **gguf, **kwargs), segmenter)
+        return cls(AutoTokenizer.from_pretrained(path, **gguf, **kwargs), segmenter, conditional)
 
     # what the Trainer, the pipelines and the model need to know
 
@@ -111,8 +122,8 @@ class TraceProcessor(PushToHubMixin):
 
     @property
     def sep_token_id(self) -> int | None:
-        """The token that closes a segment; `None` for a plain language model."""
-        return None if self.segmenter is None else self.tokenizer.sep_token_id
+        """The token that closes a segment, or a prompt; `None` where there is neither."""
+        return self.tokenizer.sep_token_id if self.segmenter is not None or self.conditional else None
 
     @property
     def segment_length(self) -> int | None:
@@ -131,8 +142,9 @@ class TraceProcessor(PushToHubMixin):
 
     def __call__(
         self,
-        text: str | list[str],
+        text: str | list[str] | None = None,
         *,
+        prompt: str | list[str] | None = None,
         add_eos: bool = True,
         max_length: int | None = None,
         padding: bool | str = False,
@@ -142,12 +154,15 @@ class TraceProcessor(PushToHubMixin):
         Tokenise, cut into segments, add BOS, [SEP] and EOS.
 
         Args:
-            text (`str` or `list[str]`): one text or several.
+            text (`str` or `list[str]`, *optional*): one text or several. Left out, with `prompt` alone, for
+                generation: `BOS prompt [SEP]`.
+            prompt (`str` or `list[str]`, *optional*): the prompt of each text, for a conditional processor.
             add_eos (`bool`, *optional*, defaults to `True`): whether the text is complete. False for prompts: the last
-                segment stays open (no [SEP], no EOS), `generate()` goes on with it.
+                segment stays open (no [SEP], no EOS), `generate()` goes on with it. Without `text` always False.
             max_length (`int`, *optional*): longest result in tokens, BOS, [SEP] and EOS included. Longer texts lose
                 whole segments at their end. They keep the [SEP] of their last segment, which did close, and get no
-                EOS, since they did not end. Only where not even the first segment fits is it cut inside.
+                EOS, since they did not end. Only where not even the first segment fits is it cut inside. Prompts
+                are kept whole.
             padding (`bool` or `str`, *optional*, defaults to `False`): True or `"longest"` pads to the longest text,
                 `"max_length"` to `max_length`; on the right for complete texts, on the left for prompts.
             return_tensors (`str`, *optional*): `"pt"` or `"np"`.
@@ -157,15 +172,39 @@ class TraceProcessor(PushToHubMixin):
             `(batch_size, sequence_length)`.
 
         Raises:
-            ValueError: a row that is not a string, holds no token, or holds a control token such as [SEP] as text.
+            ValueError: a row that is not a string, holds no token, or holds a control token such as [SEP] as text; a
+                prompt without a conditional processor, or the reverse; a prompt that leaves no room for a text.
         """
+        self._check_prompts(text, prompt)
+        if text is None:
+            single, add_eos = isinstance(prompt, str), False
+            prompts = [prompt] if single else list(prompt)
+            rows = self.encode(None, prompts=prompts, max_length=max_length)
+            return self._batch(rows, single, add_eos, max_length, padding, return_tensors)
         single = isinstance(text, str)
         if not single and (isinstance(text, (Mapping, bytes)) or not hasattr(text, "__iter__")):
             raise ValueError(
                 f"`text` must be a string or a list of strings, got {type(text).__name__}. "
                 "With a data set pass dataset['text'], or use prepare_dataset."
             )
-        rows = self.encode([text] if single else list(text), add_eos=add_eos, max_length=max_length)
+        prompts = None if prompt is None else [prompt] if isinstance(prompt, str) else list(prompt)
+        rows = self.encode([text] if single else list(text), prompts=prompts, add_eos=add_eos, max_length=max_length)
+        return self._batch(rows, single, add_eos, max_length, padding, return_tensors)
+
+    def _check_prompts(self, text, prompt) -> None:
+        if text is None and prompt is None:
+            raise ValueError("`text` is needed, got None." + (" Or `prompt` alone." if self.conditional else ""))
+        if prompt is not None and not self.conditional:
+            raise ValueError(
+                "`prompt` is for a conditional processor, and this one is not. Make it with conditional=True, and the "
+                "model too; to continue a text without that, pass the start of it as `text` with add_eos=False."
+            )
+        if prompt is None and self.conditional:
+            raise ValueError("`prompt` is needed by a conditional processor, got None. Give each text its prompt.")
+        if text is not None and isinstance(text, str) != isinstance(prompt, str) and prompt is not None:
+            raise ValueError("`text` and `prompt` must both be strings, or both lists.")
+
+    def _batch(self, rows, single, add_eos, max_length, padding, return_tensors) -> BatchEncoding:
         if padding:
             if padding == "max_length" and max_length is None:
                 raise ValueError("`padding='max_length'` needs `max_length`, got None. Use padding=True.")
@@ -190,7 +229,13 @@ class TraceProcessor(PushToHubMixin):
         return BatchEncoding(encoded, tensor_type=return_tensors)
 
     def encode(
-        self, texts: list[str], *, add_eos: bool = True, max_length: int | None = None, first_row: int = 0
+        self,
+        texts: list[str] | None,
+        *,
+        prompts: list[str] | None = None,
+        add_eos: bool = True,
+        max_length: int | None = None,
+        first_row: int = 0,
     ) -> list[list[int]]:
         """
         The ids of each text, as lists; arguments as for [`~TraceProcessor.__call__`].
@@ -200,38 +245,35 @@ class TraceProcessor(PushToHubMixin):
         """
         if max_length is not None and (not isinstance(max_length, int) or max_length < 2):
             raise ValueError(f"`max_length` must be an integer >= 2 (BOS and one token), got {max_length!r}.")
-        for number, text in enumerate(texts, first_row):
-            if not isinstance(text, str):
-                raise ValueError(
-                    f"`text` must hold strings, got {text!r:.40} ({type(text).__name__}) in row {number}."
-                )
-            if not text.strip():
-                raise ValueError(f"`text` must not be empty, got {text!r:.40} in row {number}. {_no_text(add_eos)}")
+        prefixes = None
+        if prompts is not None:
+            if texts is not None and len(prompts) != len(texts):
+                raise ValueError(f"`prompt` must have one row per text, got {len(prompts)} for {len(texts)} texts.")
+            tokens = self._tokenize("prompt", prompts, first_row, "Filter such rows out first.")
+            prefixes = [[self.bos_token_id, *ids, self.tokenizer.sep_token_id] for ids in tokens["input_ids"]]
+            for row, prefix in enumerate(prefixes, first_row):
+                if max_length is not None and len(prefix) >= max_length:
+                    raise ValueError(
+                        f"`prompt` leaves no room for text, got {len(prefix)} tokens in row {row} with `max_length` "
+                        f"{max_length}. Raise max_length, or shorten the prompt."
+                    )
+        if texts is None:
+            return prefixes
         if not texts:
             return []
 
         needs_offsets = self.segmenter is not None and self.segmenter.needs_offsets
-        tokens = self.tokenizer(
+        tokens = self._tokenize(
+            "text",
             texts,
-            add_special_tokens=False,
-            return_attention_mask=False,
-            return_token_type_ids=False,
+            first_row,
+            _no_text(add_eos),
             return_offsets_mapping=needs_offsets,
             verbose=max_length is None,  # else it warns of long texts that are cut below
         )
-        control = self.control_token_ids
         rows = []
         for index, (text, ids) in enumerate(zip(texts, tokens["input_ids"], strict=True)):
             row = first_row + index
-            if not ids:
-                raise ValueError(f"`text` has no token, got {text!r:.40} in row {row}. {_no_text(add_eos)}")
-            found = control.intersection(ids)
-            if found:
-                token = self.tokenizer.convert_ids_to_tokens(found.pop())
-                raise ValueError(
-                    f"`text` must not hold the control token '{token}', got it in row {row}: the model would read it "
-                    f"as structure. Take it out first, e.g. text.replace('{token}', ' ')."
-                )
             cuts = []
             if self.segmenter is not None:
                 offsets = tokens["offset_mapping"][index] if needs_offsets else [None] * len(ids)
@@ -241,15 +283,45 @@ class TraceProcessor(PushToHubMixin):
                         f"`segmenter` must cut at increasing indices between 1 and {len(ids) - 1}, got {cuts} from "
                         f"{self.segmenter!r} in row {row}."
                     )
-            rows.append(self._layout(ids, cuts, add_eos, max_length))
+            prefix = [self.bos_token_id] if prefixes is None else prefixes[index]
+            rows.append(self._layout(prefix, ids, cuts, add_eos, max_length))
         return rows
 
-    def _layout(self, ids: list[int], cuts: list[int], add_eos: bool, max_length: int | None) -> list[int]:
-        """`BOS | x_1 [SEP] | ... | x_T EOS` of one text; see `max_length` of [`~TraceProcessor.__call__`]."""
-        row = [self.bos_token_id]
+    def _tokenize(self, name: str, texts: list[str], first_row: int, remedy: str, **kwargs) -> BatchEncoding:
+        """The plain tokens of each text, after checking that they are some, and no structure."""
+        for number, text in enumerate(texts, first_row):
+            if not isinstance(text, str):
+                raise ValueError(
+                    f"`{name}` must hold strings, got {text!r:.40} ({type(text).__name__}) in row {number}."
+                )
+            if not text.strip():
+                raise ValueError(f"`{name}` must not be empty, got {text!r:.40} in row {number}. {remedy}")
+        if not texts:
+            return BatchEncoding({"input_ids": []})
+        tokens = self.tokenizer(
+            texts, add_special_tokens=False, return_attention_mask=False, return_token_type_ids=False, **kwargs
+        )
+        control = self.control_token_ids
+        for row, (text, ids) in enumerate(zip(texts, tokens["input_ids"], strict=True), first_row):
+            if not ids:
+                raise ValueError(f"`{name}` has no token, got {text!r:.40} in row {row}. {remedy}")
+            found = control.intersection(ids)
+            if found:
+                token = self.tokenizer.convert_ids_to_tokens(found.pop())
+                raise ValueError(
+                    f"`{name}` must not hold the control token '{token}', got it in row {row}: the model would read "
+                    f"it as structure. Take it out first, e.g. {name}.replace('{token}', ' ')."
+                )
+        return tokens
+
+    def _layout(
+        self, prefix: list[int], ids: list[int], cuts: list[int], add_eos: bool, max_length: int | None
+    ) -> list[int]:
+        """`prefix | x_1 [SEP] | ... | x_T EOS` of one text; see `max_length` of [`~TraceProcessor.__call__`]."""
+        row = list(prefix)
         segments = [ids[start:end] for start, end in pairwise([0, *cuts, len(ids)])]
         closers = [self.tokenizer.sep_token_id] * len(cuts) + ([self.tokenizer.eos_token_id] if add_eos else [])
-        total = 1 + len(ids) + len(closers)
+        total = len(prefix) + len(ids) + len(closers)
         if max_length is None or total <= max_length:
             for segment, closer in zip_longest(segments, closers):
                 row += segment if closer is None else [*segment, closer]
@@ -259,13 +331,14 @@ class TraceProcessor(PushToHubMixin):
             if len(row) + len(segment) + 1 > max_length:
                 break
             row += [*segment, self.tokenizer.sep_token_id]
-        return row if len(row) > 1 else row + segments[0][: max_length - 1]
+        return row if len(row) > len(prefix) else row + segments[0][: max_length - len(prefix)]
 
     # ids to text
 
     def decode(self, ids, skip_special_tokens: bool = True) -> str | list[str]:
         """
-        The text of one row of ids (a list of texts for several rows), without BOS, [SEP], EOS and PAD.
+        The text of one row of ids (a list of texts for several rows), without BOS, [SEP], EOS and PAD, and without its
+        prompt ([`~TraceProcessor.decode_prompt`] gives that).
 
         Unknown-word tokens are part of the text and stay. `skip_special_tokens=False` shows every token.
 
@@ -277,12 +350,29 @@ class TraceProcessor(PushToHubMixin):
             return [self.decode(row, skip_special_tokens) for row in ids]
         if skip_special_tokens:
             control = self.control_token_ids
+            ids = self._split_prompt(ids)[1]
             ids = [token for token in ids if token not in control]
         return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
     def batch_decode(self, sequences, skip_special_tokens: bool = True) -> list[str]:
         """[`~TraceProcessor.decode`] for every row."""
         return [self.decode(row, skip_special_tokens) for row in _to_list(sequences)]
+
+    def _split_prompt(self, ids: list[int]) -> tuple[list[int], list[int]]:
+        """The ids up to the first [SEP], that one included, and the others; a row without prompt is all text."""
+        if not self.conditional or self.sep_token_id not in ids:
+            return [], ids
+        end = ids.index(self.sep_token_id) + 1
+        return ids[:end], ids[end:]
+
+    def decode_prompt(self, ids) -> str | list[str]:
+        """The prompt of one row of ids (a list for several rows) from a conditional processor or model."""
+        ids = _to_list(ids)
+        if ids and isinstance(ids[0], list):
+            return [self.decode_prompt(row) for row in ids]
+        control = self.control_token_ids
+        prompt = [token for token in self._split_prompt(ids)[0] if token not in control]
+        return self.tokenizer.decode(prompt, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
     def split(self, ids) -> list[str]:
         """
@@ -298,6 +388,7 @@ class TraceProcessor(PushToHubMixin):
             raise ValueError(
                 f"`ids` must be one row of ids, got {len(ids)} rows. Use [processor.split(row) for row in ids]."
             )
+        ids = self._split_prompt(ids)[1]
         sep_token_id = self.sep_token_id
         control = self.control_token_ids
         ends, text_ids, is_open = [], [], False
@@ -314,7 +405,7 @@ class TraceProcessor(PushToHubMixin):
         # a cut may fall inside a character, which then goes to the segment that completes it.
         texts, done = [], ""
         for number, end in enumerate(ends):
-            text = self.decode(text_ids[:end])
+            text = self.tokenizer.decode(text_ids[:end], skip_special_tokens=False, clean_up_tokenization_spaces=False)
             if number < len(ends) - 1:
                 text = text.rstrip("\ufffd")
             texts.append(text[len(done) :])
@@ -332,6 +423,7 @@ class TraceProcessor(PushToHubMixin):
         return {
             "processor_class": self.__class__.__name__,
             "segmenter": None if self.segmenter is None else self.segmenter.to_dict(),
+            "conditional": self.conditional,
         }
 
     def save_pretrained(
@@ -388,11 +480,12 @@ class TraceProcessor(PushToHubMixin):
             got = values.get("processor_class", "processor of another kind")
             raise ValueError(f"`{name}` must hold a saved TraceProcessor, got a {got}. {remedy}")
         segmenter = None if values["segmenter"] is None else Segmenter.from_dict(values["segmenter"])
-        return cls(AutoTokenizer.from_pretrained(name, **kwargs), segmenter)
+        return cls(AutoTokenizer.from_pretrained(name, **kwargs), segmenter, values.get("conditional", False))
 
     def __repr__(self):
         tokenizer = f"{self.tokenizer.__class__.__name__}(vocab_size={len(self.tokenizer)})"
-        return f"{self.__class__.__name__}(tokenizer={tokenizer}, segmenter={self.segmenter!r})"
+        conditional = ", conditional=True" if self.conditional else ""
+        return f"{self.__class__.__name__}(tokenizer={tokenizer}, segmenter={self.segmenter!r}{conditional})"
 
 
 def _no_text(add_eos: bool) -> str:

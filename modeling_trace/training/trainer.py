@@ -14,6 +14,7 @@ from transformers import PreTrainedConfig, Trainer
 from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging
 
+from ..dynamics_trace import has_segments
 from .callbacks import CollapseWarningCallback, KLWeightCallback, get_kl_weight
 
 logger = logging.get_logger(__name__)
@@ -307,7 +308,14 @@ class TraceTrainer(Trainer):
     def _check_segments(self, processing_class) -> None:
         config = self.model.config
         tokenizer = getattr(processing_class, "tokenizer", processing_class)
-        if config.latent_dynamics == "none" or not hasattr(tokenizer, "sep_token_id"):
+        conditional = getattr(processing_class, "conditional", config.conditional)
+        if conditional != config.conditional:
+            raise ValueError(
+                f"`processing_class` has conditional={conditional}, the model {config.conditional}: prompts would be "
+                "taken for text, or the reverse. Make both the same."
+            )
+        segments = has_segments(config.latent_dynamics)
+        if not (segments or conditional) or not hasattr(tokenizer, "sep_token_id"):
             return
         if tokenizer.sep_token_id != config.sep_token_id:
             raise ValueError(
@@ -315,7 +323,7 @@ class TraceTrainer(Trainer):
                 "would not be found. Use the tokenizer that `from_backbone` was given or that is saved with the model."
             )
         length = getattr(processing_class, "segment_length", config.segment_length)
-        if length != config.segment_length:
+        if segments and length != config.segment_length:
             raise ValueError(
                 f"`processing_class` makes segments of length {length}, the model generates {config.segment_length} "
                 f"(None: varying). Build the model with segment_length={length}."
