@@ -221,6 +221,7 @@ class PosteriorNorm(nn.Module):
         if self.kind == "none":
             return x + bias
         if self.training and mask is not None:
+            x = torch.where(mask.unsqueeze(-1), x, 0.0)  # inf * 0 would be NaN, also in the gradient
             mean, var = self._batch_statistics(x, mask.unsqueeze(-1).to(x.dtype))
         else:
             mean, var = self.running_mean.to(x.dtype), self.running_var.to(x.dtype)
@@ -228,8 +229,6 @@ class PosteriorNorm(nn.Module):
 
     def _batch_statistics(self, x, keep):
         axes = tuple(range(x.dim() - 1))
-        # inf * 0 would be NaN: padded steps must not reach the sums at all
-        x = torch.where(keep.bool(), x, 0.0)
         sums = _sum_over_processes(torch.cat([x.sum(axes), keep.sum().reshape(1)]))
         count = sums[-1].clamp_min(1)
         mean = sums[:-1] / count
