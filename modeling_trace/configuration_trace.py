@@ -226,7 +226,10 @@ class TraceConfig(PreTrainedConfig):
         saved_by_user = "LatentDynamics" in (getattr(self, "auto_map", None) or {})
         if not saved_by_user:  # whose class is beside the model
             _check_choice(
-                "latent_dynamics", self.latent_dynamics, (*LATENT_DYNAMICS_VALUES, *sorted(REGISTERED_DYNAMICS))
+                "latent_dynamics",
+                self.latent_dynamics,
+                (*LATENT_DYNAMICS_VALUES, *sorted(REGISTERED_DYNAMICS)),
+                " For dynamics of your own, import the module that registers them.",
             )
         for name in ("conditional", "residual_posterior", "spectral_norm"):
             if not isinstance(getattr(self, name), bool):
@@ -298,10 +301,10 @@ class TraceConfig(PreTrainedConfig):
         return self.backbone_config
 
 
-def _check_choice(name, value, choices):
+def _check_choice(name, value, choices, remedy=""):
     if value not in choices:
         near = difflib.get_close_matches(str(value), choices, n=1)
-        hint = f" Did you mean '{near[0]}'?" if near else ""
+        hint = f" Did you mean '{near[0]}'?" if near else remedy
         raise ValueError(f"`{name}` must be one of {', '.join(map(repr, choices))}, got {value!r}.{hint}")
 
 

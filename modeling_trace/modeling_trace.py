@@ -6,19 +6,22 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     AutoTokenizer,
     DynamicCache,
     GenerationConfig,
+    PreTrainedConfig,
     PreTrainedModel,
 )
 from transformers.generation import GenerationMixin
 from transformers.utils import ModelOutput, can_return_tuple, logging
 
-from .configuration_trace import TraceConfig
-from .dynamics_trace import LATENT_DYNAMICS, ParallelDynamics
+from .configuration_trace import LATENT_DYNAMICS_VALUES, TraceConfig
+from .dynamics_trace import LATENT_DYNAMICS, load_latent_dynamics, needs_remote_code, portable_source
+from .editing_trace import LatentEditingMixin
 from .generation_trace import SegmentGenerationMixin
 from .latents_trace import PosteriorNorm, SegmentLatents
 from .segments_trace import (
@@ -46,6 +49,7 @@ _LOADING_ARGUMENTS = frozenset(
     "attn_implementation cache_dir device_map dtype force_download gguf_file local_files_only max_memory "
     "quantization_config revision subfolder token trust_remote_code".split()
 )
+_DOWNLOAD_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "token")
 # Above this many logits (64 MiB of float32) training computes the loss in pieces of the batch.
 _MAX_LOGITS = 2**24
 
@@ -145,6 +149,71 @@ class TracePreTrainedModel(PreTrainedModel):
             # the buffer is in no checkpoint: loading leaves it as it comes
             nn.init.ones_(module.kl_weight)
 
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *model_args, config=None, **kwargs):
+        """
+        As in Transformers; with `trust_remote_code=True` also for a model whose dynamics are a user's own, which no
+        module here registers: the file that defines them, beside the model, is then run.
+        """
+        cls._find_dynamics(pretrained_model_name_or_path, config, kwargs)
+        return super().from_pretrained(pretrained_model_name_or_path, *model_args, config=config, **kwargs)
+
+    @staticmethod
+    def _find_dynamics(folder, config, kwargs):
+        download = {name: kwargs[name] for name in _DOWNLOAD_ARGUMENTS if name in kwargs}
+        subfolder = kwargs.get("subfolder") or ""
+        if isinstance(config, PreTrainedConfig):
+            values = {name: getattr(config, name, None) for name in ("latent_dynamics", "auto_map")}
+        else:
+            try:
+                values, _ = PreTrainedConfig.get_config_dict(config or folder, subfolder=subfolder, **download)
+            except OSError:  # said better where the model is loaded
+                return
+        name = kwargs.get("latent_dynamics", values.get("latent_dynamics")) or TraceConfig.latent_dynamics
+        reference = (values.get("auto_map") or {}).get("LatentDynamics")
+        if reference is None or not needs_remote_code(name):
+            return
+        if not kwargs.get("trust_remote_code"):
+            raise ValueError(
+                f"`latent_dynamics='{name}'` is a user's own, whose code ({reference}) is in {folder}. Import the "
+                "module that registers it, or read that code and pass trust_remote_code=True."
+            )
+        inside = Path(folder) / subfolder
+        load_latent_dynamics(name, reference, str(inside if inside.is_dir() else folder), **download)
+
+    def save_pretrained(self, save_directory, is_main_process=True, *args, **kwargs):
+        """As in Transformers; with the file that defines the model's dynamics, if they are a user's own."""
+        files = self._name_dynamics()
+        self._dynamics_files = set(files)
+        if is_main_process and not Path(save_directory).is_file():
+            for name, text in files.items():
+                Path(save_directory).mkdir(parents=True, exist_ok=True)
+                (Path(save_directory) / name).write_text(text, encoding="utf-8")
+        return super().save_pretrained(save_directory, is_main_process, *args, **kwargs)
+
+    def _name_dynamics(self) -> dict[str, str]:
+        """Enter a user's own dynamics in `config.auto_map`; the files that define them, by name."""
+        auto_map = dict(getattr(self.config, "auto_map", None) or {})
+        auto_map.pop("LatentDynamics", None)
+        files = {}
+        if self.own_dynamics is not None:
+            source = portable_source(self.own_dynamics)
+            if source is None:
+                logger.warning(
+                    f"`latent_dynamics='{self.config.latent_dynamics}'` is saved without its code: "
+                    f"{self.own_dynamics.__qualname__} is defined where it cannot be imported from. To load the "
+                    "model, register the class first. To save it too, move the class to a file and import that."
+                )
+            else:
+                auto_map["LatentDynamics"], files = source
+        self.config.auto_map = auto_map
+        return files
+
+    def _get_files_timestamps(self, working_dir):
+        # save_pretrained(push_to_hub=True) uploads what is newer than this: the dynamics' files were written before
+        times = super()._get_files_timestamps(working_dir)
+        return {name: time for name, time in times.items() if name not in self._dynamics_files}
+
 
 class LatentInjection(nn.Linear):
     """W_z: adds W_z z_t to the token embeddings (paper Sec. 4.1, end). Starts small: z must not be noise at first."""
@@ -152,8 +221,18 @@ class LatentInjection(nn.Linear):
     def __init__(self, config: TraceConfig):
         super().__init__(config.latent_size, config.backbone_config.hidden_size, bias=False)
 
+    def _load_from_state_dict(self, state_dict, prefix, *args):
+        # an adapter (PEFT) comes here with its weights only: say which setting it was made with
+        saved = state_dict.get(f"{prefix}weight")
+        if saved is not None and saved.shape[-1] != self.in_features:
+            raise ValueError(
+                f"`latent_size` of the saved weights is {saved.shape[-1]}, the model's is {self.in_features}. Build "
+                f"the model with latent_size={saved.shape[-1]}."
+            )
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
-class TraceForConditionalGeneration(TracePreTrainedModel, SegmentGenerationMixin, GenerationMixin):
+
+class TraceForConditionalGeneration(TracePreTrainedModel, SegmentGenerationMixin, LatentEditingMixin, GenerationMixin):
     """
     A decoder-only Transformers language model as a segment-wise variational autoencoder with recurrent latents.
 
@@ -179,13 +258,27 @@ class TraceForConditionalGeneration(TracePreTrainedModel, SegmentGenerationMixin
         super().__init__(config)
         config.check()
         self.has_latents = config.latent_dynamics != "none"
+        self.own_dynamics = None  # the class of a user's own dynamics: saved with the model
         if self.has_latents:
             if config.latent_dynamics not in LATENT_DYNAMICS:
                 raise ValueError(
                     f"`latent_dynamics='{config.latent_dynamics}'` is a user's own, and its class is not here. Import "
-                    "the module that registers it, or load the model with trust_remote_code=True."
+                    "the module that registers it, or load a saved model by from_pretrained with "
+                    "trust_remote_code=True."
                 )
             self.latents = LATENT_DYNAMICS[config.latent_dynamics](config)
+            if config.latent_dynamics not in LATENT_DYNAMICS_VALUES:
+                self.own_dynamics = type(self.latents)
+                lost = {name for name, _ in self.latents.named_buffers()} - self.latents.state_dict().keys()
+                if lost:
+                    raise ValueError(
+                        f"`{self.own_dynamics.__name__}` has the buffer `{min(lost)}` with persistent=False, which "
+                        "holds anything after loading. Register it with persistent=True."
+                    )
+                try:
+                    portable_source(self.own_dynamics)
+                except ValueError as error:  # at the end of training it would be late to hear of it
+                    logger.warning_once(f"{error} Until then save_pretrained, and the Trainer's, will fail.")
             self.latent_injection = LatentInjection(config)
         self.one_latent_per_text = self.has_latents and self.latents.one_per_text
         # a plain language model, and one latent for the whole text, have no segments to separate
@@ -260,6 +353,7 @@ class TraceForConditionalGeneration(TracePreTrainedModel, SegmentGenerationMixin
         settings = {name: value for name, value in kwargs.items() if name in config_fields}
         loading = {name: value for name, value in kwargs.items() if name in _LOADING_ARGUMENTS}
         TraceConfig._check_names(kwargs.keys() - settings.keys() - loading.keys())
+        name = str(backbone) if isinstance(backbone, (str, Path)) else getattr(backbone, "name_or_path", "")
         if isinstance(backbone, (str, Path)):
             path, gguf = resolve_backbone(backbone)
             loading = {"dtype": torch.float32, **gguf, **loading}
@@ -294,6 +388,10 @@ class TraceForConditionalGeneration(TracePreTrainedModel, SegmentGenerationMixin
         # base_model is what AutoModel builds from the same config (OPT's decoder alone is not)
         model = cls(config, backbone=backbone.base_model, lm_head=backbone.get_output_embeddings())
         model = model.to(device=backbone.device, dtype=backbone.dtype).eval()
+        model.name_or_path = name  # PEFT writes it to an adapter, as what the adapter is for
+        for flag in ("is_loaded_in_4bit", "is_loaded_in_8bit"):  # PEFT chooses its layers by these
+            if getattr(backbone, flag, False):
+                setattr(model, flag, True)
         model.generation_config = GenerationConfig(
             bos_token_id=config.bos_token_id, eos_token_id=config.eos_token_id, pad_token_id=config.pad_token_id
         )
@@ -415,7 +513,8 @@ class TraceForConditionalGeneration(TracePreTrainedModel, SegmentGenerationMixin
             `torch.Tensor` of shape `(num_segments,)`: |z~_t - z_t| / |z_t| by segment, mean over the texts that have
             it; 0 would be exact.
         """
-        if not self.has_latents or not isinstance(self.latents, ParallelDynamics):
+        # not by isinstance: PEFT wraps the latent networks
+        if not self.has_latents or not hasattr(self.latents, "approximation_error"):
             raise ValueError(
                 "`latent_dynamics` must be 'parallel', the only one that approximates, got "
                 f"'{self.config.latent_dynamics}'."
@@ -468,7 +567,8 @@ class TraceForConditionalGeneration(TracePreTrainedModel, SegmentGenerationMixin
         Note:
             Latents are aligned with targets: the position that predicts token i carries z of the segment of token i.
         """
-        if input_ids is None:
+        # PeftModelForCausalLM passes `inputs_embeds=None`
+        if input_ids is None or kwargs.pop("inputs_embeds", None) is not None:
             raise ValueError("`input_ids` is needed, got None. `inputs_embeds` cannot be used: [SEP] must be seen.")
         if cache is None:
             self._check_length(input_ids)
@@ -512,7 +612,7 @@ class TraceForConditionalGeneration(TracePreTrainedModel, SegmentGenerationMixin
         outputs.cache = decoded.get("cache")
         hidden = decoded.last_hidden_state
         if labels is None or not self.training:
-            outputs.logits = self.lm_head(hidden[:, -logits_to_keep:] if logits_to_keep else hidden)
+            outputs.logits = self._logits(hidden[:, -logits_to_keep:] if logits_to_keep else hidden)
         if labels is not None:
             self._set_loss(outputs, hidden, labels, found, num_items_in_batch)
         return TraceOutput(**outputs)  # in the order of the fields: outputs[0] is the loss
@@ -541,21 +641,35 @@ class TraceForConditionalGeneration(TracePreTrainedModel, SegmentGenerationMixin
         outputs.reconstruction_loss = reconstruction / batch_size
         outputs.loss = loss / num_items_in_batch
 
+    def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        logits = self.lm_head(hidden)
+        cap = getattr(self.config.backbone_config, "final_logit_softcapping", None)  # Gemma 2
+        return logits if cap is None else torch.tanh(logits / cap) * cap
+
     def _cross_entropy(self, hidden: torch.Tensor, targets: torch.LongTensor) -> torch.Tensor:
         """Sum over targets of -log p, in float32, without all logits at once where they would be large."""
+
+        def piece(hidden, targets):
+            return nn.functional.cross_entropy(self._logits(hidden).float(), targets, reduction="sum")
+
+        vocab_size = self.config.backbone_config.vocab_size
+        if not self.training or targets.numel() * vocab_size <= _MAX_LOGITS:
+            return piece(hidden, targets)
+        size = max(1, _MAX_LOGITS // vocab_size)
+        capped = getattr(self.config.backbone_config, "final_logit_softcapping", None) is not None
+        if capped or hasattr(self.lm_head, "base_layer"):  # PEFT on the head: its weight is not all that it does
+            pieces = zip(hidden.split(size), targets.split(size), strict=True)
+            return sum(checkpoint(piece, *pair, use_reentrant=False) for pair in pieces)
         weight, bias = self.lm_head.weight, getattr(self.lm_head, "bias", None)
-        if self.training and targets.numel() * weight.shape[0] > _MAX_LOGITS:
-            return nn.functional.linear_cross_entropy(
-                hidden.float(),
-                weight.float(),
-                targets,
-                linear_bias=bias,
-                reduction="sum",
-                # its own choice of pieces took 3.7 times as long at 49,153 tokens of vocabulary on a CPU
-                options=nn.LinearCrossEntropyOptions(batch_chunk_size=max(1, _MAX_LOGITS // weight.shape[0])),
-            )
-        logits = self.lm_head(hidden).float()
-        return nn.functional.cross_entropy(logits, targets, reduction="sum")
+        return nn.functional.linear_cross_entropy(
+            hidden.float(),
+            weight.float(),
+            targets,
+            linear_bias=bias,
+            reduction="sum",
+            # its own choice of pieces took 3.7 times as long at 49,153 tokens of vocabulary on a CPU
+            options=nn.LinearCrossEntropyOptions(batch_chunk_size=size),
+        )
 
     def _check_latents(self, latents, input_ids, segment_ids):
         wanted = (input_ids.shape[0], max(1, int(segment_ids.max())), self.config.latent_size)
@@ -582,7 +696,7 @@ def _check_backbone_name(path, loading):
 
 
 def _check_head(backbone, config):
-    """Refuse what would be lost between the last hidden state and the loss: a bias, a cap or a scale of the logits."""
+    """Refuse what would be lost around the backbone: a bias or a scale of the logits, a scale of what goes in."""
     head = backbone.get_output_embeddings()
     if head is None:
         raise ValueError(
@@ -596,10 +710,11 @@ def _check_head(backbone, config):
         )
     if getattr(head, "bias", None) is not None:
         raise ValueError(f"`backbone` '{config.model_type}' has a head with a bias. Use GPT-2, Llama or Qwen models.")
-    for name in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
+    # embedding_multiplier: applied to inputs_embeds, so W_z z would be multiplied too (Gemma scales in its embedding)
+    for name in ("logit_scale", "logits_scaling", "embedding_multiplier"):
         if getattr(config, name, None) not in (None, 1):
             raise ValueError(
-                f"`backbone` '{config.model_type}' changes its logits by `{name}`, which TRACE does not do. "
+                f"`backbone` '{config.model_type}' scales by `{name}`, which TRACE does not do. "
                 "Use GPT-2, Llama or Qwen models."
             )
 

@@ -8,8 +8,10 @@ from transformers import (
     AutoTokenizer,
     BertConfig,
     BertLMHeadModel,
-    Gemma2Config,
-    Gemma2ForCausalLM,
+    CohereConfig,
+    CohereForCausalLM,
+    GraniteConfig,
+    GraniteForCausalLM,
     OPTConfig,
     OPTForCausalLM,
     PhiConfig,
@@ -431,10 +433,13 @@ def test_backbones_that_change_their_logits_are_refused():
     phi = PhiForCausalLM(PhiConfig(**size, intermediate_size=16, bos_token_id=0, eos_token_id=1))
     with pytest.raises(ValueError, match="'phi' has a head with a bias"):
         TraceForConditionalGeneration.from_backbone(phi)
-    small = {"intermediate_size": 16, "num_key_value_heads": 1, "head_dim": 8}
-    gemma = Gemma2ForCausalLM(Gemma2Config(**size, **small, pad_token_id=2, bos_token_id=0, eos_token_id=1))
-    with pytest.raises(ValueError, match="'gemma2' changes its logits by `final_logit_softcapping`"):
-        TraceForConditionalGeneration.from_backbone(gemma)
+    special = {"intermediate_size": 16, "pad_token_id": 2, "bos_token_id": 0, "eos_token_id": 1}
+    cohere = CohereForCausalLM(CohereConfig(**size, **special))
+    with pytest.raises(ValueError, match="'cohere' scales by `logit_scale`"):
+        TraceForConditionalGeneration.from_backbone(cohere)
+    granite = GraniteForCausalLM(GraniteConfig(**size, **special, embedding_multiplier=12.0))
+    with pytest.raises(ValueError, match="'granite' scales by `embedding_multiplier`"):
+        TraceForConditionalGeneration.from_backbone(granite)
 
 
 def test_a_tokenizer_without_special_tokens_gets_them():

@@ -1,11 +1,39 @@
 """Tiny models for the tests: two layers, made on the spot, with latents strong enough that a wrong one shows."""
 
 import torch
-from transformers import GPT2Config, LlamaConfig, Qwen2Config
+from transformers import (
+    Gemma2Config,
+    Gemma3TextConfig,
+    GemmaConfig,
+    GPT2Config,
+    GPTNeoXConfig,
+    LlamaConfig,
+    Qwen2Config,
+    Qwen3Config,
+)
 
 from modeling_trace import TraceConfig, TraceForConditionalGeneration
 
 BOS, EOS, PAD, SEP, VOCAB = 0, 1, 2, 3, 40
+
+
+FAMILIES = {
+    "llama": LlamaConfig,
+    "qwen2": Qwen2Config,
+    "qwen3": Qwen3Config,
+    "gemma": GemmaConfig,
+    "gemma2": Gemma2Config,
+    "gemma3": Gemma3TextConfig,
+    "gpt_neox": GPTNeoXConfig,
+}
+# Windows shorter than the texts of the tests, in one of the two layers
+WINDOWS = {"sliding_window": 5, "layer_types": ["sliding_attention", "full_attention"]}
+OWN_SETTINGS = {
+    "qwen3": {"head_dim": 8},
+    "gemma": {"head_dim": 8},
+    "gemma2": {"head_dim": 8, "query_pre_attn_scalar": 8, "final_logit_softcapping": 3.0} | WINDOWS,
+    "gemma3": {"head_dim": 8, "query_pre_attn_scalar": 8} | WINDOWS,
+}
 
 
 def backbone_config(family: str = "gpt2", **settings):
@@ -16,10 +44,11 @@ def backbone_config(family: str = "gpt2", **settings):
             | {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0, "initializer_range": 0.2}
             | settings
         )
-    return {"llama": LlamaConfig, "qwen2": Qwen2Config}[family](
+    return FAMILIES[family](
         **{"vocab_size": VOCAB, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
         | {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64}
         | {"bos_token_id": BOS, "eos_token_id": EOS, "pad_token_id": PAD, "initializer_range": 0.2}
+        | OWN_SETTINGS.get(family, {})
         | settings
     )
 

@@ -14,6 +14,7 @@ import yaml
 from transformers import AutoConfig, GenerationConfig, PreTrainedConfig, set_seed
 from transformers.hf_argparser import string_to_bool
 from transformers.utils.logging import tqdm
+from transformers.utils.peft_utils import find_adapter_config_file
 
 from ..data import TraceProcessor
 from ..modeling_trace import TraceForConditionalGeneration
@@ -64,8 +65,8 @@ def run(argv: list[str] | None = None) -> int:
     """Write the texts. Returns the exit code."""
     arguments, decoding = _parse(sys.argv[2:] if argv is None else argv)
     _check_arguments(arguments)
-    device = _device(arguments.device)
-    config = _load_config(arguments.model)
+    device = find_device(arguments.device)
+    config = load_config(arguments.model)
     has_latents = config.latent_dynamics != "none"
     latent_settings = _latent_settings(arguments, has_latents)
     processor = TraceProcessor.from_pretrained(arguments.model)
@@ -73,7 +74,7 @@ def run(argv: list[str] | None = None) -> int:
     if processor.conditional and arguments.prompt is None:
         raise ValueError("this is a conditional model, which writes on a prompt. Give one: --prompt 'A walk'")
     max_new_tokens = _max_new_tokens(arguments.max_new_tokens, processor, prompts, config)
-    model = TraceForConditionalGeneration.from_pretrained(arguments.model).to(device).eval()
+    model = load_model(arguments.model).to(device).eval()
     if not has_latents and not decoding.get("do_sample", model.generation_config.do_sample):
         print(
             "warning: a plain language model has no latents, so without sampling all texts of a prompt are the same. "
@@ -86,7 +87,7 @@ def run(argv: list[str] | None = None) -> int:
     settings = {**decoding, **latent_settings, "max_new_tokens": max_new_tokens}
     rows = _write_texts(model, processor, prompts, arguments, settings)
     if arguments.output is not None:
-        _save(rows, arguments.output)
+        save_rows(rows, arguments.output)
     _print_texts(rows, arguments.output, seed)
     return 0
 
@@ -110,18 +111,29 @@ def _parse(argv: list[str]) -> tuple[Namespace, dict[str, Any]]:
         action="append",
         help="start of the texts, or what a conditional model writes on; may be given several times",
     )
+    names = add_decoding(parser)
+    arguments = parser.parse(argv)
+    return arguments, take_decoding(arguments, names)
+
+
+def add_decoding(parser: CommandParser) -> list[str]:
+    """Add the fields of GenerationConfig as flags; returns their names."""
     group = parser.add_argument_group("decoding (see transformers.GenerationConfig)")
     names = [name for name in vars(GenerationConfig()) if not name.startswith("_") and name not in NOT_FLAGS]
     for name in sorted(names):
         kind = {"type": string_to_bool, "nargs": "?", "const": True} if name in SWITCHES else {"type": _value}
         group.add_argument(f"--{name}", **kind)
-    arguments = parser.parse(argv)
+    return names
+
+
+def take_decoding(arguments: Namespace, names: list[str]) -> dict[str, Any]:
+    """The decoding flags that were given, as arguments of generate()."""
     decoding = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
     if any(name in decoding for name in SAMPLING):
         decoding.setdefault("do_sample", True)
     if "num_beams" in decoding and (not isinstance(decoding["num_beams"], int) or decoding["num_beams"] < 1):
         raise ValueError(f"`num_beams` must be an integer >= 1, got {decoding['num_beams']}.")
-    return arguments, decoding
+    return decoding
 
 
 def _value(text: str):
@@ -139,6 +151,11 @@ def _check_arguments(arguments: Namespace) -> None:
         value = getattr(arguments, name)
         if value is not None and value < 1:
             raise ValueError(f"`{name}` must be >= 1, got {value}.")
+    check_output(arguments)
+
+
+def check_output(arguments: Namespace) -> None:
+    """Whether `output` can be written, before anything is."""
     output = arguments.output
     if output is None:
         return
@@ -153,7 +170,8 @@ def _check_arguments(arguments: Namespace) -> None:
         raise ValueError(f"`output` cannot be written, got '{output}': no permission for '{folder}'.")
 
 
-def _device(name: str | None) -> torch.device:
+def find_device(name: str | None) -> torch.device:
+    """The device of that name, or the best one here."""
     there = [
         *(["cuda"] if torch.cuda.is_available() else []),
         *(["mps"] if torch.backends.mps.is_available() else []),
@@ -182,7 +200,7 @@ def _latent_settings(arguments: Namespace, has_latents: bool) -> dict[str, Any]:
 # ---- Model and prompts ----
 
 
-def _load_config(name: str) -> PreTrainedConfig:
+def load_config(name: str) -> PreTrainedConfig:
     """The model's configuration: says in one line what is wrong with a folder or id, before any weights are read."""
     is_folder = os.path.isdir(name)
     if not is_folder and (os.path.exists(name) or name.startswith((".", "/", "~")) or name.count("/") > 1):
@@ -198,6 +216,15 @@ def _load_config(name: str) -> PreTrainedConfig:
             f"--backbone {name}"
         )
     return config
+
+
+def load_model(name: str) -> TraceForConditionalGeneration:
+    """The model in a folder or under a Hub id; of an adapter, the language model with the adapter merged into it."""
+    if find_adapter_config_file(name) is not None:
+        from ..training import load_adapter_model  # the Trainer takes long to import
+
+        return load_adapter_model(name).merge_and_unload()
+    return TraceForConditionalGeneration.from_pretrained(name)
 
 
 def _max_new_tokens(wanted: int | None, processor, prompts: list[str | None], config: PreTrainedConfig) -> int:
@@ -246,7 +273,7 @@ def _write_texts(model, processor, prompts, arguments: Namespace, settings: dict
 # ---- Output ----
 
 
-def _save(rows: list[dict[str, Any]], path: str) -> None:
+def save_rows(rows: list[dict[str, Any]], path: str) -> None:
     """All rows or no file: written beside it, then moved."""
     descriptor, temporary = tempfile.mkstemp(dir=os.path.dirname(path) or ".", prefix=f".{os.path.basename(path)}.")
     try:
@@ -276,4 +303,13 @@ def _print_texts(rows: list[dict[str, Any]], output: str | None, seed: int) -> N
     print(f"{len({row['text'] for row in rows})} of {len(rows)} texts are distinct (--seed {seed}).")
 
 
-__all__ = ["run"]
+__all__ = [
+    "add_decoding",
+    "check_output",
+    "find_device",
+    "load_config",
+    "load_model",
+    "run",
+    "save_rows",
+    "take_decoding",
+]

@@ -12,6 +12,10 @@ import sys
 COMMANDS = {
     "train": "turn a language model into TRACE, or fine-tune it as it is for comparison",
     "generate": "write texts with a trained model",
+    "reconstruct": "write texts again from their latents alone",
+    "interpolate": "walk from the latents of one text to those of another",
+    "edit": "draw the latents of chosen segments again and hold the others",
+    "average": "write under the mean of several texts' latents",
     "demo": "train a tiny model on the built-in reviews and look at what its latents do",
     "env": "versions and devices, to paste into a bug report",
 }

@@ -28,7 +28,7 @@ from ..configuration_trace import TraceConfig
 from ..data import TraceProcessor, load_texts, prepare_dataset, train_tokenizer
 from ..dynamics_trace import has_segments
 from ..modeling_trace import TraceForConditionalGeneration, resolve_backbone
-from ..training import TraceTrainer, check_output_dir
+from ..training import TraceTrainer, check_output_dir, lora_config
 from .parser import one_line
 from .train_arguments import (
     MAX_LENGTH,
@@ -80,7 +80,7 @@ def run(argv: list[str] | None = None) -> int:
         backbone_config.vocab_size = len(processor.tokenizer)
         for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
             setattr(backbone_config, name, getattr(processor, name))
-    _check_model(backbone_config, processor, model_settings)
+    _check_model(backbone_config, processor, model_settings, data)
     with args.main_process_first(local=False, desc="tokens"):
         prepare = {"max_length": data.max_length, "num_proc": data.num_proc}
         train_dataset = prepare_dataset(train_texts, processor, **prepare)
@@ -91,9 +91,10 @@ def run(argv: list[str] | None = None) -> int:
     if data.backbone_config is not None:
         source = AutoModelForCausalLM.from_config(backbone_config)
     model = TraceForConditionalGeneration.from_backbone(source, tokenizer=processor.tokenizer, **model_settings)
+    trained = _with_adapters(model, data)
     stopper = _StopAtStepEnd()
     trainer = TraceTrainer(
-        model,
+        trained,
         args,
         train_dataset=train_dataset,
         eval_dataset=eval_dataset,
@@ -169,14 +170,36 @@ def _checkpoint(args: TrainingArguments) -> str | None:
     return checkpoint
 
 
-def _check_model(backbone_config: PreTrainedConfig, processor: TraceProcessor, settings: dict[str, Any]) -> None:
+def _check_model(
+    backbone_config: PreTrainedConfig, processor: TraceProcessor, settings: dict[str, Any], data: DataArguments
+) -> None:
     """Build the model without weights: finds every setting that cannot work, before the texts are tokenized."""
     backbone_config = type(backbone_config).from_dict(backbone_config.to_dict())
     backbone_config.vocab_size = max(backbone_config.vocab_size, len(processor.tokenizer))
     names = ("sep_token_id", "bos_token_id", "eos_token_id", "pad_token_id")
     tokens = {name: getattr(processor, name) for name in names}
     with torch.device("meta"):
-        TraceForConditionalGeneration(TraceConfig(backbone_config=backbone_config, **tokens, **settings))
+        model = TraceForConditionalGeneration(TraceConfig(backbone_config=backbone_config, **tokens, **settings))
+    _lora_config(model, data)
+
+
+def _lora_config(model: TraceForConditionalGeneration, data: DataArguments):
+    """The adapters to train, or None."""
+    if data.lora_r is None:
+        return None
+    try:
+        return lora_config(model, data.lora_r, data.lora_alpha, data.lora_target_modules)
+    except ValueError as error:  # in the flags' names
+        raise ValueError(str(error).replace("`target_modules`", "`lora_target_modules`")) from None
+
+
+def _with_adapters(model: TraceForConditionalGeneration, data: DataArguments):
+    config = _lora_config(model, data)
+    if config is None:
+        return model
+    from peft import get_peft_model
+
+    return get_peft_model(model, config)
 
 
 # ---- Backbone and tokenizer ----
@@ -297,10 +320,15 @@ def _announce(model: TraceForConditionalGeneration, train_dataset, eval_dataset,
         kind = f"TRACE ({config.latent_dynamics} latents of {config.latent_size} dimensions)"
     if config.conditional:
         kind = f"conditional {kind.removeprefix('a ')}"
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    parameters = model.num_parameters()
+    size = f"{parameters:,} parameters in all"
+    if trained < parameters:
+        size += f", {trained:,} of them trained"
     kept_back = f", {len(eval_dataset)} kept back for validation" if eval_dataset is not None else ""
     return (
         f"Training {kind} on {len(train_dataset)} texts{kept_back}. Backbone: {config.backbone_config.model_type}, "
-        f"{model.num_parameters():,} parameters in all. Output: {output_dir}"
+        f"{size}. Output: {output_dir}"
     )
 
 

@@ -81,6 +81,13 @@ class DataArguments:
         "Start from random weights with this configuration, e.g. '{model_type: gpt2, n_layer: 4}', and a byte-level "
         "BPE tokenizer trained on the training texts.",
     )
+    lora_r: int | None = flag(
+        None, "Train LoRA adapters of this rank (16) on a frozen backbone, and save them alone. Needs peft."
+    )
+    lora_alpha: float | None = flag(None, "Scale of the adapters, over lora_r. Default: 2 lora_r.")
+    lora_target_modules: list[str] | None = flag(
+        None, "Last names of the layers to adapt, e.g. q_proj v_proj. Default: all of attention and MLP."
+    )
     vocab_size: int = flag(8000, "Vocabulary of that tokenizer, [SEP] and end of text counted.")
     dataset: str = flag(
         "reviews",
@@ -294,11 +301,27 @@ def check_training(args: TrainingArguments, data: DataArguments) -> None:
         raise ValueError(f"`eval_strategy` '{args.eval_strategy.value}' needs a `validation_split`, got none.")
     if args.label_smoothing_factor:
         raise ValueError(f"`label_smoothing_factor` must be 0 for the ELBO, got {args.label_smoothing_factor}.")
+    check_lora(data)
     if args.n_gpu > 1:
         raise ValueError(
             f"one process can train on one GPU, got {args.n_gpu}. Use all of them by `accelerate launch -m "
             "modeling_trace.cli.main train ...`, or one by CUDA_VISIBLE_DEVICES=0."
         )
+
+
+def check_lora(data: DataArguments) -> None:
+    if data.lora_r is None:
+        for name in ("lora_alpha", "lora_target_modules"):
+            if getattr(data, name) is not None:
+                raise ValueError(f"`{name}` is for LoRA, got it without `lora_r`. Add --lora_r 16.")
+        return
+    if data.backbone_config is not None:
+        raise ValueError(
+            f"`lora_r` adapts a trained language model, got {data.lora_r} with `backbone_config`, whose weights are "
+            "random. Use --backbone, or leave lora_r out."
+        )
+    if data.lora_r < 1:
+        raise ValueError(f"`lora_r` must be >= 1, got {data.lora_r}. Use 16.")
 
 
 __all__ = [

@@ -1,6 +1,7 @@
-"""Training: `TraceTrainer`, schedules of the KL weight, callbacks that also work with a plain `Trainer`."""
+"""Training: `TraceTrainer`, schedules of the KL weight, LoRA, callbacks that also work with a plain `Trainer`."""
 
 from .callbacks import CollapseWarningCallback, KLWeightCallback
+from .lora import load_adapter_model, lora_config
 from .schedules import constant_schedule, cyclical_schedule, get_schedule, linear_schedule
 from .trainer import TraceTrainer, TrainingDivergedError, check_output_dir
 
@@ -14,4 +15,6 @@ __all__ = [
     "cyclical_schedule",
     "get_schedule",
     "linear_schedule",
+    "load_adapter_model",
+    "lora_config",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import math
 import os
@@ -472,6 +473,15 @@ class TraceTrainer(Trainer):
             what = f"the weights are not finite after step {self.state.global_step}, and were not saved"
             raise TrainingDivergedError(self._diverged_message(what))
         super().save_model(output_dir, _internal_call)
+
+    def _save(self, output_dir: str | None = None, state_dict=None) -> None:
+        super()._save(output_dir, state_dict=state_dict)
+        if self.args.should_save and hasattr(self.accelerator.unwrap_model(self.model), "peft_config"):
+            # PEFT saves the adapter alone; `load_adapter_model` builds what it belongs to from this
+            config = copy.deepcopy(self.model.config)
+            config.__dict__.pop("auto_map", None)  # no code lies beside an adapter
+            folder = output_dir if output_dir is not None else self.args.output_dir
+            config.to_json_file(os.path.join(folder, "config.json"))
 
 
 __all__ = ["TraceTrainer", "TrainingDivergedError", "check_output_dir"]

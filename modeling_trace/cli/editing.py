@@ -1,0 +1,128 @@
+"""What `reconstruct`, `interpolate`, `edit` and `average` share: texts in, texts with their latents out."""
+
+import dataclasses
+import sys
+from argparse import Namespace
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from transformers import set_seed
+
+from ..data import TraceProcessor, load_texts
+from .generate import add_decoding, check_output, find_device, load_config, load_model, save_rows, take_decoding
+from .parser import CommandParser, flag, one_line
+
+NUM_TEXTS = 10  # of a data set
+
+
+@dataclasses.dataclass
+class EditingArguments:
+    """Which texts, and where the new ones go."""
+
+    dataset: str | None = flag(None, "Take texts from here rather than from --text: what `train` takes as a dataset.")
+    text_column: str | None = flag(None, "Column with the texts. Found by itself where there is only one.")
+    prompt_column: str | None = flag(None, "Column with the prompts, for conditional models.")
+    num_texts: int = flag(NUM_TEXTS, "Texts to take from the data set.")
+    output: str | None = flag(None, "File of JSON lines with text, segments, latents and source; written whole.")
+    overwrite: bool = flag(False, "Replace that file where it exists.")
+    seed: int | None = flag(None, "Makes the texts repeatable. Drawn where left out.")
+    max_new_tokens: int | None = flag(None, "Most tokens to write. Default: twice the text's own.")
+    device: str | None = flag(None, "cuda, mps or cpu. Default: the first of them that is there.")
+
+
+def parse(
+    argv: list[str], command: str, description: str, own: type | None = None
+) -> tuple[Namespace, dict[str, Any]]:
+    """The command's arguments, and those of `generate()`."""
+    parser = CommandParser(
+        [*([own] if own else []), EditingArguments],
+        instead={"input": "text", "model": "path-or-hub-id, without a flag", "num_return_sequences": "num_draws"},
+        prog=f"modeling-trace {command}",
+        usage=f"modeling-trace {command} PATH-OR-HUB-ID --text '...' [--name value ...]",
+        description=description,
+    )
+    parser.add_argument("model", nargs="?", help="folder or Hub id of a model that `modeling-trace train` wrote")
+    parser.add_argument("--text", action="append", help="a text; may be given several times")
+    parser.add_argument("--prompt", action="append", help="the prompt of each text, for conditional models")
+    names = add_decoding(parser)
+    arguments = parser.parse(argv)
+    if arguments.model is None:
+        raise ValueError(f"the model is missing. Use: modeling-trace {command} PATH-OR-HUB-ID --text '...'")
+    if (arguments.text is None) == (arguments.dataset is None):
+        raise ValueError("give texts either by `text` or by `dataset`, got both or neither.")
+    if arguments.prompt is not None and arguments.text is None:
+        raise ValueError("`prompt` goes with `text`; prompts of a data set are in its `prompt_column`.")
+    for name in ("num_texts", "max_new_tokens"):
+        if getattr(arguments, name) is not None and getattr(arguments, name) < 1:
+            raise ValueError(f"`{name}` must be >= 1, got {getattr(arguments, name)}.")
+    check_output(arguments)
+    return arguments, take_decoding(arguments, names)
+
+
+def load(arguments: Namespace, check: Callable | None = None):
+    """
+    Model, processor, the texts and prompts (or None) to work on, the context and the seed.
+
+    All is checked before the weights are read; `check(processor, texts, prompts)` is the command's own part of that.
+    """
+    device = find_device(arguments.device)
+    config = load_config(arguments.model)
+    if config.latent_dynamics == "none":
+        raise ValueError(f"'{arguments.model}' is a plain language model, which has no latents to work with.")
+    processor = TraceProcessor.from_pretrained(arguments.model)
+    texts, prompts = arguments.text, arguments.prompt
+    if texts is None:
+        rows, _ = load_texts(
+            arguments.dataset,
+            text_column=arguments.text_column,
+            prompt_column=arguments.prompt_column,
+            conditional=config.conditional,
+            validation_split=None,
+            max_texts=arguments.num_texts,
+        )
+        texts, prompts = rows["text"][:], rows["prompt"][:] if config.conditional else None
+    if config.conditional and prompts is None:
+        raise ValueError("this is a conditional model: give each --text its --prompt.")
+    limit = getattr(config.get_text_config(), "max_position_embeddings", None)
+    processor(texts, prompt=prompts, max_length=limit)
+    if check is not None:
+        check(processor, texts, prompts)
+    seed = arguments.seed if arguments.seed is not None else torch.seed() % 2**32
+    set_seed(seed)
+    model = load_model(arguments.model).to(device).eval()
+    return model, processor, texts, prompts, limit, seed
+
+
+def encode(
+    model, processor, texts: list[str], prompts: list[str] | None, limit: int | None
+) -> dict[str, torch.Tensor]:
+    """`input_ids` and `attention_mask` on the model's device; texts past the context lose whole segments."""
+    inputs = processor(texts, prompt=prompts, max_length=limit, padding=True, return_tensors="pt")
+    return {name: tensor.to(model.device) for name, tensor in inputs.items()}
+
+
+def as_rows(processor, outputs, sources: list[Any]) -> list[dict[str, Any]]:
+    """A JSON row for each returned sequence: its text, segments, latents (num_segments x latent_size) and source."""
+    rows = []
+    for ids, latents, source in zip(outputs.sequences.tolist(), outputs.latents.tolist(), sources, strict=True):
+        segments = processor.split(ids)
+        kept = latents[: max(1, len(segments))]
+        rows.append({"text": processor.decode(ids), "segments": segments, "latents": kept, "source": source})
+    return rows
+
+
+def write(rows: list[dict[str, Any]], arguments: Namespace, label: Callable[[int], str], seed: int) -> int:
+    """Print the texts, each after its label, and save them where asked."""
+    if arguments.output is not None:
+        save_rows(rows, arguments.output)
+    for number, row in enumerate(rows):
+        text = "".join(character if character.isprintable() else "\ufffd" for character in one_line(row["text"]))
+        print(f"{label(number)} {text or '(empty)'}")
+    if arguments.output is not None:
+        print(f"The {len(rows)} texts and their latents are in {arguments.output}.")
+    print(f"(--seed {seed})", file=sys.stderr)
+    return 0
+
+
+__all__ = ["EditingArguments", "as_rows", "encode", "load", "parse", "write"]
