@@ -1,9 +1,6 @@
 """Latent dynamics: how the latents of a text depend on each other and on the text (paper Sec. 3.2, 4.1, 4.2)."""
 
-import ast
-import inspect
 import math
-import re
 import sys
 import tokenize
 from collections.abc import Callable
@@ -12,12 +9,6 @@ from pathlib import Path
 import torch
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
-from transformers.dynamic_module_utils import (
-    get_cached_module_file,
-    get_class_in_module,
-    get_relative_import_files,
-)
-from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME, logging
 
 from .configuration_trace import LATENT_DYNAMICS_VALUES, REGISTERED_DYNAMICS
 from .latents_trace import (
@@ -28,8 +19,6 @@ from .latents_trace import (
     smooth_bound,
     standard_normal,
 )
-
-logger = logging.get_logger(__name__)
 
 
 class LatentDynamics(nn.Module):
@@ -467,181 +456,24 @@ def register_latent_dynamics(name: str) -> Callable[[type[LatentDynamics]], type
             raise ValueError(f"`register_latent_dynamics` is for subclasses of LatentDynamics, got {cls!r:.80}.")
         if name in LATENT_DYNAMICS_VALUES:
             raise ValueError(f"`name` must not be one of the built-in dynamics, got '{name}'. Choose another.")
-        _register(name, cls)
+        register_class(name, cls)
         return cls
 
     return register
 
 
-# --- Users' own dynamics beside a saved model ------------------------------------------------------------------------
-
-PACKAGE = "modeling_trace"
 # The text of the module of each registered class as it was then: the file may be edited while its class is trained.
-_SOURCES: dict[type, str] = {}
+SOURCES: dict[type, str] = {}
 
 
-def _register(name, cls):
+def register_class(name: str, cls: type[nn.Module]) -> None:
+    """What [`register_latent_dynamics`] does, without its checks."""
     LATENT_DYNAMICS[name] = cls
     REGISTERED_DYNAMICS.add(name)
     file = getattr(sys.modules.get(cls.__module__), "__file__", None)
     if file is not None and file.endswith(".py") and Path(file).is_file():
         with tokenize.open(file) as source:
-            _SOURCES[cls] = source.read()
-
-
-def _from_checkpoint(cls) -> bool:
-    return cls.__module__.startswith(TRANSFORMERS_DYNAMIC_MODULE_NAME + ".")
-
-
-def needs_remote_code(latent_dynamics: str) -> bool:
-    """
-    Whether the class of these dynamics is not here. One that came with another model does not count: two models may
-    give one name to different classes.
-    """
-    if latent_dynamics in LATENT_DYNAMICS_VALUES:
-        return False
-    return latent_dynamics not in LATENT_DYNAMICS or _from_checkpoint(LATENT_DYNAMICS[latent_dynamics])
-
-
-def _own_modules() -> set[str]:
-    """The modules of this package that `save_pretrained` writes beside every model."""
-    model_file = Path(__file__).with_name("modeling_trace.py")
-    return {model_file.stem, *(Path(file).stem for file in get_relative_import_files(model_file))}
-
-
-def portable_source(cls: type[nn.Module]) -> tuple[str, dict[str, str]] | None:
-    """
-    Users' own dynamics as files that can lie beside a saved model, with imports from this package made relative.
-
-    Args:
-        cls: a registered class.
-
-    Returns:
-        `"<module>.<class>"`, as in `config.auto_map`, and the text of each file by its name; None when no file defines
-        the class such that it can be imported from there: a script, a notebook, a class made in a function.
-
-    Raises:
-        ValueError: when the module imports what will not be beside the model.
-    """
-    module = sys.modules.get(cls.__module__)
-    importable = cls.__module__ != "__main__" and inspect.isclass(getattr(module, cls.__qualname__, None))
-    if not importable or cls not in _SOURCES:
-        return None
-    own = _own_modules()
-    stem = re.sub(r"\W", "_", cls.__module__.rpartition(".")[2])
-    if stem in own:  # the file must not take the place of the package's own
-        stem = f"user_{stem}"
-    files = {f"{stem}.py": _relative_imports(_SOURCES[cls], module.__file__, own, _from_checkpoint(cls))}
-    if _from_checkpoint(cls):  # its author may have put more files there, by hand
-        others = (Path(file) for file in get_relative_import_files(module.__file__))
-        files |= {path.name: path.read_text(encoding="utf-8") for path in others if path.stem not in own}
-    return f"{stem}.{cls.__name__}", files
-
-
-def _relative_imports(text: str, file: str, own: set[str], from_checkpoint: bool) -> str:
-    """`text` with its imports from this package as `from .x_trace import y`, the form that Transformers follows."""
-    file = Path(file).name
-    lines = text.split("\n")
-    others = set()
-    nodes = [node for node in ast.walk(ast.parse(text)) if isinstance(node, (ast.Import, ast.ImportFrom))]
-    for node in sorted(nodes, key=lambda node: (node.lineno, node.col_offset), reverse=True):
-        before = lines[node.lineno - 1].encode()[: node.col_offset].decode()
-        after = lines[node.end_lineno - 1].encode()[node.end_col_offset :].decode()
-        statement = ast.unparse(node)
-        if isinstance(node, ast.Import):
-            roots = {alias.name.split(".")[0] for alias in node.names}
-            if PACKAGE in roots:
-                raise _import_error(file, statement, f"Write from {PACKAGE}.dynamics_trace import LatentDynamics")
-            others |= roots
-            continue
-        if node.level:
-            if not from_checkpoint:
-                raise _import_error(file, statement, f"Put what it imports into {file} itself")
-            continue
-        root, _, rest = node.module.partition(".")
-        if root != PACKAGE:
-            others.add(root)
-            continue
-        if before.strip():
-            raise _import_error(file, statement, "Write it on a line of its own")
-        names_by_module = {}
-        for alias in node.names:
-            home = rest or getattr(getattr(sys.modules.get(PACKAGE), alias.name, None), "__module__", "")
-            home = home.removeprefix(f"{PACKAGE}.")
-            if home not in own:
-                raise _import_error(
-                    file, statement, "Import from its *_trace modules only, or write what is needed into the file"
-                )
-            names_by_module.setdefault(home, []).append(ast.unparse(alias))
-        new = [f"{before}from .{home} import {', '.join(names)}" for home, names in names_by_module.items()]
-        new[-1] += after
-        lines[node.lineno - 1 : node.end_lineno] = new
-    others -= {"torch", "transformers", "numpy", *sys.stdlib_module_names}
-    if others and not from_checkpoint:
-        logger.warning_once(
-            f"`{file}`, which goes with the model, imports {', '.join(sorted(others))}: whoever loads the model must "
-            f"have that installed. What is your own should be in {file} itself."
-        )
-    return "\n".join(lines)
-
-
-def _import_error(file, statement, remedy):
-    return ValueError(
-        f"`{statement}` in {file}, which defines the model's latent dynamics, cannot go with a saved model. {remedy}."
-    )
-
-
-def load_latent_dynamics(name: str, reference: str, folder: str, **kwargs) -> type[nn.Module]:
-    """
-    Run the file beside a saved model that defines its dynamics, and register the class. Only for trusted models.
-
-    Args:
-        name (`str`): the value of `latent_dynamics`.
-        reference (`str`): `"<module>.<class>"`, as `config.auto_map["LatentDynamics"]` has it.
-        folder (`str`): the folder or Hub id of the model.
-        **kwargs: where and how to look: `revision`, `token`, `cache_dir`, `force_download`, `local_files_only`,
-            `proxies`.
-
-    Note: The file imports its base class from `.dynamics_trace`, of which Transformers would run one more copy, with a
-    registry and classes of its own. It gets the modules that are running here instead.
-    """
-    repo, _, name_in_repo = str(reference).rpartition("--")
-    parts = name_in_repo.split(".")
-    if len(parts) != 2 or not all(part.isidentifier() for part in parts):
-        raise ValueError(
-            f"`auto_map['LatentDynamics']` of {folder} must name a file and a class, as in 'my_dynamics.RandomWalk', "
-            f"got {reference!r}. Correct its config.json."
-        )
-    if repo and repo != str(folder):
-        kwargs.pop("revision", None)  # that of the model, not of the repository that its code is in
-    stem, class_name = parts
-    file = get_cached_module_file(repo or folder, f"{stem}.py", **kwargs)
-    beside = ".".join(Path(file).parent.parts)
-    here = __name__.rpartition(".")[0]
-    running = {f"{beside}.{own}": sys.modules.get(f"{here}.{own}") for own in _own_modules()}
-    running = {module_name: module for module_name, module in running.items() if module is not None}
-    before = {module_name: sys.modules.get(module_name) for module_name in running}
-    registered = dict(LATENT_DYNAMICS)
-    sys.modules.update(running)
-    try:
-        cls = get_class_in_module(class_name, file, force_reload=kwargs.get("force_download", False))
-    except AttributeError as error:
-        raise ValueError(
-            f"`auto_map['LatentDynamics']` of {folder} names {reference}, and that file could not be run: {error}."
-        ) from error
-    finally:
-        for module_name, module in before.items():
-            if module is None:
-                del sys.modules[module_name]
-            else:
-                sys.modules[module_name] = module
-        LATENT_DYNAMICS.update(registered)  # a model's file does not replace what is registered here
-    if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
-        raise ValueError(
-            f"`auto_map['LatentDynamics']` of {folder} must name a subclass of LatentDynamics, got {cls!r:.80}."
-        )
-    _register(name, cls)
-    return cls
+            SOURCES[cls] = source.read()
 
 
 __all__ = [
@@ -653,8 +485,5 @@ __all__ = [
     "RecurrentDynamics",
     "SingleDynamics",
     "has_segments",
-    "load_latent_dynamics",
-    "needs_remote_code",
-    "portable_source",
     "register_latent_dynamics",
 ]

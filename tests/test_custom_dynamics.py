@@ -19,7 +19,8 @@ from transformers import AutoConfig, AutoModel, TrainingArguments, default_data_
 
 from modeling_trace import LatentDynamics, TraceConfig, TraceForConditionalGeneration, register_latent_dynamics
 from modeling_trace.configuration_trace import REGISTERED_DYNAMICS
-from modeling_trace.dynamics_trace import LATENT_DYNAMICS, RecurrentDynamics, needs_remote_code, portable_source
+from modeling_trace.custom_dynamics_trace import needs_remote_code, portable_source
+from modeling_trace.dynamics_trace import LATENT_DYNAMICS, RecurrentDynamics
 from modeling_trace.training import TraceTrainer
 
 MODULE = '''

@@ -24,8 +24,8 @@ from transformers import (
 )
 
 from modeling_trace import TraceConfig, TraceForConditionalGeneration
+from modeling_trace.backbones_trace import resolve_backbone
 from modeling_trace.latents_trace import gaussian_kl
-from modeling_trace.modeling_trace import resolve_backbone
 from modeling_trace.segments_trace import add_separator_token
 
 FAMILIES = ["gpt2", "llama", "qwen2"]

@@ -24,10 +24,11 @@ from transformers import (
 )
 from transformers.trainer_utils import get_last_checkpoint
 
+from ..backbones_trace import resolve_backbone
 from ..configuration_trace import TraceConfig
 from ..data import TraceProcessor, load_texts, prepare_dataset, train_tokenizer
 from ..dynamics_trace import has_segments
-from ..modeling_trace import TraceForConditionalGeneration, resolve_backbone
+from ..modeling_trace import TraceForConditionalGeneration
 from ..training import TraceTrainer, check_output_dir, lora_config
 from .parser import one_line
 from .train_arguments import (

@@ -9,7 +9,7 @@ from transformers import AutoTokenizer, BatchEncoding, PreTrainedTokenizerBase
 from transformers.data.data_collator import pad_without_fast_tokenizer_warning
 from transformers.utils import PROCESSOR_NAME, PushToHubMixin, cached_file, logging
 
-from ..modeling_trace import resolve_backbone
+from ..backbones_trace import resolve_backbone
 from ..segments_trace import add_separator_token
 from .segmenters import FixedLengthSegmenter, Segmenter
 
