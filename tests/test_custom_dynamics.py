@@ -13,11 +13,12 @@ import torch
 from datasets import Dataset
 from hub_server import run_hub
 from test_generation import MODES, rescoring_error, run
-from test_remote_code import AUTO_MAP, CODE_FILES, PACKAGE, WITHOUT_PACKAGE, run_script, write
+from test_remote_code import AUTO_MAP, CODE_FILES, PACKAGE, WITHOUT_PACKAGE, make_pair, run_script, write
 from tiny import make_batch, make_text, tiny_config, tiny_model
 from transformers import AutoConfig, AutoModel, TrainingArguments, default_data_collator, dynamic_module_utils
 
 from modeling_trace import LatentDynamics, TraceConfig, TraceForConditionalGeneration, register_latent_dynamics
+from modeling_trace.cli.main import main
 from modeling_trace.configuration_trace import REGISTERED_DYNAMICS
 from modeling_trace.custom_dynamics_trace import needs_remote_code, portable_source
 from modeling_trace.dynamics_trace import LATENT_DYNAMICS, RecurrentDynamics
@@ -341,6 +342,19 @@ def test_no_code_runs_without_trust(tmp_path):
             load(tmp_path / "model", trust_remote_code=True)
     with pytest.raises(ValueError, match="its class is not here. Import the module that registers it"):
         AutoModel.from_config(AutoConfig.from_pretrained(tmp_path / "model"))
+
+
+def test_the_command_line_needs_a_flag_to_run_it(tmp_path, capsys):
+    make_module(tmp_path, walk(1))
+    model, processor = make_pair("gpt2", latent_dynamics="random-walk")
+    folder = str(tmp_path / "model")
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    forget()
+    flags = [folder, "--num_texts", "1", "--max_new_tokens", "3"]
+    assert main(["generate", *flags]) == 2
+    assert "pass trust_remote_code=True" in capsys.readouterr().err.strip().splitlines()[-1]
+    assert main(["generate", *flags, "--trust_remote_code"]) == 0
 
 
 def test_two_models_may_give_one_name_to_different_classes(tmp_path):

@@ -29,6 +29,7 @@ class EditingArguments:
     seed: int | None = flag(None, "Makes the texts repeatable. Drawn where left out.")
     max_new_tokens: int | None = flag(None, "Most tokens to write. Default: twice the text's own.")
     device: str | None = flag(None, "cuda, mps or cpu. Default: the first of them that is there.")
+    trust_remote_code: bool = flag(False, "Run the model's own code: latent dynamics that its author wrote.")
 
 
 def parse(
@@ -90,7 +91,7 @@ def load(arguments: Namespace, check: Callable | None = None):
         check(processor, texts, prompts)
     seed = arguments.seed if arguments.seed is not None else torch.seed() % 2**32
     set_seed(seed)
-    model = load_model(arguments.model).to(device).eval()
+    model = load_model(arguments.model, arguments.trust_remote_code).to(device).eval()
     return model, processor, texts, prompts, limit, seed
 
 
