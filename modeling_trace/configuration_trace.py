@@ -30,6 +30,12 @@ PAPER_RECIPE = {
     "kl_reduction": "mean",
 }
 
+PAPER_WARNING = (
+    "The paper's recipe: gamma 3 without a bound on the prior's variance overflows on long texts, and its KL, a mean "
+    "over dimensions, is no bound on the likelihood: latents drawn from the prior are then far from those that the "
+    "decoder was trained on, and texts break. The defaults of TraceConfig avoid both."
+)
+
 # What Transformers itself writes to, or passes from, a config.json besides declared fields.
 _LIBRARY_KEYS = frozenset(
     "model_type auto_map name_or_path torch_dtype num_labels attn_implementation experts_implementation "
@@ -191,7 +197,7 @@ class TraceConfig(PreTrainedConfig):
         posterior's mean as mu_t + dmu_t, no bound on the prior's variance, a posterior as wide as the prior at the
         start, and the KL as a mean over dimensions, which the published KL values imply.
 
-        Training goes with it: `modeling_trace.training.PAPER_TRAINING` (learning rate 5e-5, batch 32, cyclical
+        Training goes with it: `modeling_trace.data.PAPER_TRAINING` (learning rate 5e-5, batch 32, cyclical
         annealing), and segments of 10 tokens. On the command line: `modeling-trace train --recipe paper`.
 
         Args:
@@ -199,11 +205,7 @@ class TraceConfig(PreTrainedConfig):
 
         Note: Known to go wrong, hence the warning: see docs/differences_from_paper.md.
         """
-        logger.warning_once(
-            "The paper's recipe: gamma 3 without a bound on the prior's variance overflows on long texts, and its KL, "
-            "a mean over dimensions, is no bound on the likelihood: latents drawn from the prior are then far from "
-            "those that the decoder was trained on, and texts break. The defaults of TraceConfig avoid both."
-        )
+        logger.warning(PAPER_WARNING)
         return cls(**{**PAPER_RECIPE, **kwargs})
 
     @classmethod

@@ -517,6 +517,7 @@ def test_save_and_load(name, tmp_path):
 
 def test_the_papers_recipe(caplog):
     config = TraceConfig.paper(latent_dynamics="parallel")
+    assert "no bound on the likelihood" in caplog.text
     assert (config.posterior_norm_gamma, config.latent_size, config.segment_length) == (3.0, 32, 10)
     assert (config.residual_scale, config.prior_logvar_bound, config.kl_reduction) == ("none", None, "mean")
     assert (config.posterior_norm, config.residual_posterior, config.spectral_norm) == ("layer", True, True)

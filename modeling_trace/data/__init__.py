@@ -3,14 +3,18 @@
 from .collator import TraceDataCollator
 from .corpus import ASPECTS, REGISTERS, SENTIMENTS, Review, generate_reviews, review_dataset
 from .loading import load_texts, prepare_dataset
+from .presets import PAPER_TRAINING, PRESETS, SYSTEMS
 from .processor import TraceProcessor
 from .segmenters import FixedLengthSegmenter, RegexSegmenter, Segmenter, SentenceSegmenter
 from .tokenizer import train_tokenizer
 
 __all__ = [
     "ASPECTS",
+    "PAPER_TRAINING",
+    "PRESETS",
     "REGISTERS",
     "SENTIMENTS",
+    "SYSTEMS",
     "FixedLengthSegmenter",
     "RegexSegmenter",
     "Review",

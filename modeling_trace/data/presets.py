@@ -3,7 +3,11 @@
 import difflib
 from typing import Any
 
-from ..configuration_trace import PAPER_RECIPE
+from transformers.utils import logging
+
+from ..configuration_trace import PAPER_RECIPE, PAPER_WARNING
+
+logger = logging.get_logger(__name__)
 
 # Sec. 5.2. The annealing schedule is Fu et al. 2019, with their number of cycles; the paper gives none.
 PAPER_TRAINING: dict[str, Any] = {
@@ -86,6 +90,8 @@ def named_settings(preset: str | None, system: str | None, recipe: str | None = 
             hint = f" Did you mean '{near[0]}'?" if near else ""
             raise ValueError(f"`{kind}` must be one of {', '.join(known)}, got '{name}'.{hint}")
         settings |= known[match]
+    if recipe is not None:
+        logger.warning(PAPER_WARNING)
     if settings.get("segmenter") == "sentence":
         settings.pop("segment_length", None)
     return settings
