@@ -61,13 +61,14 @@ def write(model):
     """Ids and latents from every way to generate, as lists. Its source also runs in other processes."""
     import torch
 
-    sep = model.config.sep_token_id
+    sep = model.config.sep_token_id or 4
+    segments = 1 if model.one_latent_per_text else 3
     prompt = torch.tensor([[0, 5, 6, 7, sep, 8], [2, 0, 9, 10, 11, sep]])
     ways = {
         "greedy": {},
         "sampling": {"do_sample": True, "num_return_sequences": 2},
         "beams": {"num_beams": 3, "num_return_sequences": 2},
-        "held": {"latents": torch.linspace(-1, 1, 12).view(3, 4)},
+        "held": {"latents": torch.linspace(-1, 1, 4 * segments).view(segments, 4)},
         "prompts": {"input_ids": prompt, "attention_mask": (prompt != 2).long(), "do_sample": True},
     }
     found = {}
@@ -148,7 +149,7 @@ print(json.dumps(results))
 
 
 def test_saved_models_write_the_same_texts_without_the_package(tmp_path):
-    """By every Auto class and the pipeline; from a tied and an untied backbone, and from a Trainer's checkpoint."""
+    """By every Auto class and the pipeline; of every dynamics, tied and untied, and from a Trainer's checkpoint."""
     folders, expected = [], []
 
     def keep(folder, model, processor):
@@ -158,11 +159,15 @@ def test_saved_models_write_the_same_texts_without_the_package(tmp_path):
         folders.append(folder)
         expected.append({"texts": write(model), "pipeline": piped, "ids": processor.tokenizer("w5 w6")["input_ids"]})
 
-    for family in ("gpt2", "llama"):
-        model, processor = make_pair(family)
-        model.save_pretrained(tmp_path / family)
-        processor.save_pretrained(tmp_path / family)
-        keep(tmp_path / family, model, processor)
+    for family, dynamics in (
+        *(("gpt2", name) for name in ("single", "parallel", "independent", "context")),
+        *(("gpt2", "recurrent"), ("llama", "recurrent")),
+    ):
+        model, processor = make_pair(family, latent_dynamics=dynamics)
+        folder = tmp_path / f"{family}-{dynamics}"
+        model.save_pretrained(folder)
+        processor.save_pretrained(folder)
+        keep(folder, model, processor)
     arguments = TrainingArguments(
         str(tmp_path), max_steps=1, save_steps=1, learning_rate=1e-2, report_to="none", use_cpu=True, disable_tqdm=True
     )
