@@ -67,6 +67,8 @@ def load_backbone(name, tokenizer, loading):
         _check_name(path, tokenizer_loading)
     if tokenizer is None:
         tokenizer = AutoTokenizer.from_pretrained(path, **tokenizer_loading)
+        if len(tokenizer) <= len(set(tokenizer.all_special_ids)):  # Transformers makes one up, without a vocabulary
+            raise ValueError(f"`backbone` '{name}' has no tokenizer. Save it there, or pass `tokenizer`.")
     return AutoModelForCausalLM.from_pretrained(path, **loading), tokenizer
 
 

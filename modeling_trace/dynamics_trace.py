@@ -182,9 +182,13 @@ class RecurrentDynamics(LatentDynamics):
         """The columns of W^f that act on z, mean rows first, `(2 * latent_size, latent_size)`."""
         return self.prior_network.weight[:, : self.latent_size]
 
+    def _context_weight(self) -> torch.Tensor:
+        """The columns of W^f that act on c, mean rows first, `(2 * latent_size, hidden_size)`."""
+        return self.prior_network.weight[:, self.latent_size :]
+
     def _prior_inputs(self, context: torch.Tensor, first: torch.BoolTensor) -> torch.Tensor:
         """W_c c_{t-1} + bias; zero where the prior is N(0, I)."""
-        inputs = linear_float32(context, self.prior_network.weight[:, self.latent_size :], self.prior_network.bias)
+        inputs = linear_float32(context, self._context_weight(), self.prior_network.bias)
         return inputs if self.conditional else inputs.masked_fill(first.unsqueeze(-1), 0.0)
 
     def _prior_from_inputs(self, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -260,9 +264,8 @@ class ParallelDynamics(RecurrentDynamics):
     def _recurrent_weight(self):
         return torch.cat([self.recurrent_mean.weight, self.recurrent_logvar.weight])
 
-    def _prior_inputs(self, context, first):
-        inputs = linear_float32(context, self.prior_network.weight, self.prior_network.bias)
-        return inputs if self.conditional else inputs.masked_fill(first.unsqueeze(-1), 0.0)
+    def _context_weight(self):
+        return self.prior_network.weight
 
     def approximate_latents(
         self,
@@ -282,16 +285,14 @@ class ParallelDynamics(RecurrentDynamics):
             noise, product_noise: eps_t and xi_t, of the same shape.
             weight (`torch.Tensor` of shape `(2 * latent_size, latent_size)`): W_mu1 above W_sigma1 (of log sigma^2).
         """
+        if not self.residual_posterior:  # z_t does not depend on z_{t-1}: nothing to approximate
+            return delta_mean + torch.exp(0.5 * delta_logvar) * noise
         context_mean, context_logvar = self._prior_from_inputs(prior_inputs)
-        if not self.residual_posterior:
-            v = delta_mean + noise + 0.5 * delta_logvar * noise
-        elif self.residual_scale == "prior":
+        if self.residual_scale == "prior":
             r = delta_mean + noise + 0.5 * delta_logvar * noise
             v = context_mean + r + 0.5 * context_logvar * r
         else:
             v = context_mean + delta_mean + noise + 0.5 * (context_logvar + delta_logvar) * noise  # Eq. 13
-        if not self.residual_posterior:
-            return v  # z_t does not depend on z_{t-1}
         mean, logvar = self._prior_from_inputs(linear_float32(v, weight))
         u = mean + 0.5 * logvar * product_noise  # Eq. 14
         return v + u.cumsum(dim=0) - u  # Eq. 12

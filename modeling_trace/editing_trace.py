@@ -4,6 +4,9 @@ from collections.abc import Sequence
 
 import torch
 from transformers import StoppingCriteria, StoppingCriteriaList
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
 
 
 class _StopAfterSegments(StoppingCriteria):
@@ -106,7 +109,7 @@ class LatentEditingMixin:
         input_ids: torch.LongTensor,
         attention_mask: torch.Tensor | None = None,
         *,
-        segments: Sequence[int],
+        segments: int | Sequence[int],
         num_return_sequences: int = 1,
         **kwargs,
     ):
@@ -118,8 +121,8 @@ class LatentEditingMixin:
 
         Args:
             input_ids, attention_mask (`torch.LongTensor` of shape `(num_texts, sequence_length)`): texts.
-            segments (`Sequence[int]`): numbers of the segments to draw again, counted from 1.
-            num_return_sequences (`int`, defaults to 1): draws for each text.
+            segments (`int` or `Sequence[int]`): numbers of the segments to draw again, counted from 1.
+            num_return_sequences (`int`, defaults to 1): draws for each text, each with a decoding of its own.
             **kwargs: of `generate()`, e.g. `latent_temperature`.
 
         Returns:
@@ -133,9 +136,12 @@ class LatentEditingMixin:
                 "`segments` cannot be drawn again with `latent_dynamics='single'`, whose one latent is the whole "
                 "text's. Use generate() for a new text."
             )
-        segments = sorted(set(segments))
-        if not segments or segments[0] < 1:
+        segments = [segments] if isinstance(segments, int) else list(segments)
+        if not segments or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in segments):
             raise ValueError(f"`segments` must be numbers of segments, counted from 1, got {segments}.")
+        if num_return_sequences < 1:
+            raise ValueError(f"`num_return_sequences` must be >= 1, got {num_return_sequences}.")
+        segments = sorted(set(segments))
         latents, counts, segment_ids = self._latents_of(input_ids, attention_mask)
         if segments[-1] > int(counts.min()):
             row = int(counts.argmin())
@@ -144,7 +150,10 @@ class LatentEditingMixin:
             )
         latents[:, [number - 1 for number in segments]] = float("nan")
         prefix = self._cut(input_ids, segment_ids, segments[0])
-        kwargs["num_return_sequences"] = num_return_sequences
+        # a row of its own for each draw: the beams of one row share its latents
+        latents, counts, *prefix = (
+            x.repeat_interleave(num_return_sequences, dim=0) for x in (latents, counts, *prefix)
+        )
         return self._write_under(latents, counts, *prefix, input_ids, kwargs, before=segments[0] - 1)
 
     @torch.no_grad()
@@ -172,7 +181,10 @@ class LatentEditingMixin:
     def _latents_of(self, input_ids, attention_mask, sample_latents=False):
         """Posterior latents `(rows, S, D)`, the number of segments of each row, and the segment ids."""
         found = self.encode(input_ids, attention_mask, sample_latents=sample_latents)
-        return found.latents, found.segment_ids.amax(dim=1).clamp_min(1), found.segment_ids
+        counts = found.segment_ids.amax(dim=1)
+        if int(counts.min()) < 1:
+            raise ValueError(f"`input_ids` has no text in row {int(counts.argmin())}, and so no latents.")
+        return found.latents, counts, found.segment_ids
 
     def _cut(self, input_ids, segment_ids, first):
         """What stands before segment `first` in each row, padded on the left, and its mask."""
@@ -193,11 +205,22 @@ class LatentEditingMixin:
         for name in ("latents", "input_ids", "inputs", "attention_mask"):
             if name in kwargs:
                 raise ValueError(f"`{name}` cannot be given: it comes from the texts. Use generate() instead.")
-        if kwargs.get("max_new_tokens") is None and kwargs.get("max_length") is None:
+        configs = [kwargs.get("generation_config"), self.generation_config]
+        given = [kwargs, *(config.to_dict() for config in configs if config is not None)]
+        if all(values.get(name) is None for values in given for name in ("max_new_tokens", "max_length")):
             # segments of the same number can be longer than the text's own
-            limit = getattr(self.config.backbone_config, "max_position_embeddings", None)
-            room = 2 * source_ids.shape[1] if limit is None else limit - prompt_ids.shape[1]
-            kwargs["max_new_tokens"] = min(2 * source_ids.shape[1], room)
+            limit, wanted = (
+                getattr(self.config.backbone_config, "max_position_embeddings", None),
+                2 * source_ids.shape[1],
+            )
+            if limit is not None and wanted > limit - prompt_ids.shape[1]:
+                wanted = limit - prompt_ids.shape[1]
+                if not prompt_mask.all():
+                    logger.warning_once(
+                        f"The longest prompt of the batch leaves {wanted} tokens to each of its texts. Where that is "
+                        "too few, pass texts with prompts of like length together, or one by one."
+                    )
+            kwargs["max_new_tokens"] = wanted
         criteria = StoppingCriteriaList(kwargs.pop("stopping_criteria", None) or [])
         if not self.one_latent_per_text:
             criteria.append(_StopAfterSegments(self.config.sep_token_id, prompt_ids.shape[1], counts - before))

@@ -203,6 +203,8 @@ class SegmentGenerationMixin:
             ):
                 if value is not default and value != default:
                     raise ValueError(f"`{name}` cannot be used with `latent_dynamics='none'`, a plain language model.")
+            if self.config.conditional:
+                self._check_prompt_end(inputs if inputs is not None else kwargs.get("input_ids"))
             return super().generate(inputs, generation_config, logits_processor, **kwargs)
 
         def setting(name, default=None):
@@ -315,15 +317,19 @@ class SegmentGenerationMixin:
                 "`attention_mask` ends in 0: prompts must be padded on the left. "
                 "Use TraceProcessor(..., add_eos=False, padding=True), or tokenizer.padding_side='left'."
             )
-        if self.config.conditional and not (inputs == self.config.sep_token_id).any(dim=-1).all():
-            raise ValueError(
-                "`inputs` of a conditional model must be BOS, a prompt and [SEP], got a row without [SEP]. "
-                "Use TraceProcessor(..., conditional=True)(prompt=prompts)."
-            )
+        if self.config.conditional:
+            self._check_prompt_end(inputs)
         if limit is not None and inputs.shape[1] >= limit:
             raise ValueError(
                 f"`inputs` must leave room in the backbone's context of {limit} tokens, got a prompt of "
                 f"{inputs.shape[1]}. Shorten the prompt."
+            )
+
+    def _check_prompt_end(self, inputs):
+        if inputs is None or not (inputs == self.config.sep_token_id).any(dim=-1).all():
+            raise ValueError(
+                "`inputs` of a conditional model must be BOS, a prompt and [SEP], got a row without [SEP]. "
+                "Use TraceProcessor(..., conditional=True)(prompt=prompts)."
             )
 
     def _validate_generated_length(self, generation_config, input_ids_length, has_default_max_length):

@@ -333,6 +333,13 @@ class TraceForConditionalGeneration(TracePreTrainedModel, SegmentGenerationMixin
             )
         return segment_ids if attention_mask is None else segment_ids.masked_fill(attention_mask == 0, -1)
 
+    def _check_prompts(self, segment_ids):
+        if self.config.conditional and not bool((segment_ids.amax(dim=1) > 0).all()):
+            raise ValueError(
+                "`input_ids` of a conditional model must be BOS, prompt, [SEP] and a text, got a row without a text "
+                "after [SEP]. Use TraceProcessor(..., conditional=True)(texts, prompt=prompts)."
+            )
+
     def _encode(self, input_ids, attention_mask, segment_ids, sample=None, generator=None) -> SegmentLatents:
         """The encoder passes, then the latent dynamics (paper Sec. 4.1, Fig. 1)."""
         return self.latents(
@@ -343,13 +350,8 @@ class TraceForConditionalGeneration(TracePreTrainedModel, SegmentGenerationMixin
 
     def _encoder_states(self, input_ids, attention_mask, segment_ids):
         """What the dynamics read: c_{t-1} (or None), s_t and the steps that a row has. All passes are one batch."""
-        num_segments = int(segment_ids.max())
-        if self.config.conditional and not bool((segment_ids.amax(dim=1) > 0).all()):
-            raise ValueError(
-                "`input_ids` of a conditional model must be BOS, prompt, [SEP] and a text, got a row without a text "
-                "after [SEP]. Use TraceProcessor(..., conditional=True)(texts, prompt=prompts)."
-            )
-        num_segments = max(1, num_segments)
+        self._check_prompts(segment_ids)
+        num_segments = max(1, int(segment_ids.max()))
         embeds = self.get_input_embeddings()(input_ids)
         names = [self.latents.posterior_pass]
         if self.latents.reads_context and "context" not in names:
@@ -395,10 +397,16 @@ class TraceForConditionalGeneration(TracePreTrainedModel, SegmentGenerationMixin
                 "`latent_dynamics` must be 'parallel', the only one that approximates, got "
                 f"'{self.config.latent_dynamics}'."
             )
+        self._check_length(input_ids)
         segment_ids = self._segment_ids(input_ids, attention_mask, None)
-        with torch.no_grad():
-            states = self._encoder_states(input_ids, attention_mask, segment_ids)
-        return self.latents.approximation_error(*states, generator=generator)
+        training = self.training
+        self.eval()  # no dropout, and batch statistics stay as they are
+        try:
+            with torch.no_grad():
+                states = self._encoder_states(input_ids, attention_mask, segment_ids)
+                return self.latents.approximation_error(*states, generator=generator)
+        finally:
+            self.train(training)
 
     @can_return_tuple
     def forward(
@@ -472,6 +480,7 @@ class TraceForConditionalGeneration(TracePreTrainedModel, SegmentGenerationMixin
         if labels is not None and self.config.conditional:  # the prompt is given, not modelled
             if segment_ids is None:
                 segment_ids = self._segment_ids(input_ids, attention_mask, None)
+                self._check_prompts(segment_ids)
             labels = labels.masked_fill(segment_ids == 0, -100)
 
         if position_ids is None and attention_mask is not None:

@@ -93,6 +93,23 @@ def test_a_file_wins_over_a_preset_and_a_system_over_a_recipe(tmp_path):
     assert model["posterior_norm"] == "none" and model["residual_scale"] == "none"
 
 
+def test_a_name_on_the_command_line_wins_over_the_file(reviews):
+    """train_config.yaml writes every field out; another --system must not be ignored for that."""
+    file = f"{reviews}/train_config.yaml"
+    assert parsed(file)[1]["latent_dynamics"] == "recurrent"
+    _, model, _ = parsed(file, "--system", "ind")
+    assert model["latent_dynamics"] == "independent" and model["posterior_norm"] == "none"
+    assert model["latent_size"] == 4  # what the system says nothing of is the file's
+    assert parsed(file, "--system", "ind", "--posterior_norm", "batch")[1]["posterior_norm"] == "batch"
+
+
+def test_a_flag_undoes_the_name_in_a_file(tmp_path):
+    (tmp_path / "c.yaml").write_text("system: ind\npreset: yelp\n")
+    _, model, _ = parsed(str(tmp_path / "c.yaml"), "--system", "none")
+    assert model["latent_dynamics"] == "recurrent"
+    assert parsed(str(tmp_path / "c.yaml"), "--preset", "yahoo")[0].text_column == "best_answer"
+
+
 # ---- Conditional ----
 
 
@@ -134,6 +151,27 @@ def test_interpolate(reviews, tmp_path, capsys):
     assert first[1] == pytest.approx([(a + b) / 2 for a, b in zip(first[0], first[2], strict=True)], abs=1e-5)
 
 
+@pytest.mark.parametrize("decoding", [[], ["--num_beams", "2"], ["--top_k", "20"]])
+def test_edit_in_batches(reviews, tmp_path, capsys, decoding):
+    path = tmp_path / "texts.jsonl"
+    flags = ["--dataset", "reviews", "--num_texts", 3, "--segments", "2", "--num_draws", 3, "--batch_size", 2]
+    code, _, err = run(capsys, "edit", reviews, *flags, "--output", path, *decoding)
+    assert code == 0, err
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert len(rows) == 9
+    for text in range(3):
+        own = rows[3 * text : 3 * text + 3]
+        assert len({row["source"] for row in own}) == 1
+        assert all(row["source"].startswith(row["segments"][0]) for row in own)
+        assert len({tuple(row["latents"][1]) for row in own if len(row["latents"]) > 1}) > 1
+
+
+def test_a_model_with_one_latent_has_nothing_to_edit(tmp_path, capsys):
+    assert run(capsys, "train", *TINY, "--system", "no-recurrence", "--output_dir", tmp_path / "m")[0] == 0
+    code, _, err = run(capsys, "edit", tmp_path / "m", "--text", TEXT)
+    assert code == 2 and "this model has one latent for the whole text" in err.strip().splitlines()[-1]
+
+
 def test_edit_and_average(reviews, tmp_path, capsys):
     path = tmp_path / "texts.jsonl"
     flags = ["--text", TEXT, "--segments", "2", "--num_draws", 3, "--seed", 0, "--output", path]
@@ -166,12 +204,13 @@ BAD = [
     (["train", *TINY, "--conditional", "true"], "`conditional` is set, but the data set has no column of prompts"),
     (["train", *TINY, "--prompt_column", "text"], "`prompt_column` is for conditional models"),
     (["reconstruct", "{reviews}"], "give texts either by `text` or by `dataset`"),
-    (["reconstruct", "{reviews}", "--text", "a", "--prompt", "b"], "`prompt` is for a conditional processor"),
+    (["reconstruct", "{reviews}", "--text", "a", "--prompt", "b"], "`prompt` is for conditional models"),
     (["interpolate", "{reviews}", "--text", "a"], "`text` must be given in pairs"),
     (["interpolate", "{reviews}", "--text", "a", "--text", "b", "--num_steps", "1"], "`num_steps` must be >= 2"),
     (["edit", "{reviews}", "--text", TEXT], "`segments` is missing: which of 1: "),
     (["edit", "{reviews}", "--text", TEXT, "--segments", "x"], "`segments` must be numbers such as 2 or 2,3, got 'x'"),
-    (["edit", "{reviews}", "--text", TEXT, "--segments", "99"], "`segments` must be in every text, got 99"),
+    (["edit", "{reviews}", "--text", TEXT, "--segments", "99"], "`segments` must be between 1 and"),
+    (["edit", "{reviews}", "--text", TEXT, "--segments", "0"], "`segments` must be between 1 and"),
     (["average"], "the model is missing"),
     (["generate", "{stories}"], "this is a conditional model, which writes on a prompt"),
     (["edit", "{stories}", "--text", "a"], "this is a conditional model: give each --text its --prompt"),
@@ -179,8 +218,12 @@ BAD = [
 
 
 @pytest.mark.parametrize(("flags", "message"), BAD, ids=range(len(BAD)))
-def test_bad_input_is_one_line(reviews, stories, capsys, flags, message, tmp_path, monkeypatch):
+def test_bad_input_is_one_line_before_the_weights_are_read(
+    reviews, stories, capsys, flags, message, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("modeling_trace.cli.editing.load_model", lambda *_: pytest.fail("the weights are read"))
+    monkeypatch.setattr("modeling_trace.cli.generate.load_model", lambda *_: pytest.fail("the weights are read"))
     folders = {"{reviews}": reviews, "{stories}": stories}
     code, _, err = run(capsys, *(folders.get(flag, flag) for flag in flags))
     last = err.strip().splitlines()[-1]

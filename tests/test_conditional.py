@@ -197,7 +197,7 @@ def test_truncation_keeps_the_prompt_whole():
         assert len(row) <= max_length and row[:5] == whole[:5] and row == whole[: len(row)]
         assert len(row) == (max_length if max_length <= 9 else 12 if max_length >= 12 else 9)
     with pytest.raises(
-        ValueError, match="`prompt` leaves no room for text, got 5 tokens in row 0 with `max_length` 5"
+        ValueError, match="`prompt` leaves no room for text, got 5 tokens in row 0 with `max_length` 5: 'w9 w10"
     ):
         made("w4", prompt="w9 w10 w11", max_length=5)
 
@@ -241,6 +241,31 @@ def test_training(name, tmp_path):
     tokens = sum(len(ids) - 1 - ids.index(made.sep_token_id) for ids in kept_back["input_ids"])
     nats = 3 * (metrics["eval_reconstruction"] + metrics.get("eval_kl", 0))
     assert metrics["eval_loss"] == pytest.approx(nats / tokens, rel=1e-5)
+
+
+def test_prompts_are_not_paid_for_whatever_the_collator(tmp_path):
+    """The loss is divided by the targets that the batch's labels say: a bare tokenizer knows of no prompts."""
+    made = processor()
+    train, validation = load_texts(Dataset.from_dict(STORIES), conditional=True, validation_split=3)
+    rows, kept_back = (prepare_dataset(texts, made) for texts in (train, validation))
+    losses = []
+    for processing in (made, made.tokenizer):
+        model = tiny_model(conditional=True, sep_token_id=made.sep_token_id, backbone_config=_wide())
+        arguments = TrainingArguments(tmp_path, report_to="none", use_cpu=True)
+        trainer = TraceTrainer(
+            model, arguments, train_dataset=rows, eval_dataset=kept_back, processing_class=processing
+        )
+        losses.append(trainer.evaluate()["eval_loss"])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
+def test_the_columns_may_have_each_others_names():
+    swapped = Dataset.from_dict({"text": ["a", "b", "c"], "prompt": ["x", "y", "z"]})
+    rows, _ = load_texts(swapped, conditional=True, prompt_column="text", text_column="prompt", validation_split=None)
+    assert rows["prompt"][:] == ["a", "b", "c"] and rows["text"][:] == ["x", "y", "z"]
+    other = Dataset.from_dict({"text": ["a", "b"], "story": ["x", "y"], "prompt": ["1", "2"]})
+    rows, _ = load_texts(other, conditional=True, prompt_column="text", text_column="story", validation_split=None)
+    assert rows["prompt"][:] == ["a", "b"] and rows["text"][:] == ["x", "y"]
 
 
 def _wide():
@@ -302,6 +327,16 @@ def _wide():
             r"`inputs` of a conditional model must be BOS, a prompt and \[SEP\]",
         ),
         (lambda: tiny_model(conditional=True).generate(max_new_tokens=3), "must be BOS, a prompt and"),
+        (
+            lambda: tiny_model(conditional=True, latent_dynamics="none").generate(torch.tensor([[BOS, 4]])),
+            "must be BOS, a prompt and",
+        ),
+        (
+            lambda: tiny_model(conditional=True, latent_dynamics="none")(
+                torch.tensor([[BOS, 4, EOS]]), labels=torch.tensor([[BOS, 4, EOS]])
+            ),
+            "a row without a text after",
+        ),
     ],
 )
 def test_bad_input_is_one_line(call, message):

@@ -294,6 +294,8 @@ def test_approximation_error_is_what_it_says():
         model.latents.posterior_network.weight[4:].zero_()
         model.latents.logvar_norm.bias.zero_()
     assert model.approximation_error(ids, mask)[0] < 1e-6 < model.approximation_error(ids, mask)[2]
+    free = tiny_model(latent_dynamics="parallel", residual_posterior=False)
+    assert free.approximation_error(ids, mask).max() < 1e-6  # -RP: z_t does not depend on z_{t-1}
     with pytest.raises(ValueError, match="must be 'parallel', the only one that approximates, got 'recurrent'"):
         tiny_model().approximation_error(ids, mask)
 

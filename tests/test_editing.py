@@ -3,6 +3,7 @@
 import pytest
 import torch
 from tiny import BOS, EOS, PAD, SEP, make_batch, make_text, tiny_model
+from transformers import GenerationConfig
 
 TEXTS = [make_text([3, 3, 3], seed=1), make_text([3, 2], seed=2)]
 DYNAMICS = ["recurrent", "parallel", "independent", "context", "single"]
@@ -104,6 +105,46 @@ def test_editing_holds_all_but_the_chosen(name, chosen):
     assert len({tuple(row.tolist()) for row in out.sequences}) > 1
 
 
+@pytest.mark.parametrize("decoding", DECODING)
+def test_every_draw_has_latents_of_its_own(decoding):
+    """Also under beam search, whose beams share theirs; rows stand by text, then by draw."""
+    model = tiny_model()
+    ids, mask = texts(model)
+    torch.manual_seed(0)
+    out = model.edit(ids, mask, segments=2, num_return_sequences=3, max_new_tokens=12, **decoding)
+    means = model.encode(ids, mask).posterior_mean
+    assert len(out.sequences) == 6 and len({tuple(z.tolist()) for z in out.latents[:, 1]}) == 6
+    for row in range(6):
+        torch.testing.assert_close(out.latents[row, 0], means[row // 3, 0], atol=1e-5, rtol=0)
+        assert strip(out.sequences[row])[:5] == TEXTS[row // 3][:5]
+
+
+def test_conditional_editing_of_unequal_prompts():
+    model = tiny_model(conditional=True)
+    rows = [[BOS, 9, 8, SEP, 4, 5, 6, SEP, 7, EOS], [BOS, 9, SEP, 7, 8, 9, SEP, 5, 5, EOS]]
+    ids, mask, _ = make_batch(rows)
+    cold = {"segments": [2], "latent_temperature": 0, "max_new_tokens": 6}
+    both = model.edit(ids, mask, num_return_sequences=2, **cold)
+    for row in range(2):
+        alone = model.edit(torch.tensor([rows[row]]), **cold)
+        assert strip(both.sequences[2 * row]) == strip(both.sequences[2 * row + 1]) == strip(alone.sequences[0])
+
+
+def test_a_generation_config_is_kept_and_a_full_context_is_no_error(caplog):
+    model = tiny_model()
+    ids, mask = texts(model)
+    config = GenerationConfig(max_new_tokens=3, bos_token_id=BOS, eos_token_id=EOS, pad_token_id=PAD)
+    assert model.reconstruct(ids, mask, generation_config=config).sequences.shape[1] == 4
+    long = torch.tensor([make_text([3] * 15 + [2], seed=4)])
+    assert long.shape[1] == 64
+    assert model.reconstruct(long).sequences.shape[1] <= 64
+    wide = tiny_model(conditional=True)
+    rows = [[BOS, *[9] * 40, SEP, 4, 5, 6, EOS], [BOS, 9, SEP, *make_text([3] * 7, seed=4)[1:]]]
+    ids, mask, _ = make_batch(rows)
+    wide.reconstruct(ids, mask)
+    assert "leaves 22 tokens to each of its texts" in caplog.text
+
+
 def test_editing_a_batch_equals_editing_each():
     model = tiny_model()
     ids, mask = texts(model)
@@ -141,6 +182,9 @@ def test_conditional_models_keep_the_prompt():
         ("recurrent", lambda m, i, k: m.edit(i, k, segments=[3]), "got 3, but text 1 has only 2"),
         ("recurrent", lambda m, i, k: m.edit(i, k, segments=[0]), "must be numbers of segments, counted from 1"),
         ("recurrent", lambda m, i, k: m.edit(i, k, segments=[]), "must be numbers of segments, counted from 1"),
+        ("recurrent", lambda m, i, k: m.edit(i, k, segments=["1"]), "must be numbers of segments, counted from 1"),
+        ("recurrent", lambda m, i, k: m.edit(i, k, segments=[1.5]), "must be numbers of segments, counted from 1"),
+        ("recurrent", lambda m, i, k: m.reconstruct(i[:, :1]), "has no text in row 0"),
         ("recurrent", lambda m, i, k: m.interpolate(i, i[:1]), "must be pairs, got 2 and 1 texts"),
         ("recurrent", lambda m, i, k: m.interpolate(i, i, num_steps=1), "`num_steps` must be >= 2"),
         ("recurrent", lambda m, i, k: m.reconstruct(i, k, latents=i), "`latents` cannot be given"),

@@ -459,3 +459,10 @@ def test_sep_is_needed():
     with pytest.raises(ValueError, match="`sep_token_id` is needed"):
         TraceForConditionalGeneration(TraceConfig(backbone_config=backbone_config()))
     assert tiny_config(sep_token_id=None, latent_dynamics="none").sep_token_id is None
+
+
+def test_a_folder_without_a_tokenizer_is_refused(tmp_path):
+    """Transformers would make an empty one up, and [SEP] would take the place of a token."""
+    AutoModelForCausalLM.from_config(backbone_config()).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="has no tokenizer. Save it there, or pass `tokenizer`"):
+        TraceForConditionalGeneration.from_backbone(str(tmp_path))

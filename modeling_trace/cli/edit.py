@@ -3,7 +3,8 @@
 import dataclasses
 import sys
 
-from .editing import as_rows, encode, load, parse, write
+from ..dynamics_trace import has_segments
+from .editing import as_rows, batches, load, parse, write
 from .parser import flag
 
 
@@ -29,16 +30,17 @@ def run(argv: list[str] | None = None) -> int:
         raise ValueError(f"`num_draws` must be >= 1, got {arguments.num_draws}.")
     segments = _segments(arguments.segments)
     model, processor, texts, prompts, limit, seed = load(arguments, lambda *args: _check_segments(segments, *args))
-    inputs = encode(model, processor, texts, prompts, limit)
-    outputs = model.edit(
-        **inputs,
-        segments=segments,
-        num_return_sequences=arguments.num_draws,
-        latent_temperature=arguments.latent_temperature,
-        **decoding,
-    )
-    sources = [text for text in texts for _ in range(arguments.num_draws)]
-    return write(as_rows(processor, outputs, sources), arguments, lambda number: f"{number + 1}.", seed)
+    rows = []
+    for part, inputs in batches(model, processor, texts, prompts, limit, arguments.batch_size):
+        outputs = model.edit(
+            **inputs,
+            segments=segments,
+            num_return_sequences=arguments.num_draws,
+            latent_temperature=arguments.latent_temperature,
+            **decoding,
+        )
+        rows += as_rows(processor, outputs, [text for text in part for _ in range(arguments.num_draws)])
+    return write(rows, arguments, lambda number: f"{number + 1}.", seed)
 
 
 def _segments(given: str | None) -> list[int] | None:
@@ -50,11 +52,16 @@ def _segments(given: str | None) -> list[int] | None:
         raise ValueError(f"`segments` must be numbers such as 2 or 2,3, got '{given}'.") from None
 
 
-def _check_segments(segments, processor, texts, prompts) -> None:
-    pieces = processor.split(processor(texts[0], prompt=None if prompts is None else prompts[0])["input_ids"])
+def _check_segments(segments, config, processor, rows) -> None:
+    if not has_segments(config.latent_dynamics):
+        raise ValueError("this model has one latent for the whole text, and no segment to draw again. Use generate.")
+    pieces = [processor.split(row) for row in rows]
     if segments is None:
-        shown = ", ".join(f"{number}: {piece!r}" for number, piece in enumerate(pieces, 1))
+        shown = ", ".join(f"{number}: {piece!r}" for number, piece in enumerate(pieces[0], 1))
         raise ValueError(f"`segments` is missing: which of {shown}? For example --segments 1")
+    for number, own in enumerate(pieces, 1):
+        if min(segments) < 1 or max(segments) > len(own):
+            raise ValueError(f"`segments` must be between 1 and {len(own)} for text {number}, got {segments}.")
 
 
 __all__ = ["run"]

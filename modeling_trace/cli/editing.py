@@ -11,7 +11,7 @@ from transformers import set_seed
 
 from ..data import TraceProcessor, load_texts
 from .generate import add_decoding, check_output, find_device, load_config, load_model, save_rows, take_decoding
-from .parser import CommandParser, flag, one_line
+from .parser import CommandParser, flag, printable
 
 NUM_TEXTS = 10  # of a data set
 
@@ -26,7 +26,8 @@ class EditingArguments:
     num_texts: int = flag(NUM_TEXTS, "Texts to take from the data set.")
     output: str | None = flag(None, "File of JSON lines with text, segments, latents and source; written whole.")
     overwrite: bool = flag(False, "Replace that file where it exists.")
-    seed: int | None = flag(None, "Makes the texts repeatable. Drawn where left out.")
+    seed: int | None = flag(None, "Makes the texts repeatable (with the same batch size). Drawn where left out.")
+    batch_size: int = flag(32, "Texts to work on at once.")
     max_new_tokens: int | None = flag(None, "Most tokens to write. Default: twice the text's own.")
     device: str | None = flag(None, "cuda, mps or cpu. Default: the first of them that is there.")
     trust_remote_code: bool = flag(False, "Run the model's own code: latent dynamics that its author wrote.")
@@ -54,7 +55,7 @@ def parse(
         raise ValueError("give texts either by `text` or by `dataset`, got both or neither.")
     if arguments.prompt is not None and arguments.text is None:
         raise ValueError("`prompt` goes with `text`; prompts of a data set are in its `prompt_column`.")
-    for name in ("num_texts", "max_new_tokens"):
+    for name in ("num_texts", "batch_size", "max_new_tokens"):
         if getattr(arguments, name) is not None and getattr(arguments, name) < 1:
             raise ValueError(f"`{name}` must be >= 1, got {getattr(arguments, name)}.")
     check_output(arguments)
@@ -65,7 +66,8 @@ def load(arguments: Namespace, check: Callable | None = None):
     """
     Model, processor, the texts and prompts (or None) to work on, the context and the seed.
 
-    All is checked before the weights are read; `check(processor, texts, prompts)` is the command's own part of that.
+    All is checked before the weights are read; `check(config, processor, rows)` is the command's own part of that,
+    with the ids of each text.
     """
     device = find_device(arguments.device)
     config = load_config(arguments.model)
@@ -85,10 +87,12 @@ def load(arguments: Namespace, check: Callable | None = None):
         texts, prompts = rows["text"][:], rows["prompt"][:] if config.conditional else None
     if config.conditional and prompts is None:
         raise ValueError("this is a conditional model: give each --text its --prompt.")
+    if prompts is not None and not config.conditional:
+        raise ValueError("`prompt` is for conditional models, and this is none. Leave it out.")
     limit = getattr(config.get_text_config(), "max_position_embeddings", None)
-    processor(texts, prompt=prompts, max_length=limit)
+    rows = processor(texts, prompt=prompts, max_length=limit)["input_ids"]
     if check is not None:
-        check(processor, texts, prompts)
+        check(config, processor, rows)
     seed = arguments.seed if arguments.seed is not None else torch.seed() % 2**32
     set_seed(seed)
     model = load_model(arguments.model, arguments.trust_remote_code).to(device).eval()
@@ -101,6 +105,13 @@ def encode(
     """`input_ids` and `attention_mask` on the model's device; texts past the context lose whole segments."""
     inputs = processor(texts, prompt=prompts, max_length=limit, padding=True, return_tensors="pt")
     return {name: tensor.to(model.device) for name, tensor in inputs.items()}
+
+
+def batches(model, processor, texts: list[str], prompts: list[str] | None, limit: int | None, size: int):
+    """Batches of `size` texts: the texts, and what `encode` makes of them."""
+    for start in range(0, len(texts), size):
+        part = slice(start, start + size)
+        yield texts[part], encode(model, processor, texts[part], prompts and prompts[part], limit)
 
 
 def as_rows(processor, outputs, sources: list[Any]) -> list[dict[str, Any]]:
@@ -118,12 +129,11 @@ def write(rows: list[dict[str, Any]], arguments: Namespace, label: Callable[[int
     if arguments.output is not None:
         save_rows(rows, arguments.output)
     for number, row in enumerate(rows):
-        text = "".join(character if character.isprintable() else "\ufffd" for character in one_line(row["text"]))
-        print(f"{label(number)} {text or '(empty)'}")
+        print(f"{label(number)} {printable(row['text'])}")
     if arguments.output is not None:
         print(f"The {len(rows)} texts and their latents are in {arguments.output}.")
     print(f"(--seed {seed})", file=sys.stderr)
     return 0
 
 
-__all__ = ["EditingArguments", "as_rows", "encode", "load", "parse", "write"]
+__all__ = ["EditingArguments", "as_rows", "batches", "encode", "load", "parse", "write"]

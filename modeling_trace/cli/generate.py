@@ -18,7 +18,7 @@ from transformers.utils.peft_utils import find_adapter_config_file
 
 from ..data import TraceProcessor
 from ..modeling_trace import TraceForConditionalGeneration
-from .parser import CommandParser, flag, one_line
+from .parser import CommandParser, flag, one_line, printable
 
 MAX_NEW_TOKENS = 256  # where the context has room for them
 PRINTED_BESIDE_FILE = 10  # texts shown when all of them go to a file
@@ -296,9 +296,7 @@ def _umask() -> int:
 def _print_texts(rows: list[dict[str, Any]], output: str | None, seed: int) -> None:
     shown = rows if output is None else rows[:PRINTED_BESIDE_FILE]
     for number, row in enumerate(shown, 1):
-        # what a terminal might take for a command is shown as what it is: not text
-        text = "".join(character if character.isprintable() else "\ufffd" for character in one_line(row["text"]))
-        print(f"{number:>{len(str(len(rows)))}}. {text or '(empty)'}")
+        print(f"{number:>{len(str(len(rows)))}}. {printable(row['text'])}")
     if output is not None:
         print(f"{'All' if len(shown) < len(rows) else 'The'} {len(rows)} texts are in {output}.")
     print(f"{len({row['text'] for row in rows})} of {len(rows)} texts are distinct (--seed {seed}).")

@@ -3,7 +3,7 @@
 import dataclasses
 import sys
 
-from .editing import as_rows, encode, load, parse, write
+from .editing import as_rows, batches, load, parse, write
 from .parser import flag
 
 
@@ -26,20 +26,21 @@ def run(argv: list[str] | None = None) -> int:
     if arguments.num_steps < 2:
         raise ValueError(f"`num_steps` must be >= 2, both ends, got {arguments.num_steps}.")
     model, processor, texts, prompts, limit, seed = load(arguments, _check_pairs)
-    inputs = encode(model, processor, texts, prompts, limit)
-    ids, mask = inputs["input_ids"], inputs["attention_mask"]
-    outputs = model.interpolate(
-        ids[0::2], ids[1::2], mask[0::2], mask[1::2], num_steps=arguments.num_steps, **decoding
-    )
-    steps = [step / (arguments.num_steps - 1) for _ in texts[0::2] for step in range(arguments.num_steps)]
-    pairs = [pair for pair in zip(texts[0::2], texts[1::2], strict=True) for _ in range(arguments.num_steps)]
-    sources = [{"from": a, "to": b, "share": share} for (a, b), share in zip(pairs, steps, strict=True)]
-    return write(as_rows(processor, outputs, sources), arguments, lambda number: f"{steps[number]:.2f}", seed)
+    shares = [step / (arguments.num_steps - 1) for step in range(arguments.num_steps)]
+    rows = []
+    for part, inputs in batches(model, processor, texts, prompts, limit, 2 * arguments.batch_size):
+        ids, mask = inputs["input_ids"], inputs["attention_mask"]
+        outputs = model.interpolate(
+            ids[0::2], ids[1::2], mask[0::2], mask[1::2], num_steps=arguments.num_steps, **decoding
+        )
+        pairs = zip(part[0::2], part[1::2], strict=True)
+        rows += as_rows(processor, outputs, [{"from": a, "to": b, "share": x} for a, b in pairs for x in shares])
+    return write(rows, arguments, lambda number: f"{rows[number]['source']['share']:.2f}", seed)
 
 
-def _check_pairs(processor, texts, prompts):
-    if len(texts) % 2:
-        raise ValueError(f"`text` must be given in pairs, from and to, got {len(texts)} texts.")
+def _check_pairs(config, processor, rows):
+    if len(rows) % 2:
+        raise ValueError(f"`text` must be given in pairs, from and to, got {len(rows)} texts.")
 
 
 __all__ = ["run"]

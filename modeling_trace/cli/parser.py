@@ -26,6 +26,11 @@ def one_line(error: BaseException | str) -> str:
     return " ".join(str(error).split())
 
 
+def printable(text: str) -> str:
+    """A text on one line; what a terminal might take for a command is shown as what it is: not text."""
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in one_line(text)) or "(empty)"
+
+
 def _parse_mapping(text: str) -> dict:
     """A dict written as JSON or as inline YAML: `{model_type: gpt2, n_layer: 4}`."""
     try:
@@ -174,4 +179,4 @@ def argument_values(instance) -> dict[str, Any]:
     return {field.name: getattr(instance, field.name) for field in dataclasses.fields(instance)}
 
 
-__all__ = ["CommandParser", "argument_values", "flag", "nearest", "one_line", "read_yaml"]
+__all__ = ["CommandParser", "argument_values", "flag", "nearest", "one_line", "printable", "read_yaml"]

@@ -3,7 +3,7 @@
 import dataclasses
 import sys
 
-from .editing import as_rows, encode, load, parse, write
+from .editing import as_rows, batches, load, parse, write
 from .parser import flag
 
 
@@ -23,10 +23,10 @@ def run(argv: list[str] | None = None) -> int:
         ReconstructArguments,
     )
     model, processor, texts, prompts, limit, seed = load(arguments)
-    outputs = model.reconstruct(
-        **encode(model, processor, texts, prompts, limit), sample_latents=arguments.sample_latents, **decoding
-    )
-    rows = as_rows(processor, outputs, texts)
+    rows = []
+    for part, inputs in batches(model, processor, texts, prompts, limit, arguments.batch_size):
+        outputs = model.reconstruct(**inputs, sample_latents=arguments.sample_latents, **decoding)
+        rows += as_rows(processor, outputs, part)
     return write(rows, arguments, lambda number: f"{number + 1}. {texts[number]!r}\n  ->", seed)
 
 

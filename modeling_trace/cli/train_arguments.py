@@ -33,6 +33,7 @@ TRAINING_DEFAULTS = {
 }
 # TrainingArguments that belong to one run or one machine, or are secret: not written to train_config.yaml.
 NOT_SAVED = {"hub_token", "local_rank", "resume_from_checkpoint", "dataloader_pin_memory"}
+NAMED = ("preset", "system", "recipe")  # stand for other arguments, see `named_settings`
 # Names that users of other scripts may try.
 INSTEAD = {
     "model_name_or_path": "backbone",
@@ -164,13 +165,15 @@ def make_parser() -> CommandParser:
 
 
 def parse_arguments(argv: list[str]) -> Namespace:
-    """Flags over the YAML file over the defaults, all still as the user wrote them."""
+    """Flags over the YAML file over the defaults, as the user wrote them; names of systems as what they stand for."""
     parser = make_parser()
-    config = parser.parse(argv).config
-    values = {} if config is None else read_yaml(config)
-    named = parser.parse(argv, values, source=config)
-    values = {**named_settings(named.preset, named.system, named.recipe), **values}
-    return parser.parse(argv, values, source=config)
+    flags = parser.parse(argv)
+    values = {} if flags.config is None else read_yaml(flags.config)
+    # A name in the file stands under the file's values, one on the command line over them: flags win over the file.
+    by_flag = {name: getattr(flags, name) for name in NAMED}
+    by_file = {name: values.pop(name, None) for name in NAMED}
+    under = named_settings(**{name: value for name, value in by_file.items() if by_flag[name] is None})
+    return parser.parse(argv, {**under, **values, **named_settings(**by_flag)}, source=flags.config)
 
 
 def to_dataclasses(namespace: Namespace) -> tuple[DataArguments, dict[str, Any], TrainingArguments]:
@@ -203,7 +206,7 @@ def resolved_arguments(
     """What train_config.yaml holds: every argument that is not a default of Transformers, ready to run again."""
     names = SCHEDULE_ARGUMENTS[data.kl_schedule]
     texts = argument_values(data) | {argument: getattr(schedule, name) for argument, name in names.items()}
-    for name in ("preset", "system", "recipe"):  # what they stand for is written out
+    for name in NAMED:  # what they stand for is written out
         texts.pop(name)
     texts.pop("backbone" if data.backbone_config is not None else "vocab_size")
     texts = {name: value for name, value in texts.items() if value is not None or name == "validation_split"}

@@ -7,6 +7,13 @@ from transformers.data.data_collator import pad_without_fast_tokenizer_warning
 from .processor import TraceProcessor
 
 
+def mask_prompts(batch: dict[str, torch.Tensor], sep_token_id: int) -> dict[str, torch.Tensor]:
+    """The labels of a batch without its prompts: nothing up to the first [SEP] of a row is a target."""
+    closes = batch["input_ids"].eq(sep_token_id)
+    is_prompt = (closes.cumsum(-1) - closes.long()).eq(0)
+    return {**batch, "labels": batch["labels"].masked_fill(is_prompt, -100)}
+
+
 class TraceDataCollator:
     """
     Pads on the right and makes the labels: every token but the first (BOS) is a target, EOS and [SEP] included.
@@ -65,12 +72,9 @@ class TraceDataCollator:
         )
         input_ids, attention_mask = padded["input_ids"], padded["attention_mask"]
         is_first = attention_mask.cumsum(-1).eq(1) & attention_mask.eq(1)
-        no_target = attention_mask.eq(0) | is_first
-        if self.prompt_end is not None:
-            closes = input_ids.eq(self.prompt_end)
-            no_target |= (closes.cumsum(-1) - closes.long()).eq(0)
-        labels = input_ids.masked_fill(no_target, -100)
-        return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+        labels = input_ids.masked_fill(attention_mask.eq(0) | is_first, -100)
+        batch = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+        return batch if self.prompt_end is None else mask_prompts(batch, self.prompt_end)
 
 
-__all__ = ["TraceDataCollator"]
+__all__ = ["TraceDataCollator", "mask_prompts"]

@@ -400,17 +400,16 @@ def _named_columns(dataset, text_column: str | None, prompt_column: str | None, 
             raise ValueError(f"`prompt_column` must not be the column of texts, got {prompt_column!r} for both.")
     else:
         _check_conditional(dataset, False, None)
-    dataset = _one_text_column(dataset, text_column, prompt_column, drop_empty)
+    renamed = {_find_text_column(dataset, text_column, prompt_column): "text"}
     if conditional:
         _check_column(dataset, prompt_column, "prompt_column")
+        renamed[prompt_column] = "prompt"
+    for column in renamed:
         if drop_empty:
-            dataset = _without_empty(dataset, prompt_column)
-        _check_texts(dataset, prompt_column)
-        if prompt_column != "prompt":
-            if "prompt" in dataset.column_names:
-                dataset = dataset.remove_columns("prompt")
-            dataset = dataset.rename_column(prompt_column, "prompt")
-    return dataset
+            dataset = _without_empty(dataset, column)
+        _check_texts(dataset, column)
+    others = [name for name in renamed.values() if name in dataset.column_names and name not in renamed]
+    return dataset.remove_columns(others).rename_columns(renamed)
 
 
 def _without_empty(dataset, column: str):
@@ -420,8 +419,8 @@ def _without_empty(dataset, column: str):
     return kept
 
 
-def _one_text_column(dataset, text_column: str | None, prompt_column: str | None, drop_empty: bool):
-    """Rename the column of texts to `text`, after checking it."""
+def _find_text_column(dataset, text_column: str | None, prompt_column: str | None) -> str:
+    """The column with the texts."""
     names = [name for name in dataset.column_names if name != prompt_column]
     column = text_column
     if column is None:
@@ -436,14 +435,7 @@ def _one_text_column(dataset, text_column: str | None, prompt_column: str | None
         if len(names) > 1:
             logger.info(f"Texts are read from the column '{column}' of {', '.join(names)}.")
     _check_column(dataset, column)
-    if drop_empty:
-        dataset = _without_empty(dataset, column)
-    _check_texts(dataset, column)
-    if column == "text":
-        return dataset
-    if "text" in names:
-        dataset = dataset.remove_columns("text")
-    return dataset.rename_column(column, "text")
+    return column
 
 
 def _at_most(dataset, max_texts: int | None, seed: int):

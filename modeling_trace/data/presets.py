@@ -60,7 +60,7 @@ SYSTEMS: dict[str, dict[str, Any]] = {
     "trace-p": {"latent_dynamics": "parallel"},
     "ind": {"latent_dynamics": "independent", "posterior_norm": "none"},
     "cgd": {"latent_dynamics": "context", "posterior_norm": "none", "residual_posterior": False},
-    "no-recurrence": {"latent_dynamics": "single", "posterior_norm": "none"},
+    "no-recurrence": {"latent_dynamics": "single", "posterior_norm": "none", "residual_posterior": False},
     "gpt2": {"latent_dynamics": "none"},
     "trace-r-LN": {"latent_dynamics": "recurrent", "posterior_norm": "none"},
     "trace-r+BN": {"latent_dynamics": "recurrent", "posterior_norm": "batch"},
@@ -71,7 +71,7 @@ SYSTEMS: dict[str, dict[str, Any]] = {
 RECIPES: dict[str, dict[str, Any]] = {"paper": {**PAPER_RECIPE, **PAPER_TRAINING}}
 
 
-def named_settings(preset: str | None, system: str | None, recipe: str | None = None) -> dict[str, Any]:
+def named_settings(preset: str | None = None, system: str | None = None, recipe: str | None = None) -> dict[str, Any]:
     """
     The settings that a preset, a recipe and a system stand for, as arguments of `modeling-trace train`.
 
@@ -82,7 +82,7 @@ def named_settings(preset: str | None, system: str | None, recipe: str | None = 
     """
     settings: dict[str, Any] = {}
     for kind, name, known in (("recipe", recipe, RECIPES), ("preset", preset, PRESETS), ("system", system, SYSTEMS)):
-        if name is None:
+        if name is None or str(name).lower() == "none":
             continue
         match = {key.lower(): key for key in known}.get(str(name).lower())
         if match is None:
@@ -90,7 +90,7 @@ def named_settings(preset: str | None, system: str | None, recipe: str | None = 
             hint = f" Did you mean '{near[0]}'?" if near else ""
             raise ValueError(f"`{kind}` must be one of {', '.join(known)}, got '{name}'.{hint}")
         settings |= known[match]
-    if recipe is not None:
+    if settings.items() >= PAPER_RECIPE.items():
         logger.warning(PAPER_WARNING)
     if settings.get("segmenter") == "sentence":
         settings.pop("segment_length", None)

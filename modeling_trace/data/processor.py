@@ -251,11 +251,11 @@ class TraceProcessor(PushToHubMixin):
                 raise ValueError(f"`prompt` must have one row per text, got {len(prompts)} for {len(texts)} texts.")
             tokens = self._tokenize("prompt", prompts, first_row, "Filter such rows out first.")
             prefixes = [[self.bos_token_id, *ids, self.tokenizer.sep_token_id] for ids in tokens["input_ids"]]
-            for row, prefix in enumerate(prefixes, first_row):
+            for row, (prompt, prefix) in enumerate(zip(prompts, prefixes, strict=True), first_row):
                 if max_length is not None and len(prefix) >= max_length:
                     raise ValueError(
                         f"`prompt` leaves no room for text, got {len(prefix)} tokens in row {row} with `max_length` "
-                        f"{max_length}. Raise max_length, or shorten the prompt."
+                        f"{max_length}: {prompt[:30]!r}. Raise max_length, or shorten the prompt."
                     )
         if texts is None:
             return prefixes

@@ -192,6 +192,18 @@ class _LossSums:
         return dict(zip(names, sums, strict=True)), first_bad_step
 
 
+class _WithoutPrompts:
+    """A collator whose batches have no targets in their prompts."""
+
+    def __init__(self, collator: Callable, sep_token_id: int):
+        self.collator, self.sep_token_id = collator, sep_token_id
+
+    def __call__(self, features):
+        from ..data.collator import mask_prompts
+
+        return mask_prompts(self.collator(features), self.sep_token_id)
+
+
 class TraceTrainer(Trainer):
     """
     `Trainer` for [`TraceForConditionalGeneration`]. It takes every argument of `Trainer`, and standard
@@ -287,6 +299,8 @@ class TraceTrainer(Trainer):
         self._evaluating = False
         self._owns_output_dir = False
         self._check_segments(processing_class)
+        if self.model.config.conditional:  # whatever collator: the loss is divided by its number of targets
+            self.data_collator = _WithoutPrompts(self.data_collator, self.model.config.sep_token_id)
 
     def _check_settings(self) -> None:
         if get_kl_weight(self.model) is None:
