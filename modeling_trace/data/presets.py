@@ -90,7 +90,7 @@ def named_settings(preset: str | None = None, system: str | None = None, recipe:
             hint = f" Did you mean '{near[0]}'?" if near else ""
             raise ValueError(f"`{kind}` must be one of {', '.join(known)}, got '{name}'.{hint}")
         settings |= known[match]
-    if settings.items() >= PAPER_RECIPE.items():
+    if recipe is not None and str(recipe).lower() != "none":
         logger.warning(PAPER_WARNING)
     if settings.get("segmenter") == "sentence":
         settings.pop("segment_length", None)
