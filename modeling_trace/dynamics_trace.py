@@ -59,10 +59,14 @@ class LatentDynamics(nn.Module):
         self.residual_scale = config.residual_scale
         self.residual_posterior = config.residual_posterior
         hidden_size = config.backbone_config.hidden_size
+        self._make_prior(hidden_size, config)
         self.posterior_network = nn.Linear(hidden_size, 2 * config.latent_size)  # W^g
         norm = (config.latent_size, config.posterior_norm, config.posterior_norm_gamma)
         self.mean_norm = PosteriorNorm(*norm)
         self.logvar_norm = PosteriorNorm(*norm, beta_init=2 * math.log(config.posterior_sigma_init))
+
+    def _make_prior(self, hidden_size: int, config) -> None:
+        """The prior's own weights, if it has some."""
 
     def prior(
         self, previous: torch.Tensor, context: torch.Tensor | None, first: torch.BoolTensor
@@ -170,10 +174,6 @@ class RecurrentDynamics(LatentDynamics):
                    z_1 ~ N(0, I); in a conditional model its prior is given the prompt, c_0
         posterior  residual on the prior, from h_t (the segment alone)             Eq. 10, 11
     """
-
-    def __init__(self, config):
-        super().__init__(config)
-        self._make_prior(config.backbone_config.hidden_size, config)
 
     def _make_prior(self, hidden_size, config):
         self.prior_network = nn.Linear(config.latent_size + hidden_size, 2 * config.latent_size)  # W^f
@@ -359,10 +359,9 @@ class ContextDynamics(LatentDynamics):
     posterior_pass = "whole"
     reads_previous = False
 
-    def __init__(self, config):
-        super().__init__(config)
+    def _make_prior(self, hidden_size, config):
         if self.reads_context:
-            self.prior_network = nn.Linear(config.backbone_config.hidden_size, 2 * config.latent_size)  # W^f
+            self.prior_network = nn.Linear(hidden_size, 2 * config.latent_size)  # W^f
 
     def prior(self, previous, context, first):
         if not self.reads_context:

@@ -100,6 +100,10 @@ class TracePreTrainedModel(CustomDynamicsMixin, PreTrainedModel):
                 nn.init.ones_(module.running_var)
         elif nn.utils.parametrize.is_parametrized(module, "weight"):  # spectral norm: `weight` is computed
             module.weight = nn.init.normal_(torch.empty_like(module.weight), std=std)
+            training = module.training
+            for _ in range(10):  # its singular vectors are those of the weight before
+                module.train().weight  # noqa: B018 - computing it in training mode is a power iteration
+            module.train(training)
         elif isinstance(module, LatentInjection):
             nn.init.normal_(module.weight, std=self.config.latent_init_std)
         elif isinstance(module, nn.Linear):
