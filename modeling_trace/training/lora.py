@@ -13,6 +13,7 @@ from transformers.pytorch_utils import Conv1D
 from transformers.utils import cached_file
 from transformers.utils.peft_utils import find_adapter_config_file
 
+from ..backbones_trace import resolve_backbone
 from ..configuration_trace import TraceConfig
 from ..modeling_trace import TraceForConditionalGeneration
 
@@ -163,10 +164,8 @@ def load_adapter_model(folder: str | os.PathLike, base: str | os.PathLike | None
             f"`folder` '{folder}' does not say which language model it adapts: that one came from memory. "
             "Pass its folder as `base`."
         )
-    try:
-        base_config = AutoConfig.from_pretrained(base)
-    except (OSError, ValueError):  # a GGUF file or an alias
-        base_config = None
+    path, gguf = resolve_backbone(base)
+    base_config = None if gguf else AutoConfig.from_pretrained(path)
     if isinstance(base_config, TraceConfig) and base_config.latent_dynamics == config.latent_dynamics:
         model = TraceForConditionalGeneration.from_pretrained(base, **kwargs)  # the adapter was trained on TRACE
     else:
