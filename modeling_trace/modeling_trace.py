@@ -22,6 +22,7 @@ from .dynamics_trace import LATENT_DYNAMICS
 from .editing_trace import LatentEditingMixin
 from .generation_trace import SegmentGenerationMixin
 from .latents_trace import PosteriorNorm, SegmentLatents
+from .likelihood_trace import LikelihoodMixin
 from .segments_trace import (
     ENCODER_MASKS,
     broadcast_segments,
@@ -132,7 +133,9 @@ class LatentInjection(nn.Linear):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
-class TraceForConditionalGeneration(TracePreTrainedModel, SegmentGenerationMixin, LatentEditingMixin, GenerationMixin):
+class TraceForConditionalGeneration(
+    TracePreTrainedModel, SegmentGenerationMixin, LatentEditingMixin, LikelihoodMixin, GenerationMixin
+):
     """
     A decoder-only Transformers language model as a segment-wise variational autoencoder with recurrent latents.
 

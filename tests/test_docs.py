@@ -12,7 +12,7 @@ from modeling_trace import TraceForConditionalGeneration, TraceProcessor
 DOCS = Path(__file__).parent.parent / "docs"
 
 
-@pytest.mark.parametrize("page", ["conditional.md", "working_with_latents.md"])
+@pytest.mark.parametrize("page", ["conditional.md", "working_with_latents.md", "measuring.md"])
 def test_blocks_run(page, tmp_path, monkeypatch, capsys):
     make_demo_folder(tmp_path / "trace-demo")
     monkeypatch.chdir(tmp_path)

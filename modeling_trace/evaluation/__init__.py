@@ -1,0 +1,67 @@
+"""Evaluation of trained models: what their texts are like, to people and by figures."""
+
+from .diversity import (
+    bleu,
+    compression_ratio,
+    distinct_n,
+    expectation_adjusted_distinct,
+    jaccard_similarity,
+    rep_n,
+    self_bleu,
+    vendi_score,
+)
+from .human import make_sheets, paired_tests, read_sheets, summarise, summary_table
+from .intervals import Difference, Interval, bootstrap_interval, metric_difference, metric_interval, paired_difference
+from .likelihood import LikelihoodResult, evaluate_likelihood
+from .metrics import TextMetric, load_metric
+from .quality import Cnd, JudgePerplexity, bert_score, cnd, judge_perplexity, mauve, rouge, sacrebleu
+from .representation import (
+    ActiveUnits,
+    EncodedTexts,
+    MutualInformation,
+    active_units,
+    encode_states,
+    encode_texts,
+    mutual_information,
+)
+
+__all__ = [
+    "ActiveUnits",
+    "Cnd",
+    "Difference",
+    "EncodedTexts",
+    "Interval",
+    "JudgePerplexity",
+    "LikelihoodResult",
+    "MutualInformation",
+    "TextMetric",
+    "active_units",
+    "bert_score",
+    "bleu",
+    "bootstrap_interval",
+    "cnd",
+    "compression_ratio",
+    "distinct_n",
+    "encode_states",
+    "encode_texts",
+    "evaluate_likelihood",
+    "expectation_adjusted_distinct",
+    "jaccard_similarity",
+    "judge_perplexity",
+    "load_metric",
+    "make_sheets",
+    "mauve",
+    "metric_difference",
+    "metric_interval",
+    "mutual_information",
+    "paired_difference",
+    "paired_tests",
+    "read_sheets",
+    "rep_n",
+    "rouge",
+    "sacrebleu",
+    "self_bleu",
+    "summarise",
+    "summary_table",
+    "vendi_score",
+]
