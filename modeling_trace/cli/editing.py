@@ -99,19 +99,17 @@ def load(arguments: Namespace, check: Callable | None = None):
     return model, processor, texts, prompts, limit, seed
 
 
-def encode(
-    model, processor, texts: list[str], prompts: list[str] | None, limit: int | None
-) -> dict[str, torch.Tensor]:
-    """`input_ids` and `attention_mask` on the model's device; texts past the context lose whole segments."""
-    inputs = processor(texts, prompt=prompts, max_length=limit, padding=True, return_tensors="pt")
-    return {name: tensor.to(model.device) for name, tensor in inputs.items()}
-
-
 def batches(model, processor, texts: list[str], prompts: list[str] | None, limit: int | None, size: int):
-    """Batches of `size` texts: the texts, and what `encode` makes of them."""
+    """
+    Batches of `size` texts: the texts, and their `input_ids` and `attention_mask` on the model's device. Texts past
+    the context lose whole segments.
+    """
     for start in range(0, len(texts), size):
         part = slice(start, start + size)
-        yield texts[part], encode(model, processor, texts[part], prompts and prompts[part], limit)
+        inputs = processor(
+            texts[part], prompt=prompts and prompts[part], max_length=limit, padding=True, return_tensors="pt"
+        )
+        yield texts[part], {name: tensor.to(model.device) for name, tensor in inputs.items()}
 
 
 def as_rows(processor, outputs, sources: list[Any]) -> list[dict[str, Any]]:
@@ -124,16 +122,52 @@ def as_rows(processor, outputs, sources: list[Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def write(rows: list[dict[str, Any]], arguments: Namespace, label: Callable[[int], str], seed: int) -> int:
+def write(rows: list[dict[str, Any]], arguments: Namespace, label: Callable[[int, dict], str], seed: int) -> None:
     """Print the texts, each after its label, and save them where asked."""
     if arguments.output is not None:
         save_rows(rows, arguments.output)
     for number, row in enumerate(rows):
-        print(f"{label(number)} {printable(row['text'])}")
+        print(f"{label(number, row)} {printable(row['text'])}")
     if arguments.output is not None:
         print(f"The {len(rows)} texts and their latents are in {arguments.output}.")
     print(f"(--seed {seed})", file=sys.stderr)
+
+
+def run_editing(
+    argv: list[str] | None,
+    command: str,
+    description: str,
+    work: Callable,
+    *,
+    own: type | None = None,
+    check: Callable | None = None,
+    label: Callable[[int, dict], str] = lambda number, row: f"{number + 1}.",
+    texts_per_item: int | None = 1,
+) -> int:
+    """
+    One of these commands: parse, check, work on the texts in batches, write.
+
+    Args:
+        argv (`list[str]`, *optional*): arguments after the command; by default those of the process.
+        command, description (`str`): for --help.
+        work (`Callable`): `work(model, arguments, inputs, texts, decoding)` for each batch; returns the outputs of
+            generate() and the source of each of its rows.
+        own (`type`, *optional*): a dataclass of the command's own flags.
+        check (`Callable`, *optional*): see [`load`]; its first argument is the parsed arguments.
+        label (`Callable`): of a row of the output, from its number and itself.
+        texts_per_item (`int`, *optional*): texts that belong together in a batch; None for all of them.
+
+    Returns:
+        `int`: the exit code.
+    """
+    arguments, decoding = parse(sys.argv[2:] if argv is None else argv, command, description, own)
+    model, processor, texts, prompts, limit, seed = load(arguments, check and (lambda *args: check(arguments, *args)))
+    size = len(texts) if texts_per_item is None else texts_per_item * arguments.batch_size
+    rows = []
+    for part, inputs in batches(model, processor, texts, prompts, limit, size):
+        rows += as_rows(processor, *work(model, arguments, inputs, part, decoding))
+    write(rows, arguments, label, seed)
     return 0
 
 
-__all__ = ["EditingArguments", "as_rows", "batches", "encode", "load", "parse", "write"]
+__all__ = ["EditingArguments", "run_editing"]

@@ -1,9 +1,8 @@
 """`modeling-trace reconstruct PATH-OR-HUB-ID --text '...'`: writes texts again from their latents alone."""
 
 import dataclasses
-import sys
 
-from .editing import as_rows, batches, load, parse, write
+from .editing import run_editing
 from .parser import flag
 
 
@@ -16,18 +15,18 @@ class ReconstructArguments:
 
 def run(argv: list[str] | None = None) -> int:
     """Reconstruct. Returns the exit code."""
-    arguments, decoding = parse(
-        sys.argv[2:] if argv is None else argv,
+    return run_editing(
+        argv,
         "reconstruct",
         "Encode texts and write them again from their latents alone: how much of a text the latents hold.",
-        ReconstructArguments,
+        _work,
+        own=ReconstructArguments,
+        label=lambda number, row: f"{number + 1}. {row['source']!r}\n  ->",
     )
-    model, processor, texts, prompts, limit, seed = load(arguments)
-    rows = []
-    for part, inputs in batches(model, processor, texts, prompts, limit, arguments.batch_size):
-        outputs = model.reconstruct(**inputs, sample_latents=arguments.sample_latents, **decoding)
-        rows += as_rows(processor, outputs, part)
-    return write(rows, arguments, lambda number: f"{number + 1}. {texts[number]!r}\n  ->", seed)
+
+
+def _work(model, arguments, inputs, texts, decoding):
+    return model.reconstruct(**inputs, sample_latents=arguments.sample_latents, **decoding), texts
 
 
 __all__ = ["run"]
