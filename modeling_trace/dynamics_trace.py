@@ -3,6 +3,7 @@
 import math
 import sys
 import tokenize
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from .latents_trace import (
 )
 
 
-class LatentDynamics(nn.Module):
+class LatentDynamics(nn.Module, ABC):
     """
     Base of all latent dynamics: a prior and a posterior for the latent of every segment.
 
@@ -68,6 +69,7 @@ class LatentDynamics(nn.Module):
     def _make_prior(self, hidden_size: int, config) -> None:
         """The prior's own weights, if it has some."""
 
+    @abstractmethod
     def prior(
         self, previous: torch.Tensor, context: torch.Tensor | None, first: torch.BoolTensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -82,7 +84,6 @@ class LatentDynamics(nn.Module):
         Returns:
             Mean and log variance, each of shape `(..., latent_size)`, float32.
         """
-        raise NotImplementedError
 
     def residual(
         self, states: torch.Tensor, mask: torch.BoolTensor | None = None
@@ -454,6 +455,8 @@ def register_latent_dynamics(name: str) -> Callable[[type[LatentDynamics]], type
     def register(cls: type[LatentDynamics]) -> type[LatentDynamics]:
         if not (isinstance(cls, type) and issubclass(cls, LatentDynamics)):
             raise ValueError(f"`register_latent_dynamics` is for subclasses of LatentDynamics, got {cls!r:.80}.")
+        if cls.__abstractmethods__:
+            raise ValueError(f"`{cls.__name__}` has no prior. Define prior(self, previous, context, first) in it.")
         if name in LATENT_DYNAMICS_VALUES:
             raise ValueError(f"`name` must not be one of the built-in dynamics, got '{name}'. Choose another.")
         register_class(name, cls)

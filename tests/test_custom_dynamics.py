@@ -145,6 +145,7 @@ def test_every_returned_row_is_reproduced_by_its_own_latents(tmp_path, name, mod
         ("parallel", type("P", (RecurrentDynamics,), {}), "`name` must not be one of the built-in dynamics"),
         ("none", type("P", (RecurrentDynamics,), {}), "`name` must not be one of the built-in dynamics"),
         ("mine", torch.nn.Linear, "`register_latent_dynamics` is for subclasses of LatentDynamics, got <class"),
+        ("mine", type("Empty", (LatentDynamics,), {}), "`Empty` has no prior. Define prior"),
         ("mine", "RandomWalk", "`register_latent_dynamics` is for subclasses of LatentDynamics, got 'RandomWalk'"),
     ],
 )
