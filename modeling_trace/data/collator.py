@@ -4,14 +4,14 @@ import torch
 from transformers import PreTrainedTokenizerBase
 from transformers.data.data_collator import pad_without_fast_tokenizer_warning
 
+from ..segments_trace import segment_ids_from_input_ids
 from .processor import TraceProcessor
 
 
 def mask_prompts(batch: dict[str, torch.Tensor], sep_token_id: int) -> dict[str, torch.Tensor]:
     """The labels of a batch without its prompts: nothing up to the first [SEP] of a row is a target."""
-    closes = batch["input_ids"].eq(sep_token_id)
-    is_prompt = (closes.cumsum(-1) - closes.long()).eq(0)
-    return {**batch, "labels": batch["labels"].masked_fill(is_prompt, -100)}
+    segment_ids = segment_ids_from_input_ids(batch["input_ids"], None, sep_token_id, None, conditional=True)
+    return {**batch, "labels": batch["labels"].masked_fill(segment_ids == 0, -100)}
 
 
 class TraceDataCollator:

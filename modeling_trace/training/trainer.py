@@ -299,7 +299,8 @@ class TraceTrainer(Trainer):
         self._evaluating = False
         self._owns_output_dir = False
         self._check_segments(processing_class)
-        if self.model.config.conditional:  # whatever collator: the loss is divided by its number of targets
+        # whatever collator: the loss is divided by its number of targets
+        if self.model.config.conditional and getattr(self.data_collator, "prompt_end", None) is None:
             self.data_collator = _WithoutPrompts(self.data_collator, self.model.config.sep_token_id)
 
     def _check_settings(self) -> None:
