@@ -174,9 +174,7 @@ class LatentEditingMixin:
         there = (steps <= counts.unsqueeze(1)).unsqueeze(-1)
         mean = (latents * there).sum(dim=0, keepdim=True) / there.sum(dim=0, keepdim=True)
         count = counts.float().mean().round().long().view(1)
-        ids, mask = (x[:1] for x in self._cut(input_ids, segment_ids, 1))
-        ids, mask = ids[:, mask[0].bool()], mask[:, mask[0].bool()]
-        return self._write_under(mean, count, ids, mask, input_ids, kwargs)
+        return self._write_under(mean, count, *self._cut(input_ids[:1], segment_ids[:1], 1), input_ids, kwargs)
 
     def _latents_of(self, input_ids, attention_mask, sample_latents=False):
         """Posterior latents `(rows, S, D)`, the number of segments of each row, and the segment ids."""
@@ -209,10 +207,8 @@ class LatentEditingMixin:
         given = [kwargs, *(config.to_dict() for config in configs if config is not None)]
         if all(values.get(name) is None for values in given for name in ("max_new_tokens", "max_length")):
             # segments of the same number can be longer than the text's own
-            limit, wanted = (
-                getattr(self.config.backbone_config, "max_position_embeddings", None),
-                2 * source_ids.shape[1],
-            )
+            limit = getattr(self.config.backbone_config, "max_position_embeddings", None)
+            wanted = 2 * source_ids.shape[1]
             if limit is not None and wanted > limit - prompt_ids.shape[1]:
                 wanted = limit - prompt_ids.shape[1]
                 if not prompt_mask.all():
