@@ -37,7 +37,7 @@ def dynamics(name, seed=0, **settings):
     made = LATENT_DYNAMICS[name](tiny_config(latent_dynamics=name, **settings)).double()
     for parameter in made.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
-    for _ in range(10 if name == "parallel" else 0):  # the singular vectors of spectral norm follow in training mode
+    for _ in range(10 if name == "parallel" else 0):  # spectral norm follows in training mode
         made.train()._recurrent_weight()
     return made.eval()
 
@@ -246,19 +246,18 @@ def test_parallel_latents_by_hand(spectral_norm):
 
 
 def test_parallel_priors_come_from_the_approximate_latents():
-    made = dynamics("parallel").train()
+    made = dynamics("parallel", spectral_norm=False).train()  # whose power iterations would move the weights meanwhile
     context, posterior = states(seed=5)
     seen = []
     exact_form = made.approximate_latents
     made.approximate_latents = lambda *args: seen.append(exact_form(*args)) or seen[-1]
     found = made(context, posterior, MASK, generator=torch.Generator().manual_seed(0))
     approximate = seen[0].transpose(0, 1)
-    made.eval()  # the weights as the forward left them
     for t in range(1, 4):
         mean, logvar = made.prior(approximate[:, t - 1], context[:, t], torch.zeros(3, dtype=torch.bool))
         keep = MASK[:, t : t + 1]
-        torch.testing.assert_close(found.prior_mean[:, t], mean * keep, atol=2e-3, rtol=0)
-        torch.testing.assert_close(found.prior_logvar[:, t], logvar * keep, atol=2e-3, rtol=0)
+        torch.testing.assert_close(found.prior_mean[:, t], mean * keep, atol=1e-12, rtol=1e-12)
+        torch.testing.assert_close(found.prior_logvar[:, t], logvar * keep, atol=1e-12, rtol=1e-12)
 
 
 def _recurrent_twin(parallel):
@@ -602,5 +601,5 @@ def test_two_processes_give_the_gradients_of_one(tmp_path):
     one, two = results
     for case in one:
         for name, value in one[case].items():
-            torch.testing.assert_close(two[case][name], value, atol=1e-6, rtol=1e-4, msg=f"{case} {name}")
+            torch.testing.assert_close(two[case][name], value, atol=1e-6, rtol=1e-5, msg=f"{case} {name}")
     assert one["+BN"]["latents.mean_norm.running_mean"].abs().max() > 0
