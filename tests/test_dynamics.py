@@ -1,13 +1,10 @@
 """The laws of each system of the paper: its Gaussians by hand, its KL floor, no leak, generation re-scored."""
 
 import math
-import subprocess
-import sys
-import textwrap
-from pathlib import Path
 
 import pytest
 import torch
+from processes import one_and_two_processes
 from test_generation import MODES, rescoring_error, returned_mask, run
 from tiny import SEP, VOCAB, make_batch, make_text, tiny_config, tiny_model
 from torch.distributions import Normal, kl_divergence
@@ -579,7 +576,7 @@ SCRIPT = """
         found[case] = {{name: p.grad for name, p in model.named_parameters()}}
         found[case].update({{name: b.clone() for name, b in model.named_buffers() if "running" in name}})
     if rank == 0:
-        torch.save(found, sys.argv[1])
+        torch.save(found, sys.argv[1] + "/result.pt")
     if processes > 1:
         dist.destroy_process_group()
 """
@@ -587,18 +584,7 @@ SCRIPT = """
 
 @pytest.mark.slow
 def test_two_processes_give_the_gradients_of_one(tmp_path):
-    tests = Path(__file__).parent
-    script = tmp_path / "script.py"
-    script.write_text(textwrap.dedent(SCRIPT).format(tests=str(tests), package=str(tests.parent)))
-    results = []
-    for launcher in ([], ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]):
-        path = tmp_path / f"{len(results)}.pt"
-        done = subprocess.run(
-            [sys.executable, *launcher, str(script), str(path)], capture_output=True, text=True, timeout=300
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
-        results.append(torch.load(path))
-    one, two = results
+    one, two = one_and_two_processes(SCRIPT, tmp_path)
     for case in one:
         for name, value in one[case].items():
             torch.testing.assert_close(two[case][name], value, atol=1e-6, rtol=1e-5, msg=f"{case} {name}")

@@ -3,17 +3,12 @@ TraceTrainer: gradients under accumulation and several processes, logged ELBO pa
 evaluation, warnings, bad input. The plain Trainer where it must work too.
 """
 
-import os
-import re
 import shutil
-import subprocess
-import sys
-import textwrap
-from pathlib import Path
 
 import pytest
 import torch
 from datasets import Dataset, DatasetDict
+from processes import one_and_two_processes
 from tokenizers import Tokenizer, models
 from transformers import GPT2Config, PreTrainedTokenizerFast, Trainer, TrainerCallback, TrainingArguments
 
@@ -583,7 +578,7 @@ def test_saved_model_has_weight_one(tmp_path):
 # ---- Several processes ----
 
 SCRIPT = """
-    import sys, torch
+    import os, sys, torch
     sys.path[:0] = [{tests!r}, {package!r}]
     from test_trainer import *
 
@@ -613,18 +608,7 @@ SCRIPT = """
 
 @pytest.mark.slow
 def test_two_processes_equal_one(tmp_path):
-    tests = Path(__file__).parent
-    script = tmp_path / "script.py"
-    script.write_text(textwrap.dedent(SCRIPT).format(tests=str(tests), package=str(tests.parent)))
-    results = []
-    for launcher in ([], ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]):
-        folder = tmp_path / str(len(results))
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, *launcher, str(script), str(folder)]
-        run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-        assert run.returncode == 0, re.sub(r"\s*\n", "\n", run.stderr)[-3000:]
-        results.append(torch.load(folder / "result.pt"))
-    (one, one_logs, one_metrics), (two, two_logs, two_metrics) = results
+    (one, one_logs, one_metrics), (two, two_logs, two_metrics) = one_and_two_processes(SCRIPT, tmp_path)
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, rtol=0, atol=1e-6, msg=name)
     for first, second in zip(one_logs, two_logs, strict=True):
