@@ -11,7 +11,7 @@ import statistics
 import time
 
 import torch
-from systems import SYSTEMS, make_batch, make_model
+from systems import SYSTEMS, add_size_arguments, make_batch, make_model
 
 
 def seconds(call) -> float:
@@ -31,12 +31,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--systems", nargs="+", default=[name for name in SYSTEMS if name != "gpt2"])
     parser.add_argument("--samples", type=int, default=100)
-    parser.add_argument("--layers", type=int, default=3)
-    parser.add_argument("--width", type=int, default=160)
-    parser.add_argument("--vocab_size", type=int, default=4096)
-    parser.add_argument("--batch_size", type=int, default=4)
-    parser.add_argument("--tokens", type=int, default=60, help="of a text, [SEP] not counted")
-    parser.add_argument("--segment_length", type=int, default=10)
+    add_size_arguments(parser, batch_size=4)
     parser.add_argument("--rounds", type=int, default=9)
     arguments = parser.parse_args()
     print(f"| system | likelihood with n = {arguments.samples}, ratio to {arguments.samples} decoder passes | range |")

@@ -19,6 +19,16 @@ from modeling_trace.data.presets import SYSTEMS
 BOS, EOS, PAD, SEP = 0, 1, 2, 3
 
 
+def add_size_arguments(parser: argparse.ArgumentParser, batch_size: int) -> None:
+    """What [`make_model`] and [`make_batch`] read."""
+    parser.add_argument("--layers", type=int, default=3)
+    parser.add_argument("--width", type=int, default=160)
+    parser.add_argument("--vocab_size", type=int, default=4096)
+    parser.add_argument("--batch_size", type=int, default=batch_size)
+    parser.add_argument("--tokens", type=int, default=60, help="of a text, [SEP] not counted")
+    parser.add_argument("--segment_length", type=int, default=10)
+
+
 def make_model(system: str, arguments: argparse.Namespace) -> TraceForConditionalGeneration:
     torch.manual_seed(0)
     backbone = GPT2Config(
@@ -44,8 +54,7 @@ def make_batch(model, arguments: argparse.Namespace) -> torch.Tensor:
         pieces = tokens.split(arguments.segment_length, dim=1)
         sep = torch.full((arguments.batch_size, 1), SEP)
         tokens = torch.cat([part for piece in pieces for part in (piece, sep)][:-1], dim=1)
-    ends = (torch.full((arguments.batch_size, 1), token) for token in (BOS, EOS))
-    start, end = ends
+    start, end = (torch.full((arguments.batch_size, 1), token) for token in (BOS, EOS))
     return torch.cat([start, tokens, end], dim=1)
 
 
@@ -80,12 +89,7 @@ def saved_bytes(model, ids: torch.Tensor) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--systems", nargs="+", default=["gpt2", *(name for name in SYSTEMS if name != "gpt2")])
-    parser.add_argument("--layers", type=int, default=3)
-    parser.add_argument("--width", type=int, default=160)
-    parser.add_argument("--vocab_size", type=int, default=4096)
-    parser.add_argument("--batch_size", type=int, default=32)
-    parser.add_argument("--tokens", type=int, default=60, help="of a text, [SEP] not counted")
-    parser.add_argument("--segment_length", type=int, default=10)
+    add_size_arguments(parser, batch_size=32)
     parser.add_argument("--rounds", type=int, default=11)
     arguments = parser.parse_args()
     models = {system: make_model(system, arguments) for system in arguments.systems}
