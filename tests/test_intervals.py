@@ -5,15 +5,17 @@ import pytest
 from scipy import stats
 
 from modeling_trace.evaluation import (
+    Replicates,
     bleu,
     bootstrap_interval,
     cnd,
     distinct_n,
     expectation_adjusted_distinct,
-    intervals,
     jaccard_similarity,
+    mean_replicates,
     metric_difference,
     metric_interval,
+    metric_replicates,
     paired_difference,
     rep_n,
     rouge,
@@ -124,19 +126,50 @@ def test_groups_of_unequal_size_have_the_right_variance():
         ("expectation_adjusted_distinct", {"vocab_size": 60}, expectation_adjusted_distinct),
         ("expectation_adjusted_distinct", {"vocab_size": 60, "n": 2}, expectation_adjusted_distinct),
         ("jaccard_similarity", {"orders": (1, 2)}, jaccard_similarity),
+        ("cnd", {"orders": (1, 2), "references": ["w1 w2 w1 w2 w3", "w2 w1 w2"]}, cnd),
     ],
 )
 def test_fast_replicates_are_those_of_the_remaining_texts(metric, settings, function, corpora):
     texts = corpora[0][:23]
-    value, left_out, sizes = intervals._replicates(metric, texts, None, 7, 3, settings)
-    assert value == pytest.approx(function(texts, **settings), rel=1e-12)
+    found = metric_replicates(metric, texts, num_groups=7, seed=3, **settings)
+    assert found.value == pytest.approx(float(function(texts, **settings)), rel=1e-12)
     if metric == "jaccard_similarity":
         groups = [[row] for row in range(23)]
     else:
         groups = np.array_split(np.random.default_rng(3).permutation(23), 7)
-    assert sizes.tolist() == [len(group) for group in groups]
-    expected = [function([t for row, t in enumerate(texts) if row not in set(group)], **settings) for group in groups]
-    np.testing.assert_allclose(left_out, expected, rtol=1e-12)
+    assert found.sizes.tolist() == [len(group) for group in groups]
+    kept = [[text for row, text in enumerate(texts) if row not in set(group)] for group in groups]
+    expected = [float(function(part, **settings)) for part in kept]
+    np.testing.assert_allclose(found.left_out, expected, rtol=1e-12)
+
+
+def test_replicates_of_means_and_of_what_is_made_of_them():
+    generator = np.random.default_rng(0)
+    nats, words = generator.gamma(5.0, size=40), generator.integers(3, 9, size=40)
+    single = mean_replicates(nats, num_groups=40)
+    assert single.standard_error == pytest.approx(stats.sem(nats))
+    ratio = mean_replicates(nats, words, num_groups=8, seed=1)
+    assert ratio.value == pytest.approx(nats.sum() / words.sum()) and ratio.num_texts == 40
+    perplexity = ratio.map(np.exp)
+    assert perplexity.value == pytest.approx(np.exp(ratio.value))
+    assert perplexity.standard_error == pytest.approx(perplexity.value * ratio.standard_error, rel=0.05)
+    both = ratio.map(np.add, ratio)
+    assert both.standard_error == pytest.approx(2 * ratio.standard_error)
+    assert ratio.difference(ratio).p_value == 1
+    with pytest.raises(ValueError, match="^`others` must have as many groups of texts, got 40 beside 8."):
+        ratio.map(np.add, single)
+
+
+def test_replicates_of_several_seeds_are_those_of_the_mean():
+    """Three seeds of generation: the error of their mean is a third of the sum's, 3 ** 0.5 less than one seed's."""
+    generator = np.random.default_rng(0)
+    errors = []
+    for _ in range(200):
+        seeds = [mean_replicates(generator.normal(size=50), num_groups=25) for _ in range(3)]
+        joined = Replicates.mean(seeds)
+        assert joined.value == pytest.approx(np.mean([one.value for one in seeds]))
+        errors.append(joined.standard_error)
+    assert np.mean(np.square(errors)) == pytest.approx(1 / 150, rel=0.1)
 
 
 def test_more_texts_give_narrower_intervals(corpora):

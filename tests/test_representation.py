@@ -190,6 +190,35 @@ def test_mutual_information_of_a_gaussian_channel():
     torch.testing.assert_close(sure.per_step, sure.caps, atol=1e-3, rtol=0)
 
 
+@pytest.mark.parametrize("signal", [0.3, 1.0])
+def test_influences_give_the_standard_error_over_texts(signal):
+    """Against the spread over 60 sets of texts; to the wide side where the cap log N bounds what texts can do."""
+    chains = [encode_states(*linear_chain(120, 3, signal, 1.0, 0.9, seed=seed)) for seed in range(60)]
+    found = [mutual_information(texts, seed=seed) for seed, texts in enumerate(chains)]
+    spread = torch.tensor([one.total for one in found], dtype=torch.float64).std()
+    errors = torch.stack([one.influence.std() / 120**0.5 for one in found])
+    assert torch.stack([one.influence.mean() for one in found]).abs().max() < 1e-12
+    assert 0.8 < errors.mean() / spread < (1.25 if signal < 1 else 1.6)
+
+
+def test_influence_is_what_leaving_a_text_out_changes(monkeypatch):
+    """theta_(-k) = theta - influence_k / (N - 1) + O(1 / N^2), with texts of one segment among those of three."""
+    dynamics, context, states, mask = linear_chain(300, 3, 0.4, 1.0, 0.9)
+    mask[::4, 1:] = False
+    noise = torch.randn(3, 300, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+    def total_and_influence(chosen):
+        monkeypatch.setattr(representation, "standard_normal", lambda like, generator: noise[:, chosen])
+        found = mutual_information(encode_states(dynamics, context[chosen], states[chosen], mask[chosen]))
+        return found.total, found.influence
+
+    everyone = torch.arange(300)
+    whole, influence = total_and_influence(everyone)
+    changes = torch.tensor([total_and_influence(everyone[everyone != k])[0] - whole for k in range(40)])
+    torch.testing.assert_close(299 * changes.double(), -influence[:40], atol=0.03, rtol=0.02)
+    assert influence[:40].std() > 0.5
+
+
 def test_a_collapsed_chain_tells_nothing_of_its_text():
     """z_t = 0.95 z_{t-1} + noise for every text: MI 0 and no active unit, where naive estimates find plenty."""
     states = linear_chain(400, 10, 0.0, 1.0, 0.95)

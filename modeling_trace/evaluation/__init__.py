@@ -11,7 +11,8 @@ from .diversity import (
     vendi_score,
 )
 from .human import make_sheets, paired_tests, read_sheets, summarise, summary_table
-from .intervals import Difference, Interval, bootstrap_interval, metric_difference, metric_interval, paired_difference
+from .intervals import bootstrap_interval, metric_difference, metric_interval, paired_difference
+from .jackknife import Difference, Interval, Replicates, mean_replicates, metric_replicates
 from .likelihood import LikelihoodResult, evaluate_likelihood
 from .metrics import TextMetric, load_metric
 from .quality import Cnd, JudgePerplexity, bert_score, cnd, judge_perplexity, mauve, rouge, sacrebleu
@@ -34,6 +35,7 @@ __all__ = [
     "JudgePerplexity",
     "LikelihoodResult",
     "MutualInformation",
+    "Replicates",
     "TextMetric",
     "active_units",
     "bert_score",
@@ -51,8 +53,10 @@ __all__ = [
     "load_metric",
     "make_sheets",
     "mauve",
+    "mean_replicates",
     "metric_difference",
     "metric_interval",
+    "metric_replicates",
     "mutual_information",
     "paired_difference",
     "paired_tests",

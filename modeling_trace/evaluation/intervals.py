@@ -6,107 +6,22 @@ Two kinds of metrics need two methods.
 *Means over independent texts* (BLEU against references, ROUGE, rep-n) and ratios of sums (nats per word): the
 bootstrap, BCa (Efron, 1987) or percentile.
 
-*Functions of the set of texts* (Self-BLEU, Distinct, Jaccard, CND, ...): the bootstrap would be wrong. A resample with
-replacement holds about 37 % duplicates; each has a Self-BLEU of 100 and adds no distinct n-gram, so that the resamples
-do not even surround the figure. Bootstrapping the per-text contributions alone forgets that each text is also what
-the others are compared with: for Jaccard, a U-statistic of degree 2, the standard error comes out at half its size.
-Here the texts are left out in groups, and the variance is that of the delete-group jackknife (Busing et al., 1999, for
-groups of unequal size),
-
-    h_g = N / m_g    pseudo_g = h_g theta - (h_g - 1) theta_(-g)    var = mean_g (pseudo_g - pseudo)^2 / (h_g - 1)
-
-with theta_(-g) the metric without the m_g texts of group g. No text is ever duplicated, and nothing is assumed of the
-metric but that the order of the texts does not matter: by the Efron-Stein inequality (Efron and Stein, 1981) the
-expected jackknife variance is no smaller than the variance for the number of texts that are left, so that intervals
-err to the wide side: by a tenth for Self-BLEU, Distinct and Jaccard (simulated, 40 texts), by up to the square root of
-2 for CND near 0, where a text has no effect of its own, only in pairs. They are theta -+ t_{G-1} standard errors. What
-they cover is the expectation of the metric *for this number of texts*: Self-BLEU and Distinct have no meaning without
-it, so theta is not extrapolated to others.
+*Functions of the set of texts* (Self-BLEU, Distinct, Jaccard, CND, ...): the delete-group jackknife (jackknife.py).
 
 Intervals hold references fixed, and know nothing of training: for another seed of training, train again.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
-from .diversity import (
-    SelfBleuTable,
-    bleu,
-    compression_ratio,
-    distinct_n,
-    expectation_adjusted_distinct,
-    jaccard_similarity,
-    rep_n,
-    vendi_score,
-)
-from .ngrams import CheckedTexts, check_order, check_paired, check_texts, count_by_text, encode, ngrams, require
-from .quality import ROUGE_TYPES, cnd, rouge, sacrebleu
+from .diversity import bleu, rep_n
+from .jackknife import OF_SETS, Difference, Interval, metric_replicates
+from .ngrams import check_order, check_texts, require
+from .quality import ROUGE_TYPES, rouge
 
 MEANS = {"bleu": bleu, "rep_n": rep_n}
-OF_SETS = {
-    "cnd": cnd,
-    "compression_ratio": compression_ratio,
-    "distinct_n": distinct_n,
-    "expectation_adjusted_distinct": expectation_adjusted_distinct,
-    "jaccard_similarity": jaccard_similarity,
-    "sacrebleu": sacrebleu,
-    "self_bleu": SelfBleuTable,
-    "vendi_score": vendi_score,
-}
 RESAMPLES_AT_ONCE = 4_000_000  # numbers in a block of resamples
-
-
-@dataclass(frozen=True)
-class Interval:
-    """
-    A figure and its confidence interval.
-
-    Args:
-        value (`float`): the metric of all texts.
-        low (`float`), high (`float`): the interval.
-        standard_error (`float`).
-        confidence (`float`): its nominal coverage.
-        method (`str`): `"bca"`, `"percentile"` or `"jackknife"`.
-        num_texts (`int`).
-    """
-
-    value: float
-    low: float
-    high: float
-    standard_error: float
-    confidence: float
-    method: str
-    num_texts: int
-
-
-@dataclass(frozen=True)
-class Difference:
-    """
-    The difference of two systems, first less second, with its confidence interval and test.
-
-    Args:
-        value (`float`): the metric of the first less that of the second.
-        low (`float`), high (`float`): the interval.
-        p_value (`float`): two-sided, of the hypothesis that the systems do not differ.
-        confidence (`float`): the nominal coverage.
-        method (`str`): `"permutation"` or `"jackknife"`.
-        num_texts (`int`): of each.
-    """
-
-    value: float
-    low: float
-    high: float
-    p_value: float
-    confidence: float
-    method: str
-    num_texts: int
-
-    @property
-    def significant(self) -> bool:
-        """Whether the p-value is below 1 - confidence."""
-        return self.p_value < 1 - self.confidence
 
 
 def bootstrap_interval(
@@ -221,11 +136,7 @@ def metric_interval(
     values = _contributions(metric, texts, references, settings)
     if values is not None:
         return bootstrap_interval(values, None, confidence, "bca", num_resamples, seed)
-    texts = check_texts(texts, minimum=3, extra="An interval needs texts to leave out.")
-    value, left_out, sizes = _replicates(metric, texts, references, num_groups, seed, settings)
-    error = _jackknife_error(value, left_out, sizes)
-    reach = error * _student_quantile((1 + confidence) / 2, len(sizes) - 1)
-    return Interval(value, value - reach, value + reach, error, confidence, "jackknife", len(texts))
+    return metric_replicates(metric, texts, references, num_groups, seed, **settings).interval(confidence)
 
 
 def paired_difference(
@@ -339,17 +250,8 @@ def metric_difference(
     if values[0] is not None:
         return paired_difference(*values, confidence=confidence, num_resamples=num_resamples, seed=seed)
     check_texts(texts[0], "first", minimum=3, extra="An interval needs texts to leave out.")
-    (one, left_one, sizes), (two, left_two, _) = (
-        _replicates(metric, part, references, num_groups, seed, settings) for part in texts
-    )
-    value = one - two
-    error = _jackknife_error(value, left_one - left_two, sizes)
-    reach = error * _student_quantile((1 + confidence) / 2, len(sizes) - 1)
-    if error == 0:  # the same texts, or systems without any chance
-        p_value = 1.0 if value == 0 else 0.0
-    else:
-        p_value = 2 * float(require("scipy.special", "metric_difference").stdtr(len(sizes) - 1, -abs(value) / error))
-    return Difference(value, value - reach, value + reach, p_value, confidence, "jackknife", len(texts[0]))
+    one, two = (metric_replicates(metric, part, references, num_groups, seed, **settings) for part in texts)
+    return one.difference(two, confidence)
 
 
 def _contributions(metric, texts, references, settings) -> np.ndarray | None:
@@ -364,85 +266,6 @@ def _contributions(metric, texts, references, settings) -> np.ndarray | None:
         names = sorted([*MEANS, *OF_SETS, *ROUGE_TYPES])
         raise ValueError(f"`metric` must be one of {names} or a function, got {metric!r}. Check the spelling.")
     return None
-
-
-def _replicates(metric, texts, references, num_groups, seed, settings) -> tuple[float, np.ndarray, np.ndarray]:
-    """The metric of all texts, the metric without each group `(G,)`, and the sizes of the groups `(G,)`."""
-    num_texts = len(texts)
-    if check_order(num_groups, "num_groups") < 5:
-        raise ValueError(f"`num_groups` must be at least 5, got {num_groups}. Use 50.")
-    if metric == "jaccard_similarity":
-        own = jaccard_similarity(texts, per_text=True, **settings)
-        # Leaving out text k takes away its pairs: sum over pairs less sum_j J_kj
-        return own.mean(), (num_texts * own.mean() - 2 * own) / (num_texts - 2), np.ones(num_texts)
-    groups = np.array_split(np.random.default_rng(seed).permutation(num_texts), min(num_groups, num_texts))
-    sizes = np.array([len(group) for group in groups])
-    if metric in ("distinct_n", "expectation_adjusted_distinct"):
-        value, left_out = _distinct_replicates(metric, texts, groups, settings)
-        return value, left_out, sizes
-    at = _evaluator(metric, texts, references, settings)
-    everyone = np.ones(num_texts, dtype=bool)
-    left_out = []
-    for group in groups:
-        keep = everyone.copy()
-        keep[group] = False
-        left_out.append(at(keep))
-    return at(everyone), np.array(left_out), sizes
-
-
-def _evaluator(metric, texts, references, settings) -> Callable[[np.ndarray], float]:
-    """The metric as a function of who is kept, `(num_texts,)` of booleans."""
-    if metric == "self_bleu":
-        table = SelfBleuTable(texts, **settings)
-        return lambda keep: float(table.scores(keep).mean())
-    if metric == "sacrebleu":
-        groups = check_paired(references, len(texts))
-        return lambda keep: sacrebleu(_kept(texts, keep), _kept(groups, keep))["sacrebleu"]
-    if metric == "cnd":
-        real = check_texts(references, "references", extra="Pass real texts to compare with.")
-        return lambda keep: float(cnd(_kept(texts, keep), real, **settings))
-    function = metric if callable(metric) else OF_SETS[metric]
-    return lambda keep: float(function(_kept(texts, keep), **settings))
-
-
-def _kept(items, keep) -> CheckedTexts:
-    return CheckedTexts(item for item, kept in zip(items, keep, strict=True) if kept)
-
-
-def _distinct_replicates(metric, texts, groups, settings) -> tuple[float, np.ndarray]:
-    """Distinct without each group: what goes with a group are the n-grams that no other group has."""
-    settings = dict(settings)
-    n = settings.get("n", 2 if metric == "distinct_n" else 1)
-    function = OF_SETS[metric]
-    value = function(texts, **settings)  # checks the settings, too
-    tokens, lengths = encode(texts)
-    *_, (grams, rows) = ngrams(tokens, lengths, n)
-    group_of = np.empty(len(texts), dtype=np.int64)
-    for number, group in enumerate(groups):
-        group_of[group] = number
-    total = len(grams) - np.bincount(group_of[rows], minlength=len(groups))
-    grams, owners, _ = count_by_text(grams, group_of[rows], len(groups))
-    holders = np.bincount(grams)
-    distinct = (holders > 0).sum() - np.bincount(owners[holders[grams] == 1], minlength=len(groups))
-    if total.min() < 1:
-        raise ValueError(f"`texts` must hold {n}-grams in more than one group of texts. Pass more or longer texts.")
-    left_out = 100 * distinct / total
-    if metric == "expectation_adjusted_distinct":
-        possible = float(settings["vocab_size"]) ** n
-        left_out = 100 * distinct / (possible * -np.expm1(total * np.log1p(-1 / possible)))
-    return value, left_out
-
-
-def _jackknife_error(value: float, left_out: np.ndarray, sizes: np.ndarray) -> float:
-    """Standard error by the delete-group jackknife for groups of unequal size (Busing et al., 1999)."""
-    shares = sizes.sum() / sizes
-    pseudo = shares * value - (shares - 1) * left_out
-    centre = (pseudo * sizes).sum() / sizes.sum()
-    return float(np.sqrt(((pseudo - centre) ** 2 / (shares - 1)).mean()))
-
-
-def _student_quantile(probability: float, degrees: int) -> float:
-    return float(require("scipy.special", "metric_interval").stdtrit(degrees, probability))
 
 
 def _check_values(values, name: str, length: int | None = None) -> np.ndarray:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from transformers.utils.logging import tqdm
 
 from ..backbones_trace import resolve_backbone
 from .ngrams import check_orders, check_paired, check_texts, encode, ngrams, require
@@ -257,15 +258,19 @@ def judge_perplexity(
     words = np.array([len(text.split()) for text in texts])
     if not words.sum():
         raise ValueError("`texts` must not all be empty. Check what was generated.")
-    model, tokenizer = _load_judge(model, tokenizer, device)
+    model, tokenizer = load_judge(model, tokenizer, device)
     start, rows = _tokenize(texts, model, tokenizer, prefix)
+    first = {}  # equal texts are read once: greedy decoding writes many
+    same = np.array([first.setdefault(text, row) for row, text in enumerate(texts)])
     nats = np.zeros(len(texts))
-    for indices, ids, mask in _batches(start, rows, batch_size, model.device):
+    batches = list(_batches(start, rows, first.values(), batch_size, model.device))
+    for indices, ids, mask in tqdm(batches, desc="Judge", disable=len(batches) == 1):
         with torch.no_grad():
             logits = model(input_ids=ids, attention_mask=mask).logits[:, len(start) - 1 : -1]
         targets = ids[:, len(start) :]
         losses = torch.nn.functional.cross_entropy(logits.float().transpose(1, 2), targets, reduction="none")
         nats[indices] = (losses.double() * mask[:, len(start) :]).sum(dim=1).cpu().numpy()
+    nats = nats[same]
     tokens = np.array([len(row) for row in rows])
     per_word, per_token = float(nats.sum() / words.sum()), float(nats.sum() / tokens.sum())
     return JudgePerplexity(per_word, per_token, float(np.exp(per_word)), float(np.exp(per_token)), nats, words, tokens)
@@ -302,13 +307,14 @@ def mauve(
     texts = check_texts(texts, minimum=2)
     references = check_texts(references, "references", minimum=2, extra="Pass real texts to compare with.")
     package = require("mauve", "mauve", "eval-extra")
-    model, tokenizer = _load_judge(model, tokenizer, device)
+    model, tokenizer = load_judge(model, tokenizer, device)
     features = [_last_states(part, model, tokenizer, prefix, batch_size) for part in (references, texts)]
     score = package.compute_mauve(p_features=features[0], q_features=features[1], seed=seed, verbose=False).mauve
     return 100 * float(score)
 
 
-def _load_judge(model, tokenizer, device):
+def load_judge(model, tokenizer=None, device=None):
+    """The outside language model and its tokenizer, as `judge_perplexity` and `mauve` take them: loaded only once."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     if isinstance(model, torch.nn.Module):
@@ -343,9 +349,11 @@ def _tokenize(texts, model, tokenizer, prefix):
     return start, rows
 
 
-def _batches(start, rows, batch_size, device):
-    """Batches of texts of near lengths after the prefix, padded at the right: indices, ids and mask `(B, T)`."""
-    order = sorted((row for row in range(len(rows)) if rows[row]), key=lambda row: len(rows[row]))
+def _batches(start, rows, chosen, batch_size, device):
+    """
+    Batches of the chosen rows, near in length, after the prefix, padded at the right: indices, ids and mask `(B, T)`.
+    """
+    order = sorted((row for row in chosen if rows[row]), key=lambda row: len(rows[row]))
     for first in range(0, len(order), batch_size):
         indices = order[first : first + batch_size]
         width = len(start) + len(rows[indices[-1]])
@@ -363,7 +371,7 @@ def _last_states(texts, model, tokenizer, prefix, batch_size) -> np.ndarray:
     # An empty text is its prefix: what precedes the last token of the prefix is then the prefix
     start, rows = start[:-1], [[start[-1], *row] for row in rows]
     states = np.zeros((len(texts), model.config.hidden_size), dtype=np.float32)
-    for indices, ids, mask in _batches(start, rows, batch_size, model.device):
+    for indices, ids, mask in _batches(start, rows, range(len(rows)), batch_size, model.device):
         with torch.no_grad():
             hidden = model(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states[-1]
         last = mask.sum(dim=1) - 1

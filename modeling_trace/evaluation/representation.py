@@ -218,6 +218,8 @@ class MutualInformation:
         per_step (`torch.Tensor` of shape `(S,)`): U_t, of z_t given the z_<t that all texts are asked about.
         caps (`torch.Tensor` of shape `(S,)`): log N_t, the most that U_t can be.
         num_texts (`torch.Tensor` of shape `(S,)`): N_t, texts that have a segment t.
+        influence (`torch.Tensor` of shape `(N,)`): what each text does to `total`: the derivative by its weight, of
+            mean 0. `influence.std() / N**0.5` is the standard error over texts, the draw of z^i included.
         joint (`float`): of all z of a text at once.
         joint_cap (`float`): the most that `joint` can be: log N where all texts have as many segments.
     """
@@ -225,6 +227,7 @@ class MutualInformation:
     per_step: torch.Tensor
     caps: torch.Tensor
     num_texts: torch.Tensor
+    influence: torch.Tensor
     joint: float
     joint_cap: float
 
@@ -275,6 +278,8 @@ def mutual_information(
         steps = [step[:2] for step in texts.paths(noise)]
         lengths = texts.mask.sum(dim=1)
         own = torch.zeros(num_segments, dtype=torch.float64, device=device)
+        # as the text that z^i comes from, and as one of those that z^i is compared with
+        as_own, as_other = torch.zeros(2, num_segments, count, dtype=torch.float64, device=device)
         joint = torch.zeros((), dtype=torch.float64, device=device)
         blocks = torch.arange(count, device=device).split(max(1, _TABLE // count))
         for block in tqdm(blocks, desc="Mutual information", disable=len(blocks) == 1):
@@ -286,8 +291,11 @@ def mutual_information(
                     continue
                 log_q = texts.log_density(latents[rows], previous[rows], t, rows, columns)
                 place = torch.searchsorted(columns, rows)
-                excess = log_q.gather(1, place.unsqueeze(1)).squeeze(1) - log_q.logsumexp(dim=1)
-                own[t] += (excess + math.log(len(columns))).sum()
+                mixture = log_q.logsumexp(dim=1)
+                excess = log_q.gather(1, place.unsqueeze(1)).squeeze(1) - mixture + math.log(len(columns))
+                own[t] += excess.sum()
+                as_own[t, rows] = excess
+                as_other[t, columns] += (log_q - mixture.unsqueeze(1)).exp().sum(dim=0)
                 table[there.nonzero(), columns] += log_q
             long_enough = lengths >= lengths[block].unsqueeze(1)
             mixture = (
@@ -295,11 +303,15 @@ def mutual_information(
             )
             joint += (table.gather(1, block.unsqueeze(1)).squeeze(1) - mixture).sum()
         num_texts = texts.mask.sum(dim=0)
+        per_step = own / num_texts
+        weights = texts.mask.t() * (count / num_texts).unsqueeze(1)
+        influence = (weights * (as_own - per_step.unsqueeze(1) - (as_other - 1))).sum(dim=0)
         at_least = (lengths >= lengths.unsqueeze(1)).sum(dim=1).double()
     return MutualInformation(
-        per_step=(own / num_texts).cpu(),
+        per_step=per_step.cpu(),
         caps=num_texts.double().log().cpu(),
         num_texts=num_texts.cpu(),
+        influence=influence.cpu(),
         joint=(joint / count).item(),
         joint_cap=at_least.log().mean().item(),
     )
