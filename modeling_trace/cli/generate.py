@@ -5,7 +5,6 @@ import dataclasses
 import json
 import os
 import sys
-import tempfile
 from argparse import Namespace
 from typing import Any
 
@@ -13,10 +12,10 @@ import torch
 import yaml
 from transformers import AutoConfig, GenerationConfig, PreTrainedConfig, set_seed
 from transformers.hf_argparser import string_to_bool
-from transformers.utils.logging import tqdm
 from transformers.utils.peft_utils import find_adapter_config_file
 
-from ..data import TraceProcessor
+from ..data import TraceProcessor, write_texts
+from ..data.writing import write_whole
 from ..modeling_trace import TraceForConditionalGeneration
 from .parser import CommandParser, flag, one_line, printable
 
@@ -48,7 +47,9 @@ class GenerateArguments:
     """What to write, and where."""
 
     num_texts: int = flag(10, "Texts to write, for each prompt.")
-    output: str | None = flag(None, "File of JSON lines with text, segments and prompt; written when all is done.")
+    output: str | None = flag(
+        None, "File of JSON lines: text, segments, prompt, whether it ended; written when all is done."
+    )
     overwrite: bool = flag(False, "Replace that file where it exists.")
     seed: int | None = flag(None, "Makes the texts repeatable (with the same batch size). Drawn where left out.")
     batch_size: int = flag(32, "Texts to write at once.")
@@ -86,7 +87,8 @@ def run(argv: list[str] | None = None) -> int:
     seed = arguments.seed if arguments.seed is not None else torch.seed() % 2**32
     set_seed(seed)
     settings = {**decoding, **latent_settings, "max_new_tokens": max_new_tokens}
-    rows = _write_texts(model, processor, prompts, arguments, settings)
+    todo = [prompt for prompt in prompts for _ in range(arguments.num_texts)]
+    rows = write_texts(model, processor, todo, batch_size=arguments.batch_size, **settings)
     if arguments.output is not None:
         save_rows(rows, arguments.output)
     _print_texts(rows, arguments.output, seed)
@@ -249,48 +251,12 @@ def _max_new_tokens(wanted: int | None, processor, prompts: list[str | None], co
     return wanted
 
 
-def _write_texts(model, processor, prompts, arguments: Namespace, settings: dict[str, Any]) -> list[dict[str, Any]]:
-    if "stop_strings" in settings:
-        settings["tokenizer"] = processor.tokenizer
-    todo = [prompt for prompt in prompts for _ in range(arguments.num_texts)]
-    batches = [todo[start : start + arguments.batch_size] for start in range(0, len(todo), arguments.batch_size)]
-    rows = []
-    for batch in tqdm(batches, desc="Generating", disable=len(batches) == 1):
-        # a row of its own for each text, also under beam search: its latents, and so its beams, are its own
-        if batch[0] is None:
-            input_ids = torch.full((len(batch), 1), processor.bos_token_id)
-            inputs = {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
-        elif processor.conditional:
-            inputs = processor(prompt=batch, padding=True, return_tensors="pt")
-        else:
-            inputs = processor(batch, add_eos=False, padding=True, return_tensors="pt")
-        inputs = {name: tensor.to(model.device) for name, tensor in inputs.items()}
-        sequences = model.generate(**inputs, **settings)
-        for prompt, ids in zip(batch, sequences.tolist(), strict=True):
-            rows.append({"text": processor.decode(ids), "segments": processor.split(ids), "prompt": prompt})
-    return rows
-
-
 # ---- Output ----
 
 
 def save_rows(rows: list[dict[str, Any]], path: str) -> None:
-    """All rows or no file: written beside it, then moved."""
-    descriptor, temporary = tempfile.mkstemp(dir=os.path.dirname(path) or ".", prefix=f".{os.path.basename(path)}.")
-    try:
-        with open(descriptor, "w", encoding="utf-8") as file:
-            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        os.chmod(temporary, 0o666 & ~_umask())  # temporary files are made for their owner alone
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    """All rows or no file."""
+    write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def _print_texts(rows: list[dict[str, Any]], output: str | None, seed: int) -> None:

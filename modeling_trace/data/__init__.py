@@ -7,6 +7,7 @@ from .presets import PAPER_TRAINING, PRESETS, SYSTEMS
 from .processor import TraceProcessor
 from .segmenters import FixedLengthSegmenter, RegexSegmenter, Segmenter, SentenceSegmenter
 from .tokenizer import train_tokenizer
+from .writing import write_texts
 
 __all__ = [
     "ASPECTS",
@@ -27,4 +28,5 @@ __all__ = [
     "prepare_dataset",
     "review_dataset",
     "train_tokenizer",
+    "write_texts",
 ]
