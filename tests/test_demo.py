@@ -8,7 +8,7 @@ import pytest
 from modeling_trace import TraceForConditionalGeneration, TraceProcessor
 from modeling_trace.cli import demo
 
-FILES = {"model", "plain-lm", "samples.jsonl", "training_log.json", "curves.png", "latents.png"}
+FILES = {"model", "plain-lm", "samples.jsonl", "held-out.jsonl", "training_log.json", "curves.png", "latents.png"}
 
 
 def contents(folder) -> dict[str, str]:

@@ -24,6 +24,7 @@ from .parser import CommandParser, flag
 BACKBONE = {"n_layer": 2, "n_head": 4, "n_embd": 128, "n_positions": 160}
 VOCAB_SIZE = 2500
 NUM_REVIEWS, NUM_VALIDATION = 20_000, 200
+NUM_HELD_OUT = 1000  # further ones, for `modeling-trace compare`
 LM_STEPS, TRACE_STEPS = 600, 650
 TRACE_SETTINGS = {"latent_size": 32, "latent_init_std": 0.05}
 KL_SCHEDULE = {"delay": 0.0, "ramp": 0.8}  # slow: a run this short leaves the latents little time
@@ -132,8 +133,10 @@ def _demo(work: Path, arguments: argparse.Namespace) -> None:
 
     trace.save_pretrained(work / "model")
     processor.save_pretrained(work / "model")
-    with open(work / "samples.jsonl", "w", encoding="utf-8") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in samples)
+    held_out = review_dataset(NUM_REVIEWS + NUM_HELD_OUT).select(range(NUM_REVIEWS, NUM_REVIEWS + NUM_HELD_OUT))
+    for name, rows in (("samples", samples), ("held-out", [{"text": text} for text in held_out["text"]])):
+        with open(work / f"{name}.jsonl", "w", encoding="utf-8") as file:
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     with open(work / "training_log.json", "w", encoding="utf-8") as file:
         json.dump({"plain": plain_log, "trace": trace_log}, file, indent=1)
     _plot_curves(trace_log, plain_log, work / "curves.png")
@@ -318,11 +321,15 @@ def _print_end(output: Path, seconds: float) -> None:
     print("    model/             TRACE and its processor")
     print("    plain-lm/          the plain language model that it started from")
     print("    samples.jsonl      all texts printed above, and the greedy ones that were counted")
+    print("    held-out.jsonl     1,000 more reviews, to compare the two models on")
     print("    curves.png         reconstruction, KL and KL weight during training (training_log.json)")
     print("    latents.png        the latents in two dimensions, coloured by what the sentence is about")
     print("\nTry next:")
     print(f"    modeling-trace generate {model} --num_texts 20 --top_k 50")
     print(f'    modeling-trace generate {model} --num_texts 5 --prompt "The staff were friendly."')
+    plain, held_out, report = (shlex.quote(str(output / name)) for name in ("plain-lm", "held-out.jsonl", "report"))
+    print(f"    modeling-trace compare {plain} {model} --dataset {held_out} --validation_split none \\")
+    print(f"        --num_texts 500 --num_likelihood_texts 100 --num_samples 20 --judge none --output {report}")
     print("    modeling-trace train --dataset your_texts.jsonl --backbone gpt2 --output_dir my-trace")
 
 
