@@ -16,6 +16,8 @@ COMMANDS = {
     "interpolate": "walk from the latents of one text to those of another",
     "edit": "draw the latents of chosen segments again and hold the others",
     "average": "write under the mean of several texts' latents",
+    "evaluate": "measure a model: likelihood, latents, quality and diversity, in one report",
+    "compare": "measure several models on the same texts, side by side in one report",
     "human": "rating sheets for people to compare systems, and what their ratings say",
     "demo": "train a tiny model on the built-in reviews and look at what its latents do",
     "env": "versions and devices, to paste into a bug report",

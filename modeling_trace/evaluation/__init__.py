@@ -1,5 +1,7 @@
 """Evaluation of trained models: what their texts are like, to people and by figures."""
 
+from .comparison import compare_systems
+from .decoding import DECODING
 from .diversity import (
     bleu,
     compression_ratio,
@@ -14,8 +16,11 @@ from .human import make_sheets, paired_tests, read_sheets, summarise, summary_ta
 from .intervals import bootstrap_interval, metric_difference, metric_interval, paired_difference
 from .jackknife import Difference, Interval, Replicates, mean_replicates, metric_replicates
 from .likelihood import LikelihoodResult, evaluate_likelihood
+from .measure import EvaluationData, EvaluationSettings, System
 from .metrics import TextMetric, load_metric
+from .parts import Parts
 from .quality import Cnd, JudgePerplexity, bert_score, cnd, judge_perplexity, mauve, rouge, sacrebleu
+from .report import write_report
 from .representation import (
     ActiveUnits,
     EncodedTexts,
@@ -27,21 +32,27 @@ from .representation import (
 )
 
 __all__ = [
+    "DECODING",
     "ActiveUnits",
     "Cnd",
     "Difference",
     "EncodedTexts",
+    "EvaluationData",
+    "EvaluationSettings",
     "Interval",
     "JudgePerplexity",
     "LikelihoodResult",
     "MutualInformation",
+    "Parts",
     "Replicates",
+    "System",
     "TextMetric",
     "active_units",
     "bert_score",
     "bleu",
     "bootstrap_interval",
     "cnd",
+    "compare_systems",
     "compression_ratio",
     "distinct_n",
     "encode_states",
@@ -68,4 +79,5 @@ __all__ = [
     "summarise",
     "summary_table",
     "vendi_score",
+    "write_report",
 ]

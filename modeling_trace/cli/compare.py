@@ -1,0 +1,349 @@
+"""`modeling-trace compare RUN RUN ... --dataset ...`: systems side by side, in one report."""
+
+import dataclasses
+import os
+import sys
+import textwrap
+from argparse import Namespace
+from pathlib import Path
+
+import yaml
+from transformers.utils import logging
+
+from ..data import TraceProcessor, load_texts
+from .generate import find_device, load_config, load_model
+from .parser import CommandParser, flag
+
+NUM_TEXTS = 1000
+FEW_REFERENCES = 100  # below, n-grams are compared with training texts
+PARTS = "parts"
+MOST_FINDINGS = 12  # on the screen
+DECODING_NAMES = ("greedy", "beam", "top-k", "top-p", "temperature")  # as modeling_trace.evaluation.decoding
+EXTRA = ("bert_score", "mauve", "vendi_score")
+
+logger = logging.get_logger(__name__)
+
+
+@dataclasses.dataclass
+class CompareArguments:
+    """On which texts, and how much of what."""
+
+    dataset: str | None = flag(None, "Real texts: what `train` takes as a dataset. The validation texts are used.")
+    output: str | None = flag(None, "Folder for the report; the same command again goes on where it was stopped.")
+    text_column: str | None = flag(None, "Column with the texts. Found by itself where there is only one.")
+    prompt_column: str | None = flag(None, "Column with the prompts, for conditional models.")
+    drop_empty: bool = flag(False, "Leave rows without text out.")
+    split: str = flag("train", "As in training: the split that the validation texts were kept back of.")
+    validation_split: str = flag(
+        "0.1", "As in training: a fraction or number of texts kept back, a split's name, or none for all of `split`."
+    )
+    max_texts: int | None = flag(None, "As in training: texts of each split to use at all.")
+    num_texts: int | None = flag(
+        None, f"Texts that each system writes, and real ones beside them. Default: {NUM_TEXTS}, or what there is."
+    )
+    allow_fewer: bool = flag(False, "Go on with fewer where the data hold fewer than `num_texts`.")
+    num_samples: int = flag(100, "Latents drawn per text for the likelihood.")
+    num_likelihood_texts: int | None = flag(None, "Texts for likelihood and representation. Default: `num_texts`.")
+    num_judge_texts: int | None = flag(None, "Texts of each set that the judge reads. Default: `num_texts`.")
+    num_curve_texts: int = flag(200, "Texts for each point of the quality-diversity curve.")
+    max_words: int | None = flag(None, "Cut every text, real and written, after so many words.")
+    max_new_tokens: int | None = flag(
+        None, "Tokens that a text may have. Default: as the longest real one, up to 256."
+    )
+    judge: str = flag("smollm2-135m", "Outside language model: Hub id, folder, GGUF file, smollm2-135m, or none.")
+    batch_size: int = flag(32, "Texts to write or read at once.")
+    confidence: float = flag(0.95, "Of the intervals and tests.")
+    device: str | None = flag(None, "cuda, mps or cpu. Default: the first of them that is there.")
+    trust_remote_code: bool = flag(False, "Run the models' own code: latent dynamics that their authors wrote.")
+
+
+def run(argv: list[str] | None = None) -> int:
+    """Compare several systems. Returns the exit code."""
+    return run_report(
+        sys.argv[2:] if argv is None else argv,
+        "compare",
+        "RUN RUN ...",
+        "Measure trained models on the same real texts and write one report: likelihood, representation, quality and "
+        "diversity with intervals and tests, by decoding strategy; what may not be concluded; random texts.",
+    )
+
+
+def run_report(argv: list[str], command: str, what: str, description: str) -> int:
+    """What `compare` and `evaluate` share."""
+    arguments = _parse(argv, command, what, description)
+    _check_arguments(arguments, command, what)
+    paths = arguments.models
+    names = _names(arguments)
+    # Configurations, then texts, then tokenizers: weights come last
+    configs = [load_config(path) for path in paths]
+    device = find_device(arguments.device)
+
+    from ..evaluation.comparison import compare_systems
+    from ..evaluation.measure import EvaluationSettings, System, check_fit, weights_fingerprint
+    from ..evaluation.parts import Parts
+    from ..evaluation.report import FILES, write_report
+
+    _check_output(Path(arguments.output), FILES)
+
+    def loader(path):
+        return lambda: load_model(path, arguments.trust_remote_code).to(device).eval()
+
+    systems = [
+        System(
+            name, path, config, TraceProcessor.from_pretrained(path), loader(path), weights_fingerprint(path, config)
+        )
+        for name, path, config in zip(names, paths, configs, strict=True)
+    ]
+    check_fit(systems)
+    data = _load_data(arguments, systems)
+    count = len(data.real)
+    settings = EvaluationSettings(
+        num_texts=count,
+        num_samples=arguments.num_samples,
+        num_likelihood_texts=_at_most(arguments, "num_likelihood_texts", count),
+        decoding=tuple(arguments.decoding),
+        seeds=tuple(arguments.seeds),
+        curve_temperatures=tuple(arguments.curve_temperatures),
+        num_curve_texts=min(arguments.num_curve_texts, count),
+        judge=None if arguments.judge.lower() == "none" else arguments.judge,
+        num_judge_texts=_at_most(arguments, "num_judge_texts", count),
+        extra_metrics=tuple(arguments.extra_metrics),
+        max_new_tokens=arguments.max_new_tokens,
+        batch_size=arguments.batch_size,
+        confidence=arguments.confidence,
+    )
+    parts = Parts(Path(arguments.output) / PARTS)
+    try:
+        report = compare_systems(systems, data, settings, parts)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("the same command goes on from here.") from None
+    write_report(report, arguments.output)
+    _print_end(report, Path(arguments.output), parts, FILES)
+    return 0
+
+
+# ---- Arguments ----
+
+
+def _parse(argv, command, what, description) -> Namespace:
+    parser = CommandParser(
+        [CompareArguments],
+        instead={
+            **{"output_dir": "output", "num_return_sequences": "num_texts", "max_length": "max_words"},
+            **{"seed": "seeds", "temperatures": "curve_temperatures", "model": "path-or-hub-id, without a flag"},
+        },
+        prog=f"modeling-trace {command}",
+        usage=f"modeling-trace {command} {what} --dataset DATASET --output FOLDER [--name value ...]",
+        description=description,
+    )
+    parser.add_argument("models", nargs="*", help="folders or Hub ids of models that `modeling-trace train` wrote")
+    parser.add_argument("--names", nargs="+", help="the systems' names; by default those of the folders")
+    parser.add_argument(
+        "--decoding", nargs="+", default=["greedy", "top-k"], help=f"strategies, of {', '.join(DECODING_NAMES)}"
+    )
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="of generation; figures are means over them")
+    parser.add_argument(
+        "--curve_temperatures",
+        nargs="*",
+        type=float,
+        default=[0.0, 0.3, 0.6, 0.8, 1.0],
+        help="points of the quality-diversity curve, 0 for greedy; nothing after the flag for no curve",
+    )
+    parser.add_argument("--extra_metrics", nargs="+", default=[], help=f"that take long: {', '.join(EXTRA)}")
+    return parser.parse(argv)
+
+
+def _check_arguments(arguments: Namespace, command: str, what: str) -> None:
+    usage = f"modeling-trace {command} {what} --dataset DATASET --output FOLDER"
+    if not arguments.models:
+        raise ValueError(f"the model is missing. Use: {usage}")
+    if command == "evaluate" and len(arguments.models) > 1:
+        raise ValueError(
+            f"`evaluate` takes one model, got {len(arguments.models)}. Use: modeling-trace compare RUN RUN"
+        )
+    for name in ("dataset", "output"):
+        if getattr(arguments, name) is None:
+            raise ValueError(f"`{name}` is missing. Use: {usage}")
+    least = {"num_texts": 3, "num_likelihood_texts": 3, "num_judge_texts": 3, "num_curve_texts": 3}
+    for name, smallest in {**least, "num_samples": 1, "batch_size": 1, "max_words": 1, "max_new_tokens": 1}.items():
+        value = getattr(arguments, name)
+        if value is not None and value < smallest:
+            reason = " An interval needs texts to leave out." if smallest == 3 else ""
+            raise ValueError(f"`{name}` must be >= {smallest}, got {value}.{reason}")
+    if not 0.5 <= arguments.confidence < 1:
+        raise ValueError(f"`confidence` must be between 0.5 and 1, got {arguments.confidence}. Use 0.95.")
+    for name, known in (("decoding", DECODING_NAMES), ("extra_metrics", EXTRA)):
+        unknown = [value for value in getattr(arguments, name) if value not in known]
+        if unknown:
+            raise ValueError(f"`{name}` must be of {', '.join(known)}, got '{unknown[0]}'.")
+    for name in ("decoding", "seeds", "curve_temperatures"):
+        values = getattr(arguments, name)
+        if len(set(values)) < len(values):
+            raise ValueError(f"`{name}` must be different ones, got {' '.join(map(str, values))}.")
+    if any(not 0 <= value <= 10 for value in arguments.curve_temperatures):
+        raise ValueError(f"`curve_temperatures` must not be negative, got {arguments.curve_temperatures}. Use 0 1.")
+
+
+def _check_output(output: Path, files) -> None:
+    """A new or empty folder, or one of an earlier report."""
+    if output.exists() and not output.is_dir():
+        raise ValueError(f"`output` must be a folder, got the file '{output}'.")
+    if output.is_dir() and any(output.iterdir()) and not any((output / n).exists() for n in (PARTS, *files)):
+        raise ValueError(f"`output` '{output}' holds something else than a report. Choose another folder.")
+    above = next(folder for folder in (output, *output.absolute().parents) if folder.exists())
+    if not os.access(above, os.W_OK):
+        raise ValueError(f"`output` cannot be written, got '{output}': no permission for '{above}'.")
+
+
+def _names(arguments: Namespace) -> list[str]:
+    if arguments.names is None:
+        names = [os.path.basename(os.path.normpath(path)) for path in arguments.models]
+        return names if len(set(names)) == len(names) else list(arguments.models)
+    if len(arguments.names) != len(arguments.models):
+        raise ValueError(
+            f"`names` must be one for each model, got {len(arguments.names)} for {len(arguments.models)}."
+        )
+    return arguments.names
+
+
+def _at_most(arguments: Namespace, name: str, count: int) -> int:
+    wanted = getattr(arguments, name)
+    if wanted is not None and wanted > count:
+        raise ValueError(f"`{name}` must be at most `num_texts`, got {wanted} and {count}. Lower it.")
+    return wanted or count
+
+
+# ---- Texts ----
+
+
+def _load_data(arguments: Namespace, systems):
+    from ..evaluation.measure import EvaluationData, cut_words
+    from ..evaluation.ngrams import check_texts
+
+    conditional = systems[0].config.conditional
+    validation_split = _number(arguments.validation_split)
+    train, validation = load_texts(
+        arguments.dataset,
+        text_column=arguments.text_column,
+        prompt_column=arguments.prompt_column,
+        conditional=conditional,
+        drop_empty=arguments.drop_empty,
+        split=arguments.split,
+        validation_split=validation_split,
+        max_texts=arguments.max_texts,
+    )
+    pool = (train if validation is None else validation).shuffle(seed=0)
+    if len(pool) < 3:
+        raise ValueError(f"`dataset` must hold at least three texts to evaluate on, got {len(pool)}. Use more texts.")
+    notes = []
+    count = min(NUM_TEXTS, len(pool)) if arguments.num_texts is None else arguments.num_texts
+    if count > len(pool):
+        if not arguments.allow_fewer:
+            raise ValueError(
+                f"`num_texts` must be at most the {len(pool)} texts that '{arguments.dataset}' holds for evaluation, "
+                f"got {count}. Lower it, or go on with {len(pool)} by --allow_fewer."
+            )
+        notes.append(f"{count} texts were asked for; the data hold {len(pool)}, so all figures are of {len(pool)}.")
+        count = len(pool)
+    texts = [cut_words(text, arguments.max_words) for text in pool["text"]]
+    references = texts[count:]
+    if len(references) < FEW_REFERENCES and validation is not None:
+        train = train.shuffle(seed=0).select(range(min(NUM_TEXTS, len(train))))
+        references = [cut_words(text, arguments.max_words) for text in train["text"]]
+        notes.append(
+            f"Too few validation texts are left beside the {count}, so texts are compared with {len(references)} "
+            "training texts for CND: a model that knows them by heart would look good."
+        )
+    check_texts(texts + references, "dataset")
+    notes += _seen_in_training(arguments, validation_split, systems)
+    return EvaluationData(
+        name=arguments.dataset,
+        real=texts[:count],
+        references=references,
+        prompts=pool["prompt"][:count] if conditional else None,
+        max_words=arguments.max_words,
+        notes=notes,
+    )
+
+
+def _number(text: str):
+    """A fraction, a number, a name or None."""
+    if text.lower() in ("none", "null", "0"):
+        return None
+    for convert in (int, float):
+        try:
+            return convert(text)
+        except ValueError:
+            pass
+    return text
+
+
+def _seen_in_training(arguments: Namespace, validation_split, systems) -> list[str]:
+    """A word where a run was trained on this data set with another division into training and validation texts."""
+    own = {
+        "split": arguments.split,
+        "validation_split": validation_split,
+        "max_texts": arguments.max_texts,
+    }
+    for system in systems:
+        path = os.path.join(system.path, "train_config.yaml")
+        try:
+            with open(path, encoding="utf-8") as file:
+                trained = yaml.safe_load(file) or {}
+        except (OSError, yaml.YAMLError):
+            continue
+        if not isinstance(trained, dict) or trained.get("dataset") != arguments.dataset:
+            continue
+        other = [name for name, value in own.items() if trained.get(name) != value]
+        if other:
+            warning = (
+                f"{system.name} was trained on this data set with another `{other[0]}` ({trained.get(other[0])}, here "
+                f"{own[other[0]]}): it may have seen these texts in training, and all its figures are then too good."
+            )
+            logger.warning(warning)
+            return [warning]
+    return []
+
+
+# ---- Output ----
+
+
+def _print_end(report, output: Path, parts, files) -> None:
+    overview = report["tables"][0]
+    from ..evaluation.report_markdown import format_cell
+
+    heads = [column["label"] for column in overview["columns"]]
+    rows = [
+        [
+            row["name"],
+            *(
+                _marked(format_cell(c, k["decimals"]), c)
+                for c, k in zip(row["cells"], overview["columns"], strict=True)
+            ),
+        ]
+        for row in overview["rows"]
+    ]
+    widths = [max(len(row[i]) for row in [["", *heads], *rows]) for i in range(len(heads) + 1)]
+    print(f"\n{overview['title']}\n")
+    for row in [["", *heads], *rows]:
+        print(
+            "  ".join(
+                f"{cell:<{w}}" if i == 0 else f"{cell:>{w}}"
+                for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+            ).rstrip()
+        )
+    print("\n* best of its column, + second, only where tests bear it out. What may not be concluded:\n")
+    for finding in report["findings"][:MOST_FINDINGS]:
+        print(textwrap.fill(f"- {finding}", 110, subsequent_indent="  "))
+    if len(report["findings"]) > MOST_FINDINGS:
+        print(f"- and {len(report['findings']) - MOST_FINDINGS} more in the report.")
+    print(f"\nAll tables, curves and texts are in {output}/: {', '.join(files)}, texts/.")
+    if parts.reused:
+        print(f"{parts.reused} finished parts of an earlier run were used again.")
+
+
+def _marked(text: str, cell) -> str:
+    return {"best": f"*{text}", "second": f"+{text}"}.get((cell or {}).get("mark"), text)
+
+
+__all__ = ["run", "run_report"]

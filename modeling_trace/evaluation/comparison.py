@@ -1,0 +1,206 @@
+"""Systems side by side: tables in the paper's shape, tests, equal quality, and what may not be concluded."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from .decoding import DECODING, DESCRIPTIONS
+from .equal_quality import equal_quality_table
+from .figures import DIVERSITY, Judges, likelihood_figures, mean_figures, text_figures
+from .findings import find
+from .jackknife import Replicates
+from .measure import EvaluationData, EvaluationSettings, System, check_fit, measure_system
+from .ngrams import require
+from .parts import Parts
+from .tables import REAL, make_cell, make_column, make_difference_table, make_table
+
+CURVE = ("self_bleu", "cnd", "judge")
+LIKELIHOOD = ("nats", "neg_elbo", "reconstruction", "kl", "kl_per_dim", "mi", "au", "ess", "ppl", "ppl_word")
+NUM_SAMPLE_TEXTS = 5
+
+
+def compare_systems(
+    systems: Sequence[System], data: EvaluationData, settings: EvaluationSettings, parts: Parts
+) -> dict[str, Any]:
+    """
+    Measure systems on the same data, one after the other, and compare them.
+
+    Args:
+        systems (`Sequence[System]`): one or more; differences are also given to the first.
+        data ([`EvaluationData`]), settings ([`EvaluationSettings`]).
+        parts ([`Parts`]): where finished parts are found and kept.
+
+    Returns:
+        `dict`, JSON but for `texts`: `systems`, `data`, `settings`, `tables`, `tests`, `positions`, `scatter`,
+        `curves`, `real_on_curve`, `seeds`, `samples`, `findings`, and `texts` (all rows by decoding and system).
+    """
+    check_fit(systems)
+    for module in ("scipy.special", "statsmodels.stats.multitest"):
+        require(module, "a report")
+    measures = {system.name: measure_system(system, data, settings, parts) for system in systems}
+    judges = Judges(settings, parts)
+    own = {name: likelihood_figures(m["likelihood"], m["representation"]) for name, m in measures.items()}
+    texts, seeds = {}, {}
+    for decoding in settings.decoding:
+        texts[decoding] = {}
+        for name, measured in measures.items():
+            sets = [text_figures(rows, data, settings, judges, parts) for rows in measured["texts"][decoding]]
+            texts[decoding][name] = mean_figures(sets)
+            seeds.setdefault(decoding, {})[name] = [{k: _value(v) for k, v in one.items()} for one in sets]
+    real = text_figures(data.real, data, settings, judges, parts)
+    curves = {
+        name: [
+            {"temperature": float(temperature), "figures": text_figures(rows, data, settings, judges, parts, CURVE)}
+            for temperature, rows in measured["curve"].items()
+        ]
+        for name, measured in measures.items()
+    }
+    few = text_figures(data.real[: settings.num_curve_texts], data, settings, judges, parts, CURVE)
+    tables, tests = _tables(systems, data, settings, own, texts, real)
+    equal = equal_quality_table(curves, settings.num_curve_texts, settings.confidence) if len(systems) > 1 else None
+    if equal is not None:
+        tables.append(equal[0])
+        tests += equal[1]
+    report = {
+        "systems": [_describe(system) for system in systems],
+        "data": {
+            "name": data.name,
+            "num_real": len(data.real),
+            "num_references": len(data.references),
+            "max_words": data.max_words,
+            "conditional": data.prompts is not None,
+        },
+        "settings": dict(vars(settings)),
+        "tables": tables,
+        "tests": tests,
+        "seeds": seeds if len(settings.seeds) > 1 else {},
+        "positions": {name: _positions(m) for name, m in measures.items() if m["representation"]},
+        "scatter": {name: m["representation"]["scatter"] for name, m in measures.items() if m["representation"]},
+        "curves": {
+            name: [{**point, "figures": _cells(point["figures"], settings.confidence)} for point in points]
+            for name, points in curves.items()
+        },
+        "real_on_curve": _cells(few, settings.confidence),
+        "samples": _samples(measures, data, settings),
+        "texts": {decoding: {name: m["texts"][decoding] for name, m in measures.items()} for decoding in texts},
+    }
+    report["findings"] = find(systems, data, settings, measures, own, texts, real, tests, judges)
+    return report
+
+
+# ---- Tables ----
+
+
+def _tables(systems, data, settings, own, texts, real):
+    """The tables of the paper's shape and what stands beside them; and the tests of all."""
+    tables, tests = [], []
+    sampled = [name for name in settings.decoding if DECODING[name]["do_sample"]]
+    shown = "top-k" if "top-k" in sampled else (sampled or list(settings.decoding))[0]
+    names = [system.name for system in systems]
+    everything = {name: own[name] | texts[shown][name] for name in names}
+
+    def columns(*figures: str) -> list[dict]:
+        sizes = {"judge": min(settings.num_judge_texts, len(data.real))}
+        sizes |= dict.fromkeys(LIKELIHOOD, settings.num_likelihood_texts)
+        return [make_column(figure, sizes.get(figure, len(data.real))) for figure in figures]
+
+    def add(identifier: str, title: str, figures: Sequence[str], rows, caption: str = "") -> None:
+        table, found = make_table(identifier, title, columns(*figures), rows, settings.confidence, caption)
+        if table["columns"]:
+            tables.append(table)
+            tests.extend(found)
+
+    if data.prompts is None:
+        title = f"Representation, quality and diversity (as Table 2); {DESCRIPTIONS[shown]}"
+        figures = ("neg_elbo", "kl", "mi", "au", "ppl", "cnd", *DIVERSITY)
+    else:
+        title = f"Quality and diversity with prompts (as Table 3); {DESCRIPTIONS[shown]}"
+        figures = ("bleu", "rouge1", "rouge2", "rougeL", "bert_score", *DIVERSITY)
+    add("overview", title, figures, {REAL: real, **everything})
+    add(
+        "likelihood",
+        "Likelihood of real texts and what the latents do for it",
+        LIKELIHOOD,
+        own,
+        "Nats per text, summed over tokens, segments and dimensions; [SEP] is paid for in nats and is no token. "
+        "nats/text, PPL and PPL/word are upper bounds by importance weighting; exact for models without latents.",
+    )
+    for decoding in settings.decoding:
+        add(
+            f"decoding-{decoding}",
+            f"Quality and diversity by decoding strategy (as Table 6): {DESCRIPTIONS[decoding]}",
+            ("cnd", "judge", "mauve", "sacrebleu", "self_bleu", "jaccard", "distinct_2"),
+            {REAL: real, **texts[decoding]},
+        )
+        add(
+            f"further-{decoding}",
+            f"Further figures: {DESCRIPTIONS[decoding]}",
+            ("words", "finished", "different", "ead_1", "rep_4", "compression", "vendi_score", "bleu_to_set"),
+            {REAL: real, **texts[decoding]},
+        )
+    if len(systems) > 1:
+        title = f"Differences from {names[0]} (columns as Table 5 and two more); {DESCRIPTIONS[shown]}"
+        figures = columns("neg_elbo", "ppl_word", "cnd", "judge", *DIVERSITY)
+        tables.append(make_difference_table("differences", title, figures, everything, settings.confidence))
+    return tables, tests
+
+
+# ---- The rest ----
+
+
+def _value(figure: Replicates | float) -> float:
+    return figure.value if isinstance(figure, Replicates) else figure
+
+
+def _cells(figures, confidence: float) -> dict[str, Any]:
+    return {name: make_cell(figure, confidence) for name, figure in figures.items()}
+
+
+def _describe(system: System) -> dict[str, Any]:
+    config = system.config
+    names = ("latent_dynamics", "latent_size", "posterior_norm", "residual_posterior", "spectral_norm")
+    return {
+        "name": system.name,
+        "path": system.path,
+        "segmenter": repr(system.processor.segmenter),
+        "backbone": config.get_text_config().model_type,
+        **{name: getattr(config, name) for name in names},
+    }
+
+
+def _positions(measured) -> dict[str, list]:
+    """KL and mutual information of the first, second, ... segment, and how many texts have it."""
+    rows = measured["likelihood"]["kl_per_segment_position"]
+    width = max(map(len, rows))
+    padded = np.array([row + [math.nan] * (width - len(row)) for row in rows])
+    there = np.isfinite(padded)
+    kl = np.where(there, padded, 0).sum(axis=0) / np.maximum(1, there.sum(axis=0))
+    found = measured["representation"]
+    return {
+        "num_texts": there.sum(axis=0).tolist(),
+        "kl": kl.tolist(),
+        "mi": found["mi_per_step"],
+        "mi_cap": found["mi_caps"],
+        "mi_joint": found["mi_joint"],
+        "mi_joint_cap": found["mi_joint_cap"],
+    }
+
+
+def _samples(measures, data, settings) -> dict[str, dict[str, list]]:
+    """Texts drawn at random, the same places for all systems."""
+    places = np.random.default_rng(0).choice(len(data.real), min(NUM_SAMPLE_TEXTS, len(data.real)), replace=False)
+    samples = {"": {REAL: [{"text": data.real[i], "prompt": (data.prompts or {i: None})[i]} for i in places]}}
+    for decoding in settings.decoding:
+        samples[decoding] = {
+            name: [
+                {"text": m["texts"][decoding][0][i]["text"], "prompt": m["texts"][decoding][0][i]["prompt"]}
+                for i in places
+            ]
+            for name, m in measures.items()
+        }
+    return samples
+
+
+__all__ = ["compare_systems"]

@@ -1,0 +1,235 @@
+"""The figures of an evaluation with what their intervals and tests need, from texts and from per-text likelihoods."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from transformers.utils import logging
+
+from .diversity import bleu, rep_n, vendi_score
+from .jackknife import Replicates, make_groups, mean_replicates, metric_replicates
+from .measure import EvaluationData, EvaluationSettings
+from .parts import Parts, digest
+from .quality import ROUGE_TYPES, bert_score, judge_perplexity, load_judge, mauve, rouge
+
+logger = logging.get_logger(__name__)
+
+# Name: (label, which way is better: -1 lower, 1 higher, 0 neither, decimals)
+FIGURES = {
+    "neg_elbo": ("-ELBO", -1, 1),
+    "nats": ("nats/text", -1, 1),
+    "reconstruction": ("reconstruction", 0, 1),
+    "kl": ("KL", 0, 1),
+    "kl_per_dim": ("KL/segment/dim.", 0, 3),
+    "mi": ("MI", 1, 2),
+    "au": ("AU", 0, 0),
+    "ppl": ("PPL", -1, 2),
+    "ppl_word": ("PPL/word", -1, 2),
+    "ess": ("median ESS", 0, 1),
+    "cnd": ("CND", -1, 3),
+    "judge": ("judge PPL/word", 0, 0),  # the dullest text has the lowest: nearer to real text's is better
+    "self_bleu": ("SB", -1, 2),
+    "distinct_2": ("Dist", 1, 2),
+    "jaccard": ("JS", -1, 2),
+    "bleu": ("BLEU", 1, 2),
+    "bleu_to_set": ("BLEU to others", 0, 2),  # repeating the most usual phrases gives the highest
+    "rouge1": ("Rouge-1", 1, 2),
+    "rouge2": ("Rouge-2", 1, 2),
+    "rougeL": ("Rouge-L", 1, 2),
+    "sacrebleu": ("sacreBLEU", 1, 2),
+    "bert_score": ("BERTScore", 1, 2),
+    "mauve": ("MAUVE", 1, 1),
+    "vendi_score": ("Vendi", 1, 1),
+    "ead_1": ("EAD-1", 1, 2),
+    "rep_4": ("rep-4", -1, 2),
+    "compression": ("compression", -1, 2),
+    "different": ("different texts", 0, 0),
+    "words": ("words/text", 0, 1),
+    "finished": ("ended, %", 0, 0),
+}
+QUALITY = ("cnd", "judge")
+DIVERSITY = ("self_bleu", "distinct_2", "jaccard")
+
+
+class Judges:
+    """
+    The outside models of an evaluation. One that cannot be loaded, or fails, is left out and its error kept in
+    `problems`: the rest of the report does not depend on it.
+
+    Args:
+        settings ([`EvaluationSettings`]): names the judge.
+        parts ([`Parts`]): where finished figures are found and kept.
+    """
+
+    def __init__(self, settings: EvaluationSettings, parts: Parts):
+        self.settings, self.parts = settings, parts
+        self.problems: dict[str, str] = {}
+        self._loaded = None
+
+    def perplexity(self, texts: Sequence[str]) -> tuple[list[float], list[int]] | None:
+        """Nats and words of the first `num_judge_texts` texts, or None."""
+        texts, name = list(texts[: self.settings.num_judge_texts]), self.settings.judge
+
+        def compute():
+            model, tokenizer = self._load()
+            found = judge_perplexity(texts, model, tokenizer, batch_size=self.settings.batch_size)
+            return [found.nats.tolist(), found.words.tolist()]
+
+        return None if name is None else self._get("judge", {"judge": name, "texts": digest(texts)}, compute)
+
+    def mauve(self, texts: Sequence[str], real: Sequence[str]) -> float | None:
+        """MAUVE with the judge's features, or None."""
+
+        def compute():
+            model, tokenizer = self._load()
+            return mauve(texts, real, model, tokenizer, batch_size=self.settings.batch_size)
+
+        key = {"judge": self.settings.judge, "texts": digest(list(texts)), "real": digest(list(real))}
+        return self._get("mauve", key, compute)
+
+    def bert_score(self, texts: Sequence[str], real: Sequence[str]) -> list[float] | None:
+        """F1 of each text, or None."""
+        key = {"texts": digest(list(texts)), "real": digest(list(real))}
+        return self._get("bert_score", key, lambda: bert_score(texts, real, per_text=True)["f1"].tolist())
+
+    def _load(self):
+        if self._loaded is None:
+            self._loaded = load_judge(self.settings.judge)
+        return self._loaded
+
+    def _get(self, metric: str, key: dict, compute: Callable):
+        if metric in self.problems:
+            return None
+        try:
+            return self.parts.get(f"outside/{metric}-{digest(key)}", key, compute)
+        except (OSError, ValueError, ImportError, RuntimeError) as error:
+            self.problems[metric] = " ".join(str(error).split())[:300]
+            logger.warning(f"{FIGURES[metric][0]} is left out: {self.problems[metric]}")
+            return None
+
+
+def text_figures(
+    rows: Sequence[dict[str, Any]] | Sequence[str],
+    data: EvaluationData,
+    settings: EvaluationSettings,
+    judges: Judges,
+    parts: Parts,
+    which: Sequence[str] | None = None,
+) -> dict[str, Replicates | float]:
+    """
+    All figures of one set of texts.
+
+    Args:
+        rows (`Sequence[dict]` or `Sequence[str]`): texts as `write_texts` returns them, or real ones.
+        data ([`EvaluationData`]), settings ([`EvaluationSettings`]), judges ([`Judges`]), parts ([`Parts`]).
+        which (`Sequence[str]`, *optional*): names in `FIGURES`; all that there are by default.
+
+    Returns:
+        `dict`: [`Replicates`], or a number where a figure has no interval.
+    """
+    is_real = isinstance(rows[0], str)
+    texts = list(rows) if is_real else [row["text"] for row in rows]
+    name = digest(texts)
+    found: dict[str, Replicates | float] = {}
+
+    def wanted(figure: str) -> bool:
+        return which is None or figure in which
+
+    def add(figure: str, compute: Callable[[], Replicates], **key) -> None:
+        if not wanted(figure):
+            return
+
+        def packed():
+            made = compute()
+            return {"value": made.value, "left_out": made.left_out.tolist(), "sizes": made.sizes.tolist()}
+
+        key = {"texts": name, **key}
+        try:
+            kept = parts.get(f"figures/{figure}-{digest(key)}", key, packed)
+        except ValueError as error:  # such as texts too short for n-grams, or collapsed onto nothing
+            logger.warning_once(f"{FIGURES[figure][0]} is left out: {' '.join(str(error).split())}")
+            return
+        found[figure] = Replicates(kept["value"], np.array(kept["left_out"]), np.array(kept["sizes"]))
+
+    add("self_bleu", lambda: metric_replicates("self_bleu", texts))
+    add("distinct_2", lambda: metric_replicates("distinct_n", texts, n=2))
+    add("jaccard", lambda: metric_replicates("jaccard_similarity", texts))
+    if data.references:
+        references = digest(data.references)
+        add("cnd", lambda: metric_replicates("cnd", texts, data.references), references=references)
+        vocabulary = len({word for text in data.references for word in text.split()})
+        ead = {"vocab_size": vocabulary, "n": 1}
+        add("ead_1", lambda: metric_replicates("expectation_adjusted_distinct", texts, **ead), **ead)
+    if data.prompts is None and data.references:
+        add("bleu_to_set", lambda: mean_replicates(bleu(texts, data.references, per_text=True)), references=references)
+    elif data.prompts is not None and not is_real:
+        key = {"real": digest(data.real)}
+        add("bleu", lambda: mean_replicates(bleu(texts, data.real, paired=True, per_text=True)), **key)
+        add("sacrebleu", lambda: metric_replicates("sacrebleu", texts, data.real), **key)
+        for kind in ROUGE_TYPES:
+            add(kind, lambda kind=kind: mean_replicates(rouge(texts, data.real, per_text=True)[kind]), **key)
+        if "bert_score" in settings.extra_metrics and wanted("bert_score"):
+            scores = judges.bert_score(texts, data.real)
+            if scores is not None:
+                found["bert_score"] = mean_replicates(scores)
+    add("rep_4", lambda: mean_replicates(rep_n(texts, n=4, per_text=True)))
+    add("compression", lambda: metric_replicates("compression_ratio", texts))
+    if wanted("judge"):
+        judged = judges.perplexity(texts)
+        if judged is not None:
+            found["judge"] = mean_replicates(*judged).map(np.exp)
+    if wanted("mauve") and "mauve" in settings.extra_metrics and not is_real:
+        value = judges.mauve(texts, data.real)
+        if value is not None:
+            found["mauve"] = value
+    if wanted("vendi_score") and "vendi_score" in settings.extra_metrics:
+        found["vendi_score"] = parts.get(f"figures/vendi_score-{name}", {"texts": name}, lambda: vendi_score(texts))
+    found["different"] = float(len(set(texts)))
+    found["words"] = float(np.mean([len(text.split()) for text in texts]))
+    if not is_real:
+        found["finished"] = 100 * float(np.mean([row["finished"] for row in rows]))
+    return found
+
+
+def mean_figures(sets: Sequence[dict[str, Replicates | float]]) -> dict[str, Replicates | float]:
+    """The mean over several seeds of each figure that all of them have."""
+    shared = [name for name in sets[0] if all(name in other for other in sets)]
+    return {
+        name: Replicates.mean([one[name] for one in sets])
+        if isinstance(sets[0][name], Replicates)
+        else float(np.mean([one[name] for one in sets]))
+        for name in shared
+    }
+
+
+def likelihood_figures(
+    likelihood: dict[str, list], representation: dict[str, Any] | None
+) -> dict[str, Replicates | float]:
+    """The figures of Table 2 that need no generated text; of a plain language model the exact likelihood alone."""
+    values = {name: np.array(part) for name, part in likelihood.items() if name != "kl_per_segment_position"}
+    nats, tokens, words = -values["log_likelihood"], values["tokens"], values["words"]
+    found = {
+        "nats": mean_replicates(nats),
+        "ppl": mean_replicates(nats, tokens).map(np.exp),
+        "ppl_word": mean_replicates(nats, words).map(np.exp),
+    }
+    if representation is None:
+        return found
+    segments = sum(sum(value == value for value in row) for row in likelihood["kl_per_segment_position"])
+    influence = np.array(representation["mi_influence"])
+    groups = make_groups(len(influence))
+    total = float(sum(representation["mi_per_step"]))
+    # The infinitesimal jackknife: N^2 pairs need no second look for each group
+    left_out = [total - influence[group].sum() / (len(influence) - len(group)) for group in groups]
+    return found | {
+        "neg_elbo": mean_replicates(values["neg_elbo"]),
+        "reconstruction": mean_replicates(-values["reconstruction"]),
+        "kl": mean_replicates(values["kl"]),
+        "kl_per_dim": float(values["kl"].sum() / (segments * representation["latent_size"])),
+        "mi": Replicates(total, np.array(left_out), np.array([len(group) for group in groups])),
+        "au": float(representation["active_units"]),
+        "ess": float(np.median(values["ess"])),
+    }
+
+
+__all__ = ["DIVERSITY", "FIGURES", "QUALITY", "Judges", "likelihood_figures", "mean_figures", "text_figures"]

@@ -1,0 +1,165 @@
+"""What the figures of an evaluation do not show, in plain words."""
+
+from collections.abc import Sequence
+from itertools import combinations
+
+from .figures import DIVERSITY, FIGURES
+from .measure import EvaluationData, EvaluationSettings, System
+from .tables import LOOSE
+
+COLLAPSED = 0.1  # nats of KL per segment, as in CollapseWarningCallback
+FEW_NATS = 0.5  # of mutual information
+SATURATED = 0.95  # of a cap
+
+
+def find(
+    systems: Sequence[System],
+    data: EvaluationData,
+    settings: EvaluationSettings,
+    measures,
+    own,
+    texts,
+    real,
+    tests,
+    judges,
+) -> list[str]:
+    """
+    Sentences on what may not be concluded: collapse, loose and saturated estimators, differences that the tests do not
+    bear out, texts that do not compare.
+    """
+    found = [*data.notes]
+    for measured in measures.values():
+        found += measured["notes"]
+    for system in systems:
+        if system.has_latents:
+            found += _latents(system.name, measures[system.name], own[system.name], settings)
+    found += _tokens(measures)
+    found += _lengths(texts, real)
+    for decoding in settings.decoding:
+        found += _undecided(decoding, list(measures), tests)
+    for metric, problem in judges.problems.items():
+        found.append(f"{FIGURES[metric][0]} was left out: {problem}")
+    found += _equal_quality(systems, settings, tests, judges)
+    if not data.references:
+        found.append(
+            "No real texts were left to compare n-grams with, so there is no CND and no BLEU. Ask for fewer texts."
+        )
+    if len(data.real) < 200:
+        found.append(
+            f"{len(data.real)} texts are few: Self-BLEU and Distinct depend on that number, and intervals are wide."
+        )
+    found.append(
+        "All intervals are over texts, for these trained models: another seed of training would give other models, "
+        "which nothing here speaks of."
+    )
+    return found
+
+
+def _latents(name, measured, own, settings) -> list[str]:
+    found, representation = [], measured["representation"]
+    rows = measured["likelihood"]["kl_per_segment_position"]
+    segments = sum(sum(value == value for value in row) for row in rows)
+    per_segment = sum(measured["likelihood"]["kl"]) / max(1, segments)
+    information, joint, cap = own["mi"].value, representation["mi_joint"], representation["mi_joint_cap"]
+    if per_segment < COLLAPSED:
+        found.append(
+            f"{name} has collapsed: {per_segment:.2g} nats of KL per segment. Its latents carry nothing, and where "
+            "its texts differ from those of the plain model, latents are not the reason."
+        )
+    elif information < FEW_NATS:
+        found.append(
+            f"The latents of {name} cost {own['kl'].value:.1f} nats per text and tell {information:.2f} nats of which "
+            "text it is: KL alone is no proof of use."
+        )
+    if joint > SATURATED * cap:
+        found.append(
+            f"The joint mutual information of {name} is at its cap ({joint:.2f} of log N = {cap:.2f}): only a lower "
+            "bound. Use the sum over segments, or more texts."
+        )
+    full = sum(
+        u > SATURATED * c
+        for u, c in zip(representation["mi_per_step"], representation["mi_caps"], strict=True)
+        if c > 0
+    )
+    if full:
+        found.append(
+            f"{name}: mutual information of {full} of {len(representation['mi_caps'])} segments is at its cap log N; "
+            "their sum is a lower bound."
+        )
+    if own["ess"] < LOOSE and per_segment >= COLLAPSED:
+        found.append(
+            f"L_{settings.num_samples} of {name} is loose: half of the texts have an effective sample size below "
+            f"{own['ess']:.1f} of {settings.num_samples}. Its perplexity is an upper bound, nobody knows how far "
+            "above the truth: that another system's figure is lower proves nothing."
+        )
+    return found
+
+
+def _tokens(measures) -> list[str]:
+    counts = {name: int(sum(m["likelihood"]["tokens"])) for name, m in measures.items()}
+    if len(set(counts.values())) == 1:
+        return []
+    shown = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+    return [
+        f"PPL does not compare where texts have other tokens ({shown}; of cut texts, or of another tokenizer): use "
+        "PPL/word, and only where no text was cut."
+    ]
+
+
+def _lengths(texts, real) -> list[str]:
+    found = []
+    for decoding, rows in texts.items():
+        other = {
+            name: figures["words"]
+            for name, figures in rows.items()
+            if abs(figures["words"] - real["words"]) > 0.2 * real["words"]
+        }
+        if other:
+            shown = ", ".join(f"{name} {words:.0f}" for name, words in other.items())
+            found.append(
+                f"{decoding}: texts of another length than real ones ({real['words']:.0f} words): "
+                f"{shown}. All of Self-BLEU, Distinct, Jaccard and CND depend on length."
+            )
+        same = [name for name, figures in rows.items() if figures["different"] == 1]
+        if same:
+            found.append(f"{decoding}: all texts of {', '.join(same)} are the same.")
+    return found
+
+
+def _undecided(decoding, names, tests) -> list[str]:
+    """Pairs of systems that the tests do not tell apart, by metric."""
+    found = []
+    for figure in ("cnd", "judge", *DIVERSITY):
+        own = [t for t in tests if t["table"] == f"decoding-{decoding}" and t["figure"] == figure]
+        open_pairs = [f"{t['first']} and {t['second']}" for t in own if not t["significant"]]
+        if open_pairs:
+            found.append(
+                f"{decoding}, {FIGURES[figure][0]}: no difference is shown between {_some(open_pairs)} "
+                f"({len(open_pairs)} of {len(own)} pairs)."
+            )
+    return found
+
+
+def _equal_quality(systems, settings, tests, judges) -> list[str]:
+    if len(systems) < 2 or not settings.curve_temperatures:
+        return []
+    own = [t for t in tests if t["table"] == "equal-quality"]
+    if not own:
+        if settings.judge is None or "judge" in judges.problems:
+            return ["Without an outside judge nothing is said of diversity at equal quality."]
+        return [
+            "The curves of quality and diversity share no range, so nothing is said of diversity at equal quality."
+        ]
+    names = [system.name for system in systems]
+    shown = {frozenset((t["first"], t["second"])) for t in own if t["significant"]}
+    open_pairs = [f"{a} and {b}" for a, b in combinations(names, 2) if frozenset((a, b)) not in shown]
+    if not open_pairs:
+        return []
+    return [f"At equal quality (judge), no difference in Self-BLEU is shown between {_some(open_pairs)}."]
+
+
+def _some(pairs: list[str], most: int = 8) -> str:
+    return ", ".join(pairs[:most]) + (f" and {len(pairs) - most} more pairs" if len(pairs) > most else "")
+
+
+__all__ = ["find"]

@@ -1,0 +1,201 @@
+"""The pictures of a report: quality against diversity, KL and mutual information by segment position, latents."""
+
+import base64
+import io
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+# Okabe and Ito's colours, which the colour-blind tell apart; black is the real text's, yellow is too pale on white
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+MARKERS = "os^DvPX"
+LINES = ("-", "--", ":", "-.")
+REAL_COLOUR = "black"
+MIN_TEXTS = 5  # that a segment position must have to be drawn
+NUM_SEGMENT_COLOURS = 8
+MIN_HALF_WIDTH = 1.0  # of a latent panel: the noise of a collapsed posterior must not fill it
+PLANE = {  # figure: (axis label, name in a sentence)
+    "judge": ("judge's perplexity per word, log axis", "the judge's perplexity per word"),
+    "cnd": ("CND", "CND"),
+}
+
+
+def png(draw: Callable, size: tuple[float, float]) -> str:
+    """A picture as base64: `draw` gets Matplotlib axes; size in inches."""
+    # Not pyplot: a figure of its own changes no backend of the caller's and needs no closing
+    from matplotlib.figure import Figure
+
+    picture = Figure(figsize=size, layout="constrained")
+    axis = picture.subplots()
+    axis.spines[["top", "right"]].set_visible(False)
+    draw(axis)
+    file = io.BytesIO()
+    picture.savefig(file, format="png", dpi=130, facecolor="white", bbox_inches="tight")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def system_names(report: dict[str, Any]) -> list[str]:
+    """The systems in their order, which is that of their colours."""
+    return [system["name"] for system in report["systems"]]
+
+
+def curve_points(curve: Sequence[dict[str, Any]], figure: str):
+    """
+    What the plane shows of one system.
+
+    Args:
+        curve (`Sequence[dict]`): a value of the report's `curves`.
+        figure (`str`): `"judge"` or `"cnd"`.
+
+    Returns:
+        `list[tuple]`: temperature, then value, low and high of Self-BLEU and of the figure; by temperature, without
+        points that lack one of the figures.
+    """
+    points = [(p["temperature"], *_bounds(p["figures"], "self_bleu"), *_bounds(p["figures"], figure)) for p in curve]
+    return sorted(point for point in points if all(map(math.isfinite, point)))
+
+
+def plot_plane(axis, report: dict[str, Any], figure: str) -> None:
+    """Self-BLEU against another figure: a curve over the temperature for each system, and the real text."""
+    from matplotlib.patheffects import withStroke
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    drawn, handles = [], []
+    for number, name in enumerate(system_names(report)):
+        points = curve_points(report["curves"].get(name, ()), figure)
+        if points:
+            handles.append(_errorbar(axis, points, label=_label(name), markersize=5, **_look(number)))
+            drawn += points
+        above = 1 if number % 2 == 0 else -1  # ends of neighbouring curves often meet
+        for point in {points[0], points[-1]} if points else ():
+            axis.annotate(
+                f"T={point[0]:g}",
+                (point[1], point[4]),
+                xytext=(5, 6 * above),
+                textcoords="offset points",
+                va="bottom" if above > 0 else "top",
+                fontsize=8,
+                color=COLOURS[number % len(COLOURS)],
+                path_effects=[withStroke(linewidth=2.5, foreground="white")],
+                zorder=5,
+            )
+    real = curve_points([{"temperature": 0.0, "figures": report["real_on_curve"]}], figure)
+    if real:
+        star = {"marker": "*", "markersize": 13, "linestyle": "none", "zorder": 4}
+        handles.append(_errorbar(axis, real, label="real text", color=REAL_COLOUR, **star))
+    values = [point[4] for point in drawn + real]
+    if figure == "judge":
+        axis.set_yscale("log")
+        axis.set_ylim(min(values) / 1.6, max(values) * 1.6)
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_minor_locator(NullLocator())
+        axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    elif max(values) > 10:  # at low temperatures; near the real text, unbiased estimates may be below 0
+        axis.set_yscale("symlog", linthresh=1)
+        axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    label = PLANE[figure][0] + (", log axis above 1" if axis.get_yscale() == "symlog" else "")
+    axis.set(xlabel="Self-BLEU (higher: less varied)", ylabel=label)
+    _legend(axis, handles)
+
+
+def plot_positions(axis, report: dict[str, Any], kind: str) -> None:
+    """`kl` or `mi` of each segment position that enough texts have, a line for each system with latents."""
+    handles, caps = [], {}
+    for number, name in enumerate(system_names(report)):
+        found = report["positions"].get(name)
+        if found is None:
+            continue
+        rows = zip(found["num_texts"], found[kind], found["mi_cap"], strict=False)
+        rows = [(place, *row[1:]) for place, row in enumerate(rows, 1) if row[0] >= MIN_TEXTS]
+        rows = [(place, _number(value), _number(cap)) for place, value, cap in rows]
+        places, values = [row[0] for row in rows], [row[1] for row in rows]
+        handles += axis.plot(places, values, label=_label(name), markersize=5, **_look(number))
+        caps[tuple((row[0], row[2]) for row in rows)] = None  # the same for all systems that cut texts alike
+    if kind == "mi":
+        lines = [axis.plot(*zip(*cap, strict=True), color="gray", linestyle="--")[0] for cap in caps if cap]
+        for line in lines[:1]:
+            line.set_label("cap, log N")
+            handles.append(line)
+    label = {"kl": "KL, nats", "mi": "mutual information, nats"}[kind]
+    axis.set(xlabel="segment position", ylabel=label)
+    axis.set_ylim(bottom=min(0, axis.get_ylim()[0]))
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    _legend(axis, handles)
+
+
+def plot_latents(axis, report: dict[str, Any], name: str) -> None:
+    """Posterior means of one system by segment position, over its prior means."""
+    from matplotlib import colormaps
+
+    found = report["scatter"][name]
+    prior = [point for point in found["prior"] if all(map(math.isfinite, map(_number, point)))]
+    axis.scatter(*_columns(prior), s=7, color="#b0b0b0", linewidths=0, label="prior")
+    shown = list(prior)
+    last = min(NUM_SEGMENT_COLOURS, max(found["segment"], default=1))
+    for place in range(1, last + 1):
+        points = [p for p, s in zip(found["posterior"], found["segment"], strict=True) if min(s, last) == place]
+        points = [point for point in points if all(map(math.isfinite, map(_number, point)))]
+        colour = colormaps["viridis"]((place - 1) / NUM_SEGMENT_COLOURS)
+        more = "+" if place == NUM_SEGMENT_COLOURS else ""
+        axis.scatter(*_columns(points), s=12, color=colour, alpha=0.75, linewidths=0, label=f"{place}{more}")
+        shown += points
+    half = max([MIN_HALF_WIDTH, *(1.05 * abs(value) for point in shown for value in point)])
+    axis.set(xlim=(-half, half), ylim=(-half, half), aspect="equal")
+    axis.set_title(_label(name), fontsize=10)
+    axis.locator_params(nbins=5)
+    axis.tick_params(labelsize=8)
+    legend = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.08), "ncol": 5, "frameon": False}
+    axis.legend(fontsize=8, markerscale=1.5, handletextpad=0, columnspacing=0.8, **legend)
+
+
+def _errorbar(axis, points, **look):
+    """Values with their intervals, from tuples of [`curve_points`]."""
+    _, x, x_low, x_high, y, y_low, y_high = zip(*points, strict=True)
+    errors = [
+        [[max(0.0, v - bound) for v, bound in zip(values, low, strict=True)]]
+        + [[max(0.0, bound - v) for v, bound in zip(values, high, strict=True)]]
+        for values, low, high in ((x, x_low, x_high), (y, y_low, y_high))
+    ]
+    drawn = axis.errorbar(x, y, xerr=errors[0], yerr=errors[1], elinewidth=0.7, **look)
+    for bars in drawn.lines[2]:
+        bars.set_alpha(0.6)
+    return drawn
+
+
+def _legend(axis, handles) -> None:
+    """Above the picture, where it hides nothing, in as many columns as fit."""
+    labels = [handle.get_label() for handle in handles]
+    columns = 3 if max(map(len, labels), default=0) <= 12 else 2
+    axis.legend(handles, labels, loc="lower left", bbox_to_anchor=(0, 1), ncol=columns, fontsize=8, frameon=False)
+
+
+def _bounds(figures: dict[str, Any], figure: str) -> tuple[float, float, float]:
+    """Value, low and high; without an interval, both are the value."""
+    cell = figures.get(figure) or {"value": None, "low": None, "high": None}
+    value, *bounds = (_number(cell[key]) for key in ("value", "low", "high"))
+    return value, *(bound if math.isfinite(bound) else value for bound in bounds)
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _columns(points) -> tuple:
+    return tuple(zip(*points, strict=True)) or ((), ())
+
+
+def _look(number: int) -> dict[str, Any]:
+    """Of the system with this number, in all pictures."""
+    return {
+        "color": COLOURS[number % len(COLOURS)],
+        "marker": MARKERS[number % len(MARKERS)],
+        "linestyle": LINES[number // len(COLOURS) % len(LINES)],
+    }
+
+
+def _label(name: str) -> str:
+    """A system's name that fits a legend, with its end; Matplotlib takes what is between dollars for a formula."""
+    return (name if len(name) <= 24 else name[:11] + "…" + name[-12:]).replace("$", r"\$")
+
+
+__all__ = ["curve_points", "plot_latents", "plot_plane", "plot_positions", "png", "system_names"]

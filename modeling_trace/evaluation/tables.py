@@ -1,0 +1,156 @@
+"""Tables of systems: figures with intervals, tests of every pair, and marks only where the tests bear them out."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import combinations
+from typing import Any
+
+from .figures import FIGURES
+from .jackknife import Difference, Replicates
+from .ngrams import require
+
+REAL = "real text"  # the row that is no system
+BOUNDS = ("nats", "ppl", "ppl_word")  # upper bounds where there are latents
+LOOSE = 3.0  # effective sample size below which nobody knows how far above the truth a bound is
+
+Rows = Mapping[str, Mapping[str, Replicates | float]]
+
+
+def make_table(
+    identifier: str,
+    title: str,
+    columns: Sequence[dict[str, Any]],
+    rows: Rows,
+    confidence: float = 0.95,
+    caption: str = "",
+) -> tuple[dict[str, Any], list[dict]]:
+    """
+    One table, with every pair of systems tested, and the best and second best of each column marked.
+
+    Args:
+        identifier (`str`), title (`str`), caption (`str`).
+        columns (`Sequence[dict]`): from [`make_column`]; those that no row has are left out.
+        rows (`Mapping[str, Mapping]`): figures of each system by the columns' keys; `REAL` is shown, but not tested.
+        confidence (`float`, *optional*, defaults to 0.95): of intervals, and of the tests over the whole table.
+
+    Returns:
+        `dict`: the table, JSON; and `list[dict]`: its tests.
+    """
+    columns = [dict(column) for column in columns if any(column["key"] in figures for figures in rows.values())]
+    tests = _test_pairs(identifier, columns, {name: rows[name] for name in rows if name != REAL}, confidence)
+    filled = [
+        {"name": name, "cells": [make_cell(rows[name].get(c["key"]), confidence) for c in columns]} for name in rows
+    ]
+    for place, column in enumerate(columns):
+        marks = _marks(column, rows, tests)
+        for row in filled:
+            if row["cells"][place] is not None:
+                row["cells"][place]["mark"] = marks.get(row["name"])
+    return {"id": identifier, "title": title, "columns": columns, "rows": filled, "caption": caption}, tests
+
+
+def make_column(figure: str, num_texts: int, key: str | None = None, label: str | None = None) -> dict[str, Any]:
+    """A column of a figure in `FIGURES`; key and label only where there are several of one figure."""
+    own, direction, decimals = FIGURES[figure]
+    arrow = {-1: " ↓", 0: "", 1: " ↑"}[direction]
+    return {
+        **{"figure": figure, "key": key or figure, "label": label or own + arrow},
+        **{"decimals": decimals, "num_texts": num_texts},
+    }
+
+
+def make_difference_table(
+    identifier: str, title: str, columns: Sequence[dict[str, Any]], rows: Rows, confidence: float = 0.95
+) -> dict[str, Any]:
+    """Each system less the first one; arguments as for [`make_table`]. Significant differences have a star."""
+    columns = [
+        {**column, "label": FIGURES[column["figure"]][0]}
+        for column in columns
+        if any(column["key"] in figures for figures in rows.values())
+    ]
+    first, *others = rows
+    tests, filled = [], []
+    for name in others:
+        cells = []
+        for column in columns:
+            cell, found = None, _difference(column, rows[name], rows[first], confidence)
+            if found is not None:
+                cell = {"value": found.value, "low": found.low, "high": found.high, "signed": True}
+                tests.append({"p": found.p_value, "cell": cell})
+            cells.append(cell)
+        filled.append({"name": name, "cells": cells})
+    for test in correct(tests, confidence):
+        test["cell"].update(mark="differs" if test["significant"] else None, p_holm=test["p_holm"])
+    caption = f"A star: differs at {1 - confidence:.0%} after Holm's correction over this table."
+    return {"id": identifier, "title": title, "columns": columns, "rows": filled, "caption": caption}
+
+
+def make_cell(figure: Replicates | float | None, confidence: float) -> dict[str, Any] | None:
+    """Value and interval; without one for a plain number."""
+    if figure is None:
+        return None
+    if not isinstance(figure, Replicates):
+        return {"value": figure, "low": None, "high": None}
+    interval = figure.interval(confidence)
+    return {"value": interval.value, "low": interval.low, "high": interval.high}
+
+
+def correct(tests: list[dict], confidence: float) -> list[dict]:
+    """Add Holm's p-values: by chance alone at most a share of 1 - confidence of tables has any significant test."""
+    if tests:
+        multipletests = require("statsmodels.stats.multitest", "a report").multipletests
+        significant, corrected, _, _ = multipletests([test["p"] for test in tests], 1 - confidence, method="holm")
+        for test, p, is_significant in zip(tests, corrected, significant, strict=True):
+            test.update(p_holm=float(p), significant=bool(is_significant))
+    return tests
+
+
+def _test_pairs(identifier: str, columns, rows: Rows, confidence: float) -> list[dict]:
+    """Every pair of systems in every figure that has a better and a worse, and by the judge."""
+    tests = []
+    for column in columns:
+        if FIGURES[column["figure"]][1] == 0 and column["figure"] != "judge":
+            continue
+        for first, second in combinations(rows, 2):
+            found = _difference(column, rows[first], rows[second], confidence)
+            if found is not None:
+                tests.append(
+                    {"table": identifier, "figure": column["figure"], "column": column["key"]}
+                    | {"first": first, "second": second, "difference": found.value}
+                    | {"low": found.low, "high": found.high, "p": found.p_value}
+                )
+    return correct(tests, confidence)
+
+
+def _difference(column, first: Mapping, second: Mapping, confidence: float) -> Difference | None:
+    """
+    None where one of them has no such figure. Where the higher of two figures is a loose upper bound, the truth may be
+    below the other: then nothing is shown, p = 1.
+    """
+    figures = first.get(column["key"]), second.get(column["key"])
+    if not all(isinstance(figure, Replicates) for figure in figures):
+        return None
+    found = figures[0].difference(figures[1], confidence)
+    higher = first if found.value > 0 else second
+    if column["figure"] in BOUNDS and higher.get("ess", math.inf) < LOOSE:
+        found = replace(found, p_value=1.0)
+    return found
+
+
+def _marks(column, rows: Rows, tests) -> dict[str, str]:
+    """Best, and second of three or more, only where the system differs from every other one."""
+    key, direction = column["key"], FIGURES[column["figure"]][1]
+    if direction == 0:
+        return {}
+    differs = {frozenset((t["first"], t["second"])) for t in tests if t["column"] == key and t["significant"]}
+    having = [name for name in rows if name != REAL and isinstance(rows[name].get(key), Replicates)]
+    order = sorted(having, key=lambda name: -direction * rows[name][key].value)
+    marks = {}
+    for name, mark in zip(order, ("best", "second")[: max(0, len(having) - 1)], strict=False):
+        if all(frozenset((name, other)) in differs for other in having if other != name):
+            marks[name] = mark
+    return marks
+
+
+__all__ = ["BOUNDS", "LOOSE", "REAL", "correct", "make_cell", "make_column", "make_difference_table", "make_table"]

@@ -1,0 +1,582 @@
+"""`modeling-trace evaluate` and `compare`: the figures are right, nothing is marked by chance, and nothing is lost."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from scipy import stats
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from modeling_trace import TraceForConditionalGeneration
+from modeling_trace.cli import compare as command
+from modeling_trace.cli.main import main
+from modeling_trace.data import TraceProcessor, load_texts, review_dataset
+from modeling_trace.evaluation import Replicates, comparison, findings, mean_replicates, measure, metric_replicates
+from modeling_trace.evaluation.decoding import DECODING, sampling_at
+from modeling_trace.evaluation.equal_quality import equal_quality_table, interpolate
+from modeling_trace.evaluation.measure import EvaluationData, EvaluationSettings, cut_words
+from modeling_trace.evaluation.parts import Parts
+from modeling_trace.evaluation.report_markdown import markdown_report
+from modeling_trace.evaluation.tables import make_column, make_table
+
+NUM_TEXTS = 20
+TRAIN = [
+    *("--backbone_config", "{model_type: gpt2, n_layer: 1, n_embd: 16, n_head: 2, n_positions: 64}"),
+    *("--vocab_size", "300", "--max_steps", "2", "--per_device_train_batch_size", "4"),
+    *("--latent_size", "4", "--segment_length", "5", "--use_cpu", "true", "--disable_tqdm", "true"),
+]
+DATA = ["--max_texts", "160", "--validation_split", "120", "--max_words", "12"]
+SMALL = [
+    *("--num_texts", NUM_TEXTS, "--num_likelihood_texts", 8, "--num_samples", 2, "--num_judge_texts", 6),
+    *("--num_curve_texts", 6, "--max_new_tokens", 12, "--curve_temperatures", 0, 0.8, 1.0),
+]
+
+
+def run(capsys, *arguments) -> tuple[int, str, str]:
+    code = main([str(argument) for argument in arguments])
+    return code, *capsys.readouterr()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A plain language model, a TRACE model, and a judge; their texts are cut, so that all are of one length."""
+    folder = tmp_path_factory.mktemp("compare")
+    for system in ("gpt2", "trace-r"):
+        flags = [*TRAIN, *DATA[:4], "--system", system, "--output_dir", str(folder / system)]
+        assert main(["train", *flags]) == 0
+    plain = TraceForConditionalGeneration.from_pretrained(folder / "gpt2")
+    plain.get_decoder().config.architectures = None
+    judge = AutoModelForCausalLM.from_config(plain.config.backbone_config)
+    judge.save_pretrained(folder / "judge")
+    AutoTokenizer.from_pretrained(folder / "gpt2").save_pretrained(folder / "judge")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def report(folder, tmp_path_factory):
+    """Both systems, compared once."""
+    output = tmp_path_factory.mktemp("report") / "out"
+    arguments = ["compare", folder / "gpt2", folder / "trace-r", "--dataset", "reviews", *DATA, *SMALL]
+    arguments += ["--judge", folder / "judge", "--output", output]
+    assert main([str(argument) for argument in arguments]) == 0
+    return output
+
+
+def read(output) -> dict:
+    return json.loads((output / "report.json").read_text(encoding="utf-8"))
+
+
+def cell(report: dict, table: str, row: str, figure: str) -> dict:
+    found = next(one for one in report["tables"] if one["id"] == table)
+    place = [column["figure"] for column in found["columns"]].index(figure)
+    return next(one for one in found["rows"] if one["name"] == row)["cells"][place]
+
+
+def real_texts(count: int) -> list[str]:
+    """What the command evaluates on."""
+    _, validation = load_texts("reviews", max_texts=160, validation_split=120)
+    return [cut_words(text, 12) for text in validation.shuffle(seed=0)["text"][:count]]
+
+
+# ---- Figures ----
+
+
+def test_plain_language_model_is_scored_by_its_backbones_own_loss(folder, report):
+    """`none` through `evaluate`: nats and perplexity are those of the backbone, by Transformers alone."""
+    found = read(report)
+    model = TraceForConditionalGeneration.from_pretrained(folder / "gpt2")
+    backbone = AutoModelForCausalLM.from_config(model.config.backbone_config).eval()
+    decoder = model.get_decoder().state_dict()
+    assert not backbone.transformer.load_state_dict(decoder, strict=False).missing_keys
+    backbone.tie_weights()
+    tokenizer = AutoTokenizer.from_pretrained(folder / "gpt2")
+    nats, tokens, words = [], 0, 0
+    for text in real_texts(8):
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids = torch.tensor([[tokenizer.bos_token_id, *ids, tokenizer.eos_token_id]])
+        with torch.no_grad():
+            loss = backbone(input_ids=ids, labels=ids).loss.item()
+        nats.append(loss * (ids.shape[1] - 1))
+        tokens, words = tokens + ids.shape[1] - 1, words + len(text.split())
+    assert cell(found, "likelihood", "gpt2", "nats")["value"] == pytest.approx(np.mean(nats), rel=1e-5)
+    assert cell(found, "likelihood", "gpt2", "ppl")["value"] == pytest.approx(math.exp(sum(nats) / tokens), rel=1e-4)
+    assert cell(found, "likelihood", "gpt2", "ppl_word")["value"] == pytest.approx(
+        math.exp(sum(nats) / words), rel=1e-4
+    )
+    error = stats.sem(nats) * stats.t.ppf(0.975, 7)
+    own = cell(found, "likelihood", "gpt2", "nats")
+    assert (own["high"] - own["low"]) / 2 == pytest.approx(error, rel=1e-4)
+    assert cell(found, "overview", "gpt2", "neg_elbo") is None  # as in Table 2: it has no ELBO
+
+
+def test_figures_are_those_of_the_texts_that_are_written(report):
+    found = read(report)
+    real = real_texts(NUM_TEXTS)
+    for decoding in ("greedy", "top-k"):
+        for name in ("gpt2", "trace-r"):
+            path = report / "texts" / decoding / f"{name}.jsonl"
+            rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            texts = [row["text"] for row in rows]
+            assert len(texts) == NUM_TEXTS and all(len(text.split()) <= 12 for text in texts)
+            value = cell(found, f"decoding-{decoding}", name, "self_bleu")
+            assert value["value"] == pytest.approx(metric_replicates("self_bleu", texts).value)
+            assert cell(found, f"further-{decoding}", name, "different")["value"] == len(set(texts))
+            assert found["samples"][decoding][name][0]["text"] in texts
+    assert len({json.dumps(row) for row in rows}) > 1
+    assert cell(found, "overview", "real text", "self_bleu")["value"] == pytest.approx(
+        metric_replicates("self_bleu", real).value
+    )
+    # a plain model has one greedy text
+    assert cell(found, "further-greedy", "gpt2", "different")["value"] == 1
+    assert any("greedy: all texts of gpt2 are the same" in finding for finding in found["findings"])
+
+
+def test_report_is_written_in_three_forms(report):
+    found = read(report)
+    assert {path.name for path in report.iterdir()} == {"parts", "texts", "report.md", "report.json", "report.html"}
+    markdown = (report / "report.md").read_text(encoding="utf-8")
+    assert markdown.startswith("# Comparison of gpt2, trace-r") and "## What does not hold" in markdown
+    for table in found["tables"]:
+        assert table["title"] in markdown
+        assert all(column["num_texts"] in (6, 8, NUM_TEXTS) for column in table["columns"])
+    assert "real text" in markdown and "N = 20" in markdown
+    assert [len(points) for points in found["curves"].values()] == [3, 3]
+    assert set(found["positions"]) == set(found["scatter"]) == {"trace-r"}
+    own = found["positions"]["trace-r"]
+    kl = cell(found, "likelihood", "trace-r", "kl")["value"]
+    assert sum(k * n for k, n in zip(own["kl"], own["num_texts"], strict=True)) / 8 == pytest.approx(kl)
+    assert sum(own["mi"]) == pytest.approx(cell(found, "likelihood", "trace-r", "mi")["value"])
+
+
+def test_texts_are_taken_by_the_kit_for_human_evaluation(report, tmp_path, capsys):
+    files = [report / "texts" / "top-k" / f"{name}.jsonl" for name in ("gpt2", "trace-r")]
+    code, out, err = run(capsys, "human", "make", *files, "--num_prompts", 5, "--output", tmp_path / "sheets")
+    assert code == 0 and "Sheets for 5 annotators" in out, err
+
+
+# ---- A model and itself ----
+
+
+def test_a_model_does_not_differ_from_itself(folder, tmp_path, capsys):
+    same = [folder / "trace-r", folder / "trace-r", "--names", "one", "two", "--dataset", "reviews", *DATA]
+    code, out, err = run(capsys, "compare", *same, *SMALL, "--judge", "none", "--output", tmp_path / "out")
+    assert code == 0, err
+    found = read(tmp_path / "out")
+    assert found["tests"] and not any(test["significant"] for test in found["tests"])
+    # of texts of their own, or that would prove nothing
+    assert cell(found, "overview", "one", "self_bleu") != cell(found, "overview", "two", "self_bleu")
+    # and of the same real texts, with the same draws: no difference at all
+    assert cell(found, "likelihood", "one", "nats") == cell(found, "likelihood", "two", "nats")
+
+
+@pytest.mark.slow
+def test_one_table_in_twenty_has_a_mark_by_chance():
+    """Three systems that are one, in three metrics: Holm's correction holds for the table, marks are rarer still."""
+    generator = np.random.default_rng(0)
+    chances = 1 / np.arange(1, 41)
+    names = ("self_bleu", "distinct_2", "jaccard")
+    metrics = ("self_bleu", "distinct_n", "jaccard_similarity")
+    tables = 200
+    any_test = any_mark = 0
+    for _ in range(tables):
+        rows = {}
+        for system in "abc":
+            texts = [
+                " ".join(
+                    f"w{w}" for w in generator.choice(40, size=generator.integers(4, 14), p=chances / chances.sum())
+                )
+                for _ in range(30)
+            ]
+            found = (metric_replicates(metric, texts, num_groups=15) for metric in metrics)
+            rows[system] = dict(zip(names, found, strict=True))
+        table, tests = make_table("x", "", [make_column(name, 30) for name in names], rows)
+        any_test += any(test["significant"] for test in tests)
+        any_mark += any(one["mark"] for row in table["rows"] for one in row["cells"])
+    assert len(tests) == 9
+    assert any_test <= stats.binom.ppf(0.999, tables, 0.05)
+    assert any_mark <= any_test
+
+
+# ---- Marks, differences, equal quality ----
+
+
+def constant(value: float, error: float, seed: int = 0) -> Replicates:
+    """A figure with about that standard error, of 400 texts."""
+    noise = np.random.default_rng(seed).normal(size=400)
+    noise = (noise - noise.mean()) / noise.std(ddof=1)
+    return mean_replicates(value + error * 20 * noise)
+
+
+@pytest.mark.parametrize(
+    "values, marks",
+    [
+        ([1.0, 2.0, 3.0], {"a": "best", "b": "second"}),
+        ([1.0, 1.0, 3.0], {}),  # no best; and c is no second
+        ([1.0, 2.0, 2.0], {"a": "best"}),
+        ([1.0, 1.0, 1.0], {}),
+    ],
+)
+def test_marks_need_a_difference_from_every_other_system(values, marks):
+    rows = {
+        name: {"self_bleu": constant(value, 0.05, seed)}
+        for seed, (name, value) in enumerate(zip("abc", values, strict=True))
+    }
+    table, tests = make_table("x", "", [make_column("self_bleu", 400)], rows)
+    found = {row["name"]: row["cells"][0]["mark"] for row in table["rows"] if row["cells"][0]["mark"]}
+    assert found == marks and len(tests) == 3
+    higher = {name: {"distinct_2": figures["self_bleu"].map(np.negative)} for name, figures in rows.items()}
+    table, _ = make_table("x", "", [make_column("distinct_2", 400)], higher)
+    assert {row["name"]: row["cells"][0]["mark"] for row in table["rows"] if row["cells"][0]["mark"]} == marks
+
+
+def test_second_of_two_is_no_mark():
+    rows = {name: {"self_bleu": constant(value, 0.05)} for name, value in (("a", 1.0), ("b", 2.0))}
+    table, _ = make_table("x", "", [make_column("self_bleu", 400)], rows)
+    assert [row["cells"][0]["mark"] for row in table["rows"]] == ["best", None]
+
+
+def test_a_loose_upper_bound_is_not_shown_to_be_worse():
+    """Exact 10, bounds 20: with an effective sample size of 1 the truth may be 5; with one of 50 it is not."""
+    for ess, marks in ((1.0, [None, None]), (50.0, ["best", None])):
+        rows = {"plain": {"ppl": constant(10, 0.1)}, "trace": {"ppl": constant(20, 0.1, 1), "ess": ess}}
+        table, _ = make_table("x", "", [make_column("ppl", 400)], rows)
+        assert [row["cells"][0]["mark"] for row in table["rows"]] == marks
+    # a bound that is below the exact figure is no question
+    rows = {"plain": {"ppl": constant(10, 0.1)}, "trace": {"ppl": constant(5, 0.1, 1), "ess": 1.0}}
+    table, _ = make_table("x", "", [make_column("ppl", 400)], rows)
+    assert [row["cells"][0]["mark"] for row in table["rows"]] == [None, "best"]
+
+
+def test_interpolation_is_on_the_line_and_carries_the_errors_of_both_figures():
+    points = [(constant(1.0, 0.0), constant(10.0, 0.3, 1)), (constant(3.0, 0.0), constant(20.0, 0.4, 2))]
+    found = interpolate(points, 1.5)
+    assert found.value == pytest.approx(12.5)
+    ends = [interpolate(points, level) for level in (1.0, 3.0)]
+    for end, (_, own) in zip(ends, points, strict=True):
+        assert (end.value, end.standard_error) == pytest.approx((own.value, own.standard_error))
+    independent = math.hypot(0.75 * 0.3, 0.25 * 0.4)
+    assert found.standard_error == pytest.approx(independent, rel=0.25)
+    # an error in the quality is one in the diversity, by the slope
+    tilted = [(constant(1.0, 0.1, 3), constant(10.0, 0.0)), (constant(3.0, 0.0), constant(20.0, 0.0))]
+    assert interpolate(tilted, 1.5).standard_error == pytest.approx(5 * 0.75 * 0.1, rel=0.1)
+
+
+def test_equal_quality_is_over_the_range_that_all_curves_share():
+    def curve(low, high, slope):
+        return [
+            {"figures": {"judge": constant(math.exp(q), 0.0), "self_bleu": constant(slope * q, 0.01, 5)}}
+            for q in (high, low, (low + high) / 2)  # in any order
+        ]
+
+    table, tests = equal_quality_table({"a": curve(1, 5, 2.0), "b": curve(3, 9, 3.0)}, 400)
+    labels = [f"SB ↓ at {math.exp(level):.0f}" for level in (3.5, 4.0, 4.5)]
+    assert [column["label"] for column in table["columns"]] == labels
+    first, second = ([cell["value"] for cell in row["cells"]] for row in table["rows"])
+    assert first == pytest.approx([7, 8, 9]) and second == pytest.approx([10.5, 12, 13.5])
+    assert [cell["mark"] for cell in table["rows"][0]["cells"]] == ["best"] * 3
+    assert len(tests) == 3 and all(test["significant"] for test in tests)
+    assert equal_quality_table({"a": curve(1, 2, 2.0), "b": curve(3, 9, 3.0)}, 400) is None
+    assert equal_quality_table({"a": curve(1, 5, 2.0), "b": []}, 400) is None
+
+
+# ---- Seeds, resuming, what is left out ----
+
+
+def test_several_seeds_are_averaged(folder, tmp_path, capsys):
+    arguments = [folder / "trace-r", "--dataset", "reviews", *DATA, *SMALL[:6], "--max_new_tokens", 12]
+    arguments += ["--judge", "none", "--decoding", "top-k", "--seeds", 3, 4, "--curve_temperatures"]
+    code, out, err = run(capsys, "evaluate", *arguments, "--output", tmp_path / "out")
+    assert code == 0, err
+    found = read(tmp_path / "out")
+    own = found["seeds"]["top-k"]["trace-r"]
+    assert len(own) == 2 and own[0]["self_bleu"] != own[1]["self_bleu"]
+    mean = (own[0]["self_bleu"] + own[1]["self_bleu"]) / 2
+    assert cell(found, "overview", "trace-r", "self_bleu")["value"] == pytest.approx(mean)
+    assert sorted(path.name for path in (tmp_path / "out/texts/top-k").iterdir()) == [
+        "trace-r-1.jsonl",
+        "trace-r-2.jsonl",
+    ]
+    assert found["curves"] == {"trace-r": []} and found["tests"] == []
+    assert (tmp_path / "out/report.md").read_text().startswith("# Evaluation of trace-r")
+
+
+def test_goes_on_where_it_was_stopped(folder, report, tmp_path, capsys, monkeypatch):
+    arguments = ["compare", folder / "gpt2", folder / "trace-r", "--dataset", "reviews", *DATA, *SMALL]
+    arguments += ["--judge", folder / "judge", "--output", tmp_path / "out"]
+    written = []
+    write_texts = measure.write_texts
+
+    def counted(*args, **settings):
+        written.append(settings["description"])
+        return write_texts(*args, **settings)
+
+    def stopped(*args, **settings):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(measure, "write_texts", counted)
+    with monkeypatch.context() as patch:
+        patch.setattr(measure, "active_units", stopped)  # the last part that needs weights
+        code, out, err = run(capsys, *arguments)
+    assert code == 130 and "the same command goes on from here" in err
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"parts"}
+    assert len(written) == 10
+    code, out, err = run(capsys, *arguments)
+    assert code == 0 and len(written) == 10 and "finished parts of an earlier run" in out, err
+    again, whole = read(tmp_path / "out"), read(report)
+    assert again == whole
+    # other settings are computed anew
+    code, out, err = run(capsys, *arguments, "--max_new_tokens", 11)
+    assert code == 0 and len(written) == 20, err
+
+
+def test_half_written_parts_are_computed_again(tmp_path):
+    parts = Parts(tmp_path)
+    assert parts.get("a/b", {"x": (1, 2)}, lambda: [1.5, float("inf")]) == [1.5, float("inf")]
+    assert parts.get("a/b", {"x": [1, 2]}, lambda: 1 / 0) == [1.5, float("inf")]
+    assert parts.get("a/b", {"x": [1, 3]}, lambda: "new") == "new"
+    for content in ('{"settings": {"x": [1', "[]", '{"settings": {"x": [1, 3]}}'):
+        (tmp_path / "a/b.json").write_text(content)
+        assert parts.get("a/b", {"x": [1, 3]}, lambda: "newer") == "newer"
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["b.json"]
+
+
+def test_without_the_judge_the_rest_is_written(folder, report, tmp_path, capsys):
+    arguments = ["compare", folder / "gpt2", folder / "trace-r", "--dataset", "reviews", *DATA, *SMALL]
+    arguments += ["--extra_metrics", "mauve", "vendi_score"]
+    code, out, err = run(capsys, *arguments, "--judge", tmp_path / "nowhere", "--output", tmp_path / "out")
+    assert code == 0, err
+    found, whole = read(tmp_path / "out"), read(report)
+    assert any(f.startswith("judge PPL/word was left out: ") and "nowhere" in f for f in found["findings"])
+    assert any(f.startswith("MAUVE was left out: ") for f in found["findings"])
+    assert "Without an outside judge nothing is said of diversity at equal quality." in found["findings"]
+    assert cell(found, "decoding-top-k", "trace-r", "cnd") == cell(whole, "decoding-top-k", "trace-r", "cnd")
+    with pytest.raises(ValueError, match="'judge' is not in list"):
+        cell(found, "decoding-top-k", "trace-r", "judge")
+    assert 1 <= cell(found, "further-greedy", "trace-r", "vendi_score")["value"] <= NUM_TEXTS
+
+
+def test_conditional_systems_are_measured_against_their_references(tmp_path, capsys):
+    stories = [
+        {"title": f"Story {number}", "text": f"It was day {number}. We went out. It rained {'a lot ' * (number % 4)}."}
+        for number in range(40)
+    ]
+    (tmp_path / "stories.jsonl").write_text("".join(json.dumps(row) + "\n" for row in stories))
+    data = ["--dataset", str(tmp_path / "stories.jsonl"), "--validation_split", "12"]
+    flags = ["--conditional", "true", "--output_dir", str(tmp_path / "m")]
+    assert main(["train", *TRAIN, *data, *flags]) == 0
+    arguments = [
+        *data,
+        *SMALL[4:6],
+        *SMALL[8:10],
+        "--num_texts",
+        12,
+        "--num_likelihood_texts",
+        5,
+        "--decoding",
+        "beam",
+    ]
+    code, out, err = run(
+        capsys, "evaluate", tmp_path / "m", *arguments, "--judge", "none", "--output", tmp_path / "out"
+    )
+    assert code == 0, err
+    found = read(tmp_path / "out")
+    assert found["data"]["conditional"] and found["tables"][0]["title"].endswith(
+        "beam search, 10 beams: only latents are drawn"
+    )
+    assert [column["figure"] for column in found["tables"][0]["columns"]][:4] == ["bleu", "rouge1", "rouge2", "rougeL"]
+    rows = [json.loads(line) for line in (tmp_path / "out/texts/beam/m.jsonl").read_text().splitlines()]
+    assert len({row["prompt"] for row in rows}) == 12
+    assert "compared with 28 training texts" in " ".join(found["findings"])  # 12 of 12 are evaluated on
+
+
+# ---- Findings ----
+
+
+def test_findings_name_collapse_saturation_and_loose_bounds():
+    segments = [[0.01, 0.02], [0.01, math.nan]]
+    settings = EvaluationSettings(num_texts=300)
+
+    def say(kl, mi, joint, ess, per_step):
+        measured = {
+            "likelihood": {"kl": [kl, kl], "kl_per_segment_position": segments},
+            "representation": {
+                **{"mi_joint": joint, "mi_joint_cap": 5.0, "mi_per_step": per_step, "mi_caps": [5.0, 4.0]},
+            },
+        }
+        own = {"mi": constant(mi, 0.0), "kl": constant(kl, 0.0), "ess": ess}
+        return " ".join(findings._latents("a", measured, own, settings))
+
+    assert "a has collapsed: 0.02 nats of KL per segment" in say(0.03, 0.0, 0.0, 90.0, [0.0, 0.0])
+    assert "loose" not in say(0.03, 0.0, 0.0, 1.0, [0.0, 0.0])
+    assert "KL alone is no proof of use" in say(30.0, 0.1, 0.0, 90.0, [0.1, 0.0])
+    healthy = say(30.0, 6.0, 3.0, 50.0, [3.0, 3.0])
+    assert healthy == ""
+    assert "joint mutual information of a is at its cap (4.99 of log N = 5.00)" in say(30, 6, 4.99, 50.0, [3.0, 3.0])
+    assert "mutual information of 1 of 2 segments is at its cap" in say(30, 9, 3.0, 50.0, [4.99, 3.0])
+    assert "half of the texts have an effective sample size below 1.2 of 100" in say(30, 6, 3.0, 1.2, [3.0, 3.0])
+
+
+def test_findings_name_texts_of_other_lengths():
+    real = {"words": 50.0}
+    texts = {"greedy": {"a": {"words": 45.0, "different": 9.0}, "b": {"words": 30.0, "different": 1.0}}}
+    found = " ".join(findings._lengths(texts, real))
+    assert "(50 words): b 30." in found and "all texts of b are the same" in found
+
+
+def test_a_run_that_has_seen_the_texts_is_named(folder, tmp_path, capsys):
+    arguments = [folder / "gpt2", "--dataset", "reviews", "--max_texts", 160, "--validation_split", 0.5, *SMALL]
+    code, out, err = run(capsys, "evaluate", *arguments, "--judge", "none", "--output", tmp_path / "out")
+    assert code == 0, err
+    assert "with another `validation_split` (120, here 0.5): it may have seen these texts" in out.replace("\n  ", " ")
+    assert any("gpt2 was trained on this data set" in finding for finding in read(tmp_path / "out")["findings"])
+
+
+# ---- Small things ----
+
+
+def test_decoding_presets_are_the_papers():
+    assert tuple(DECODING) == command.DECODING_NAMES
+    assert DECODING["greedy"] == {"do_sample": False, "num_beams": 1} == sampling_at(0)
+    assert DECODING["beam"]["num_beams"] == 10 and DECODING["top-k"]["top_k"] == 50
+    assert sampling_at(0.5) == {**DECODING["temperature"], "temperature": 0.5}
+
+
+def test_cut_words_keeps_spaces():
+    assert cut_words("  a\tb  c d ", 2) == "  a\tb"
+    assert cut_words("a b", 9) == "a b" and cut_words("a  b ", None) == "a  b "
+
+
+def test_markdown_shows_texts_as_they_are(report):
+    found = read(report)
+    found["samples"] = {"": {"real text": [{"text": "a | b *c* <unk>\nnew `line`", "prompt": None}]}}
+    markdown = markdown_report(found)
+    assert r"1. a \| b \*c\* \<unk\> new \`line\`" in markdown
+
+
+# ---- Bad input ----
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (
+            ["--num_texts", "500"],
+            "`num_texts` must be at most the 120 texts that 'reviews' holds for evaluation, got 500",
+        ),
+        (["--num_texts", "2"], "`num_texts` must be >= 3, got 2. An interval needs texts"),
+        (["--num_samples", "0"], "`num_samples` must be >= 1, got 0"),
+        (
+            ["--num_texts", "20", "--num_judge_texts", "21"],
+            "`num_judge_texts` must be at most `num_texts`, got 21 and 20",
+        ),
+        (
+            ["--decoding", "greedy", "nucleus"],
+            "`decoding` must be of greedy, beam, top-k, top-p, temperature, got 'nucleus'",
+        ),
+        (["--decoding", "greedy", "greedy"], "`decoding` must be different ones, got greedy greedy"),
+        (["--seeds", "1", "1"], "`seeds` must be different ones, got 1 1"),
+        (["--extra_metrics", "bleurt"], "`extra_metrics` must be of bert_score, mauve, vendi_score, got 'bleurt'"),
+        (["--curve_temperatures", "-1"], "`curve_temperatures` must not be negative"),
+        (["--confidence", "95"], "`confidence` must be between 0.5 and 1, got 95.0"),
+        (["--names", "a"], "`names` must be one for each model, got 1 for 2"),
+        (["--names", "a", "a"], "`names` must differ, got 'a' twice"),
+        (["--max_length", "80"], "there is no flag `--max_length`. Use `--max_words`"),
+        (["--max_new_tokens", "5000"], "`max_new_tokens` must fit the context of 'gpt2', 64 tokens"),
+        (["--device", "cuda:7"], "`device` 'cuda:7' is not here"),
+    ],
+)
+def test_bad_flags(flags, message, folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(command, "load_model", lambda *a, **k: pytest.fail("weights are read before the check"))
+    arguments = [folder / "gpt2", folder / "trace-r", "--dataset", "reviews", "--max_texts", 160]
+    arguments += ["--validation_split", 120, "--output", tmp_path / "out", *flags]
+    code, out, err = run(capsys, "compare", *arguments)
+    assert code == 2 and message in err, err
+    assert len(err.strip().splitlines()[-1]) < 250 and not (tmp_path / "out" / "report.json").exists()
+
+
+def test_bad_models_and_outputs(folder, tmp_path, capsys):
+    code, _, err = run(capsys, "compare", "--dataset", "reviews", "--output", tmp_path / "o")
+    assert code == 2 and "the model is missing. Use: modeling-trace compare RUN RUN" in err
+    code, _, err = run(capsys, "evaluate", folder / "gpt2", folder / "trace-r", "--dataset", "reviews")
+    assert code == 2 and "`evaluate` takes one model, got 2. Use: modeling-trace compare" in err
+    code, _, err = run(capsys, "evaluate", folder / "gpt2", "--output", tmp_path / "o")
+    assert code == 2 and "`dataset` is missing" in err
+    code, _, err = run(capsys, "evaluate", tmp_path / "no", "--dataset", "reviews", "--output", tmp_path / "o")
+    assert code == 2 and "there is no folder" in err
+    code, _, err = run(capsys, "evaluate", folder / "judge", "--dataset", "reviews", "--output", tmp_path / "o")
+    assert code == 2 and "is a gpt2 model, not TRACE" in err
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("x")
+    code, _, err = run(capsys, "evaluate", folder / "gpt2", "--dataset", "reviews", "--output", tmp_path / "mine")
+    assert code == 2 and "holds something else than a report" in err
+    code, _, err = run(
+        capsys, "evaluate", folder / "gpt2", "--dataset", "reviews", "--output", tmp_path / "mine/thesis.tex"
+    )
+    assert code == 2 and "`output` must be a folder, got the file" in err
+
+
+def test_conditional_and_other_systems_do_not_mix(folder):
+    def system(name, conditional):
+        config = TraceForConditionalGeneration.from_pretrained(folder / "trace-r").config
+        config.conditional = conditional
+        processor = TraceProcessor.from_pretrained(folder / "trace-r")
+        return measure.System(name, name, config, processor, lambda: None, "")
+
+    with pytest.raises(ValueError, match="^systems must all be conditional or none, got b among 2. "):
+        measure.check_fit([system("a", False), system("b", True)])
+
+
+@pytest.mark.parametrize(
+    "texts, message",
+    [
+        (["one text", "two texts"], "`dataset` must hold at least three texts to evaluate on, got 2"),
+        (["so [SEP] it", "goes on", "and on"], "'[SEP]'"),
+        (["so it goes", "", "and on"], "`dataset` has 1 row (1) without text"),
+    ],
+)
+def test_bad_texts(texts, message, folder, tmp_path, capsys):
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    arguments = ["--dataset", tmp_path / "t.jsonl", "--validation_split", "none", "--output", tmp_path / "out"]
+    code, _, err = run(capsys, "evaluate", folder / "trace-r", *arguments)
+    assert code == 2 and message in err, err
+
+
+def test_fewer_texts_only_when_asked(folder, tmp_path, capsys):
+    reviews: Dataset = review_dataset(24)
+    (tmp_path / "t.txt").write_text("\n".join(reviews["text"]) + "\n")
+    arguments = [folder / "gpt2", "--dataset", tmp_path / "t.txt", "--validation_split", "none", "--num_texts", 100]
+    arguments += [
+        *SMALL[2:6],
+        "--num_curve_texts",
+        6,
+        "--curve_temperatures",
+        "--judge",
+        "none",
+        "--decoding",
+        "top-k",
+    ]
+    code, _, err = run(capsys, "evaluate", *arguments, "--output", tmp_path / "out")
+    assert code == 2 and "Lower it, or go on with 24 by --allow_fewer." in err
+    code, _, err = run(capsys, "evaluate", *arguments, "--allow_fewer", "--output", tmp_path / "out")
+    assert code == 0, err
+    found = read(tmp_path / "out")
+    assert "100 texts were asked for; the data hold 24, so all figures are of 24." in found["findings"]
+    assert any(finding.startswith("No real texts were left to compare n-grams with") for finding in found["findings"])
+    assert found["data"]["num_real"] == 24 and found["settings"]["num_texts"] == 24
+
+
+def test_a_data_class_is_enough_for_python_users(folder, tmp_path):
+    """`compare_systems` without the command line."""
+    path = folder / "gpt2"
+    model = TraceForConditionalGeneration.from_pretrained(path).eval()
+    processor = TraceProcessor.from_pretrained(path)
+    system = measure.System("mine", str(path), model.config, processor, lambda: model, "1")
+    texts = real_texts(20)
+    settings = EvaluationSettings(num_texts=8, num_likelihood_texts=5, decoding=("top-k",), curve_temperatures=())
+    found = comparison.compare_systems(
+        [system], EvaluationData("mine", texts[:8], texts[8:]), settings, Parts(tmp_path)
+    )
+    assert found["tables"][0]["rows"][1]["name"] == "mine"
