@@ -2,6 +2,8 @@
 
 import json
 import math
+import shutil
+from argparse import Namespace
 
 import numpy as np
 import pytest
@@ -12,20 +14,37 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from modeling_trace import TraceForConditionalGeneration
 from modeling_trace.cli import compare as command
+from modeling_trace.cli import real_texts as real_texts_of_command
 from modeling_trace.cli.main import main
 from modeling_trace.data import TraceProcessor, load_texts, review_dataset
-from modeling_trace.evaluation import Replicates, comparison, findings, mean_replicates, measure, metric_replicates
+from modeling_trace.evaluation import (
+    Replicates,
+    comparison,
+    figures,
+    findings,
+    mean_replicates,
+    measure,
+    measure_latents,
+    metric_replicates,
+)
 from modeling_trace.evaluation.decoding import DECODING, sampling_at
 from modeling_trace.evaluation.equal_quality import equal_quality_table, interpolate
-from modeling_trace.evaluation.measure import EvaluationData, EvaluationSettings, cut_words
 from modeling_trace.evaluation.parts import Parts
 from modeling_trace.evaluation.report_markdown import markdown_report
+from modeling_trace.evaluation.systems import (
+    EvaluationData,
+    EvaluationSettings,
+    System,
+    check_fit,
+    cut_words,
+    weights_fingerprint,
+)
 from modeling_trace.evaluation.tables import make_column, make_table
 
 NUM_TEXTS = 20
 TRAIN = [
     *("--backbone_config", "{model_type: gpt2, n_layer: 1, n_embd: 16, n_head: 2, n_positions: 64}"),
-    *("--vocab_size", "300", "--max_steps", "2", "--per_device_train_batch_size", "4"),
+    *("--vocab_size", "300", "--max_steps", "60", "--per_device_train_batch_size", "8", "--learning_rate", "1e-2"),
     *("--latent_size", "4", "--segment_length", "5", "--use_cpu", "true", "--disable_tqdm", "true"),
 ]
 DATA = ["--max_texts", "160", "--validation_split", "120", "--max_words", "12"]
@@ -180,7 +199,7 @@ def test_one_table_in_twenty_has_a_mark_by_chance():
     names = ("self_bleu", "distinct_2", "jaccard")
     metrics = ("self_bleu", "distinct_n", "jaccard_similarity")
     tables = 200
-    any_test = any_mark = 0
+    any_test = any_mark = wrong = 0
     for _ in range(tables):
         rows = {}
         for system in "abc":
@@ -195,9 +214,12 @@ def test_one_table_in_twenty_has_a_mark_by_chance():
         table, tests = make_table("x", "", [make_column(name, 30) for name in names], rows)
         any_test += any(test["significant"] for test in tests)
         any_mark += any(one["mark"] for row in table["rows"] for one in row["cells"])
+        wrong += sum(test["p"] < 0.05 for test in tests)
     assert len(tests) == 9
     assert any_test <= stats.binom.ppf(0.999, tables, 0.05)
     assert any_mark <= any_test
+    # single tests err to the safe side, but are no dead letters; that they find differences is tested with intervals
+    assert 0.005 < wrong / (9 * tables) < 0.07
 
 
 # ---- Marks, differences, equal quality ----
@@ -250,6 +272,34 @@ def test_a_loose_upper_bound_is_not_shown_to_be_worse():
     assert [row["cells"][0]["mark"] for row in table["rows"]] == [None, "best"]
 
 
+def test_figures_that_are_no_numbers_are_not_tested():
+    """Holm's procedure of statsmodels takes a NaN for significant."""
+    broken = Replicates(2.0, np.array([2.0, np.nan] * 25), np.full(50, 8))
+    infinite = Replicates(math.inf, np.full(50, math.inf), np.full(50, 8))
+    rows = {
+        "a": {"ppl": constant(10, 0.1)},
+        "b": {"ppl": broken},
+        "c": {"ppl": infinite},
+        "d": {"ppl": constant(9, 0.1)},
+    }
+    table, tests = make_table("x", "", [make_column("ppl", 400)], rows)
+    assert [(test["first"], test["second"]) for test in tests] == [("a", "d")]
+    assert {row["name"]: row["cells"][0]["mark"] for row in table["rows"]} == dict.fromkeys("abcd")
+    with pytest.raises(ValueError, match="^`weights` must be above 0 in more than one group of texts"):
+        mean_replicates(np.ones(20), np.eye(20)[0])
+
+
+def test_mutual_information_at_its_cap_is_not_shown_to_be_less():
+    for own, marks in (({"mi_share_of_cap": 0.5}, ["best", None]), ({"mi_share_of_cap": 0.99}, [None, None])):
+        rows = {"a": {"mi": constant(20, 0.1)}, "b": {"mi": constant(10, 0.1, 1), **own}}
+        table, _ = make_table("x", "", [make_column("mi", 400)], rows)
+        assert [row["cells"][0]["mark"] for row in table["rows"]] == marks
+    # one latent for a text is another estimate than one for each segment
+    rows = {"a": {"mi": constant(20, 0.1), "one_latent": 0.0}, "b": {"mi": constant(5, 0.1, 1), "one_latent": 1.0}}
+    table, _ = make_table("x", "", [make_column("mi", 400)], rows)
+    assert [row["cells"][0]["mark"] for row in table["rows"]] == [None, None]
+
+
 def test_interpolation_is_on_the_line_and_carries_the_errors_of_both_figures():
     points = [(constant(1.0, 0.0), constant(10.0, 0.3, 1)), (constant(3.0, 0.0), constant(20.0, 0.4, 2))]
     found = interpolate(points, 1.5)
@@ -280,6 +330,10 @@ def test_equal_quality_is_over_the_range_that_all_curves_share():
     assert len(tests) == 3 and all(test["significant"] for test in tests)
     assert equal_quality_table({"a": curve(1, 2, 2.0), "b": curve(3, 9, 3.0)}, 400) is None
     assert equal_quality_table({"a": curve(1, 5, 2.0), "b": []}, 400) is None
+    # one text, repeated, is no end of a line
+    greedy = [{"figures": {**curve(0, 5, 2.0)[1]["figures"], "different": 1.0}}]
+    again, _ = equal_quality_table({"a": curve(1, 5, 2.0) + greedy, "b": curve(3, 9, 3.0)}, 400)
+    assert again == table
 
 
 # ---- Seeds, resuming, what is left out ----
@@ -318,7 +372,7 @@ def test_goes_on_where_it_was_stopped(folder, report, tmp_path, capsys, monkeypa
 
     monkeypatch.setattr(measure, "write_texts", counted)
     with monkeypatch.context() as patch:
-        patch.setattr(measure, "active_units", stopped)  # the last part that needs weights
+        patch.setattr(measure_latents, "active_units", stopped)  # the last part that needs weights
         code, out, err = run(capsys, *arguments)
     assert code == 130 and "the same command goes on from here" in err
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"parts"}
@@ -330,6 +384,101 @@ def test_goes_on_where_it_was_stopped(folder, report, tmp_path, capsys, monkeypa
     # other settings are computed anew
     code, out, err = run(capsys, *arguments, "--max_new_tokens", 11)
     assert code == 0 and len(written) == 20, err
+
+
+def test_nothing_but_the_block_in_work_is_lost(folder, tmp_path, capsys, monkeypatch):
+    """Stopped in the third block of texts, it writes what it would have written."""
+    monkeypatch.setattr(measure, "BLOCK", 6)
+    arguments = [folder / "trace-r", "--dataset", "reviews", *DATA, *SMALL[:6], "--max_new_tokens", 12]
+    arguments += ["--judge", "none", "--decoding", "top-k", "--curve_temperatures", "--output"]
+    code, _, err = run(capsys, "evaluate", *arguments, tmp_path / "whole")
+    assert code == 0, err
+    write_texts, calls = measure.write_texts, []
+
+    def stopped(*args, **settings):
+        calls.append(args[2])
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return write_texts(*args, **settings)
+
+    monkeypatch.setattr(measure, "write_texts", stopped)
+    assert run(capsys, "evaluate", *arguments, tmp_path / "stopped")[0] == 130
+    assert run(capsys, "evaluate", *arguments, tmp_path / "stopped")[0] == 0
+    assert [len(prompts) for prompts in calls] == [6, 6, 6, 6, 2]
+    assert read(tmp_path / "stopped") == read(tmp_path / "whole")
+
+
+def test_a_model_without_numbers_does_not_stop_the_others(folder, tmp_path, capsys):
+    model = TraceForConditionalGeneration.from_pretrained(folder / "trace-r")
+    with torch.no_grad():
+        model.get_input_embeddings().weight.fill_(math.nan)
+    model.save_pretrained(tmp_path / "broken")
+    TraceProcessor.from_pretrained(folder / "trace-r").save_pretrained(tmp_path / "broken")
+    arguments = [tmp_path / "broken", folder / "gpt2", "--dataset", "reviews", *DATA, *SMALL, "--judge", "none"]
+    code, out, err = run(capsys, "compare", *arguments, "--decoding", "top-k", "--output", tmp_path / "out")
+    assert code == 0, err
+    found = read(tmp_path / "out")
+    assert any(finding.startswith("broken could not be measured: ") for finding in found["findings"])
+    assert [system["name"] for system in found["systems"]] == ["gpt2"]
+
+
+def test_a_judge_that_cannot_read_one_set_reads_the_others(folder, report, tmp_path, capsys, monkeypatch):
+    """More texts on the curve than the judge reads of the rest, and one set that it refuses."""
+    judge_perplexity, calls = figures.judge_perplexity, []
+
+    def picky(texts, *args, **settings):
+        calls.append(len(texts))
+        if len(calls) == 2:
+            raise ValueError("`texts[0]` must have at most 64 tokens, got 65.")
+        return judge_perplexity(texts, *args, **settings)
+
+    monkeypatch.setattr(figures, "judge_perplexity", picky)
+    arguments = ["compare", folder / "gpt2", folder / "trace-r", "--dataset", "reviews", *DATA, *SMALL]
+    arguments += ["--num_judge_texts", 4, "--num_curve_texts", 8, "--judge", folder / "judge"]
+    code, out, err = run(capsys, *arguments, "--output", tmp_path / "out")
+    assert code == 0, err
+    found = read(tmp_path / "out")
+    assert calls == [4] * 5 + [8] * 7
+    (finding,) = [one for one in found["findings"] if one.startswith("judge PPL/word was left out")]
+    assert finding.startswith(
+        "judge PPL/word was left out for trace-r, greedy: `texts[0]` must have at most 64 tokens"
+    )
+    assert cell(found, "decoding-greedy", "trace-r", "judge") is None
+    assert cell(found, "decoding-top-k", "trace-r", "judge")["value"] > 1
+    assert all(len(points) == 3 for points in found["curves"].values())
+
+
+def test_likelihood_is_of_texts_that_all_systems_can_read(folder, tmp_path, capsys):
+    flags = [*TRAIN, *DATA[:4], "--system", "trace-r", "--output_dir", str(tmp_path / "short")]
+    flags[1] = flags[1].replace("64", "34")
+    assert main(["train", *flags]) == 0
+    arguments = [folder / "gpt2", tmp_path / "short", "--dataset", "reviews", *DATA, *SMALL[:6], "--judge", "none"]
+    arguments += ["--decoding", "top-k", "--curve_temperatures", "--max_words", 9, "--max_new_tokens", 12]
+    code, out, err = run(capsys, "compare", *arguments, "--output", tmp_path / "out")
+    assert code == 0, err
+    found = read(tmp_path / "out")
+    (note,) = [one for one in found["findings"] if "do not fit the context of every system" in one]
+    assert note.startswith(tuple("123456789")) and "of 20 real texts" in note
+    lengths = [found["positions"]["short"]["num_texts"][0]]
+    assert lengths == [min(8, 20 - int(note.split()[0]))]
+
+
+def test_other_files_are_other_parts(folder, tmp_path):
+    shutil.copytree(folder / "trace-r", tmp_path / "m")
+    config = TraceForConditionalGeneration.from_pretrained(tmp_path / "m").config
+    found = [weights_fingerprint(str(tmp_path / "m"), config)]
+    assert found == [weights_fingerprint(str(tmp_path / "m"), config)]
+    with open(tmp_path / "m" / "dynamics_trace.py", "a") as file:
+        file.write("# other code\n")
+    found.append(weights_fingerprint(str(tmp_path / "m"), config))
+    (tmp_path / "base").mkdir()
+    (tmp_path / "m" / "adapter_config.json").write_text(
+        json.dumps({"base_model_name_or_path": str(tmp_path / "base")})
+    )
+    found.append(weights_fingerprint(str(tmp_path / "m"), config))
+    (tmp_path / "base" / "model.safetensors").write_text("new weights")
+    found.append(weights_fingerprint(str(tmp_path / "m"), config))
+    assert len(set(found)) == 4
 
 
 def test_half_written_parts_are_computed_again(tmp_path):
@@ -349,8 +498,9 @@ def test_without_the_judge_the_rest_is_written(folder, report, tmp_path, capsys)
     code, out, err = run(capsys, *arguments, "--judge", tmp_path / "nowhere", "--output", tmp_path / "out")
     assert code == 0, err
     found, whole = read(tmp_path / "out"), read(report)
-    assert any(f.startswith("judge PPL/word was left out: ") and "nowhere" in f for f in found["findings"])
-    assert any(f.startswith("MAUVE was left out: ") for f in found["findings"])
+    assert any(f.startswith("judge PPL/word was left out for 12 sets of texts: ") for f in found["findings"])
+    assert any(f.startswith("MAUVE (judge) was left out for 4 sets of texts: ") for f in found["findings"])
+    assert sum("nowhere" in finding for finding in found["findings"]) == 2
     assert "Without an outside judge nothing is said of diversity at equal quality." in found["findings"]
     assert cell(found, "decoding-top-k", "trace-r", "cnd") == cell(whole, "decoding-top-k", "trace-r", "cnd")
     with pytest.raises(ValueError, match="'judge' is not in list"):
@@ -426,12 +576,39 @@ def test_findings_name_texts_of_other_lengths():
     assert "(50 words): b 30." in found and "all texts of b are the same" in found
 
 
-def test_a_run_that_has_seen_the_texts_is_named(folder, tmp_path, capsys):
-    arguments = [folder / "gpt2", "--dataset", "reviews", "--max_texts", 160, "--validation_split", 0.5, *SMALL]
-    code, out, err = run(capsys, "evaluate", *arguments, "--judge", "none", "--output", tmp_path / "out")
+@pytest.mark.parametrize(
+    "flags, warned",
+    [
+        (["--max_texts", 160, "--validation_split", 120], ""),
+        (["--max_texts", 160, "--validation_split", 0.5], "another `validation_split` (120, here 0.5)"),
+        (["--max_texts", 150, "--validation_split", 120], "another `max_texts` (160, here 150)"),
+        (["--max_texts", 160, "--validation_split", "none"], "another `validation_split` (120, here None)"),
+    ],
+)
+def test_runs_that_may_have_seen_the_texts_are_named(flags, warned, folder, tmp_path, capsys):
+    arguments = [folder / "gpt2", folder / "trace-r", "--dataset", "reviews", *flags, "--max_words", 12, *SMALL[:6]]
+    arguments += ["--max_new_tokens", 6, "--curve_temperatures", "--judge", "none", "--decoding", "top-k"]
+    code, out, err = run(capsys, "compare", *arguments, "--output", tmp_path / "out")
     assert code == 0, err
-    assert "with another `validation_split` (120, here 0.5): it may have seen these texts" in out.replace("\n  ", " ")
-    assert any("gpt2 was trained on this data set" in finding for finding in read(tmp_path / "out")["findings"])
+    found = [one for one in read(tmp_path / "out")["findings"] if "it may have seen these texts" in one]
+    assert len(found) == (2 if warned else 0) and all(warned in one for one in found)
+
+
+def test_another_split_or_path_is_seen_for_what_it_is(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "data")
+    (tmp_path / "m").mkdir()
+    trained = "dataset: {}\nsplit: train\nvalidation_split: 0.1\nmax_texts: null\ndrop_empty: false\n"
+
+    def warned(dataset, split, validation_split):
+        (tmp_path / "m" / "train_config.yaml").write_text(trained.format(tmp_path / "data"))
+        arguments = Namespace(dataset=dataset, split=split, max_texts=None, drop_empty=False, text_column=None)
+        system = Namespace(name="m", path=str(tmp_path / "m"))
+        return bool(real_texts_of_command._seen_in_training(arguments, validation_split, [system]))
+
+    same, other = str(tmp_path / "link"), str(tmp_path)
+    assert not warned(same, "train", 0.1) and not warned(same, "test", None) and not warned(same, "train", "test")
+    assert warned(same, "train", None) and warned(same, "test", "train") and not warned(other, "train", None)
 
 
 # ---- Small things ----
@@ -479,12 +656,22 @@ def test_markdown_shows_texts_as_they_are(report):
         (["--decoding", "greedy", "greedy"], "`decoding` must be different ones, got greedy greedy"),
         (["--seeds", "1", "1"], "`seeds` must be different ones, got 1 1"),
         (["--extra_metrics", "bleurt"], "`extra_metrics` must be of bert_score, mauve, vendi_score, got 'bleurt'"),
-        (["--curve_temperatures", "-1"], "`curve_temperatures` must not be negative"),
+        (["--curve_temperatures", "-1"], "`curve_temperatures` must be from 0 to 10"),
         (["--confidence", "95"], "`confidence` must be between 0.5 and 1, got 95.0"),
         (["--names", "a"], "`names` must be one for each model, got 1 for 2"),
-        (["--names", "a", "a"], "`names` must differ, got 'a' twice"),
+        (["--names", "a", "a"], "`names` must differ, also as file names, got 'a' and 'a'"),
         (["--max_length", "80"], "there is no flag `--max_length`. Use `--max_words`"),
-        (["--max_new_tokens", "5000"], "`max_new_tokens` must fit the context of 'gpt2', 64 tokens"),
+        (
+            ["--max_new_tokens", "60"],
+            "`max_new_tokens` must fit the context of 'trace-r', 64 tokens, got 60, which are",
+        ),
+        (["--names", "a/b", "a_b"], "`names` must differ, also as file names, got 'a/b' and 'a_b'"),
+        (["--names", "real text", "b"], "`names` must be names of systems, got 'real text'"),
+        (["--names", "..", "b"], "`names` must be names of systems, got '..'"),
+        (
+            ["--extra_metrics", "mauve", "--judge", "none"],
+            "`extra_metrics` has 'mauve', which needs a `judge`, got none",
+        ),
         (["--device", "cuda:7"], "`device` 'cuda:7' is not here"),
     ],
 )
@@ -523,10 +710,10 @@ def test_conditional_and_other_systems_do_not_mix(folder):
         config = TraceForConditionalGeneration.from_pretrained(folder / "trace-r").config
         config.conditional = conditional
         processor = TraceProcessor.from_pretrained(folder / "trace-r")
-        return measure.System(name, name, config, processor, lambda: None, "")
+        return System(name, name, config, processor, lambda: None, "")
 
     with pytest.raises(ValueError, match="^systems must all be conditional or none, got b among 2. "):
-        measure.check_fit([system("a", False), system("b", True)])
+        check_fit([system("a", False), system("b", True)])
 
 
 @pytest.mark.parametrize(
@@ -548,16 +735,7 @@ def test_fewer_texts_only_when_asked(folder, tmp_path, capsys):
     reviews: Dataset = review_dataset(24)
     (tmp_path / "t.txt").write_text("\n".join(reviews["text"]) + "\n")
     arguments = [folder / "gpt2", "--dataset", tmp_path / "t.txt", "--validation_split", "none", "--num_texts", 100]
-    arguments += [
-        *SMALL[2:6],
-        "--num_curve_texts",
-        6,
-        "--curve_temperatures",
-        "--judge",
-        "none",
-        "--decoding",
-        "top-k",
-    ]
+    arguments += [*SMALL[2:6], "--max_words", 12, "--curve_temperatures", "--judge", "none", "--decoding", "top-k"]
     code, _, err = run(capsys, "evaluate", *arguments, "--output", tmp_path / "out")
     assert code == 2 and "Lower it, or go on with 24 by --allow_fewer." in err
     code, _, err = run(capsys, "evaluate", *arguments, "--allow_fewer", "--output", tmp_path / "out")
@@ -573,7 +751,7 @@ def test_a_data_class_is_enough_for_python_users(folder, tmp_path):
     path = folder / "gpt2"
     model = TraceForConditionalGeneration.from_pretrained(path).eval()
     processor = TraceProcessor.from_pretrained(path)
-    system = measure.System("mine", str(path), model.config, processor, lambda: model, "1")
+    system = System("mine", str(path), model.config, processor, lambda: model, "1")
     texts = real_texts(20)
     settings = EvaluationSettings(num_texts=8, num_likelihood_texts=5, decoding=("top-k",), curve_temperatures=())
     found = comparison.compare_systems(

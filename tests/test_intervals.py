@@ -156,7 +156,7 @@ def test_replicates_of_means_and_of_what_is_made_of_them():
     both = ratio.map(np.add, ratio)
     assert both.standard_error == pytest.approx(2 * ratio.standard_error)
     assert ratio.difference(ratio).p_value == 1
-    with pytest.raises(ValueError, match="^`others` must have as many groups of texts, got 40 beside 8."):
+    with pytest.raises(ValueError, match="^`others` must be of the same groups of texts, got 40 groups beside 8."):
         ratio.map(np.add, single)
 
 

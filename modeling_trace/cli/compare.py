@@ -7,21 +7,15 @@ import textwrap
 from argparse import Namespace
 from pathlib import Path
 
-import yaml
-from transformers.utils import logging
-
-from ..data import TraceProcessor, load_texts
+from ..data import TraceProcessor
 from .generate import find_device, load_config, load_model
 from .parser import CommandParser, flag
+from .real_texts import NUM_TEXTS, load_real_texts
 
-NUM_TEXTS = 1000
-FEW_REFERENCES = 100  # below, n-grams are compared with training texts
 PARTS = "parts"
 MOST_FINDINGS = 12  # on the screen
 DECODING_NAMES = ("greedy", "beam", "top-k", "top-p", "temperature")  # as modeling_trace.evaluation.decoding
 EXTRA = ("bert_score", "mauve", "vendi_score")
-
-logger = logging.get_logger(__name__)
 
 
 @dataclasses.dataclass
@@ -79,9 +73,9 @@ def run_report(argv: list[str], command: str, what: str, description: str) -> in
     device = find_device(arguments.device)
 
     from ..evaluation.comparison import compare_systems
-    from ..evaluation.measure import EvaluationSettings, System, check_fit, weights_fingerprint
     from ..evaluation.parts import Parts
     from ..evaluation.report import FILES, write_report
+    from ..evaluation.systems import EvaluationSettings, System, check_fit, weights_fingerprint
 
     _check_output(Path(arguments.output), FILES)
 
@@ -95,7 +89,7 @@ def run_report(argv: list[str], command: str, what: str, description: str) -> in
         for name, path, config in zip(names, paths, configs, strict=True)
     ]
     check_fit(systems)
-    data = _load_data(arguments, systems)
+    data = load_real_texts(arguments, systems)
     count = len(data.real)
     settings = EvaluationSettings(
         num_texts=count,
@@ -110,6 +104,7 @@ def run_report(argv: list[str], command: str, what: str, description: str) -> in
         extra_metrics=tuple(arguments.extra_metrics),
         max_new_tokens=arguments.max_new_tokens,
         batch_size=arguments.batch_size,
+        device=str(device),
         confidence=arguments.confidence,
     )
     parts = Parts(Path(arguments.output) / PARTS)
@@ -181,7 +176,7 @@ def _check_arguments(arguments: Namespace, command: str, what: str) -> None:
         if len(set(values)) < len(values):
             raise ValueError(f"`{name}` must be different ones, got {' '.join(map(str, values))}.")
     if any(not 0 <= value <= 10 for value in arguments.curve_temperatures):
-        raise ValueError(f"`curve_temperatures` must not be negative, got {arguments.curve_temperatures}. Use 0 1.")
+        raise ValueError(f"`curve_temperatures` must be from 0 to 10, got {arguments.curve_temperatures}. Use 0 1.")
 
 
 def _check_output(output: Path, files) -> None:
@@ -197,7 +192,7 @@ def _check_output(output: Path, files) -> None:
 
 def _names(arguments: Namespace) -> list[str]:
     if arguments.names is None:
-        names = [os.path.basename(os.path.normpath(path)) for path in arguments.models]
+        names = [os.path.basename(os.path.abspath(path)) for path in arguments.models]
         return names if len(set(names)) == len(names) else list(arguments.models)
     if len(arguments.names) != len(arguments.models):
         raise ValueError(
@@ -211,98 +206,6 @@ def _at_most(arguments: Namespace, name: str, count: int) -> int:
     if wanted is not None and wanted > count:
         raise ValueError(f"`{name}` must be at most `num_texts`, got {wanted} and {count}. Lower it.")
     return wanted or count
-
-
-# ---- Texts ----
-
-
-def _load_data(arguments: Namespace, systems):
-    from ..evaluation.measure import EvaluationData, cut_words
-    from ..evaluation.ngrams import check_texts
-
-    conditional = systems[0].config.conditional
-    validation_split = _number(arguments.validation_split)
-    train, validation = load_texts(
-        arguments.dataset,
-        text_column=arguments.text_column,
-        prompt_column=arguments.prompt_column,
-        conditional=conditional,
-        drop_empty=arguments.drop_empty,
-        split=arguments.split,
-        validation_split=validation_split,
-        max_texts=arguments.max_texts,
-    )
-    pool = (train if validation is None else validation).shuffle(seed=0)
-    if len(pool) < 3:
-        raise ValueError(f"`dataset` must hold at least three texts to evaluate on, got {len(pool)}. Use more texts.")
-    notes = []
-    count = min(NUM_TEXTS, len(pool)) if arguments.num_texts is None else arguments.num_texts
-    if count > len(pool):
-        if not arguments.allow_fewer:
-            raise ValueError(
-                f"`num_texts` must be at most the {len(pool)} texts that '{arguments.dataset}' holds for evaluation, "
-                f"got {count}. Lower it, or go on with {len(pool)} by --allow_fewer."
-            )
-        notes.append(f"{count} texts were asked for; the data hold {len(pool)}, so all figures are of {len(pool)}.")
-        count = len(pool)
-    texts = [cut_words(text, arguments.max_words) for text in pool["text"]]
-    references = texts[count:]
-    if len(references) < FEW_REFERENCES and validation is not None:
-        train = train.shuffle(seed=0).select(range(min(NUM_TEXTS, len(train))))
-        references = [cut_words(text, arguments.max_words) for text in train["text"]]
-        notes.append(
-            f"Too few validation texts are left beside the {count}, so texts are compared with {len(references)} "
-            "training texts for CND: a model that knows them by heart would look good."
-        )
-    check_texts(texts + references, "dataset")
-    notes += _seen_in_training(arguments, validation_split, systems)
-    return EvaluationData(
-        name=arguments.dataset,
-        real=texts[:count],
-        references=references,
-        prompts=pool["prompt"][:count] if conditional else None,
-        max_words=arguments.max_words,
-        notes=notes,
-    )
-
-
-def _number(text: str):
-    """A fraction, a number, a name or None."""
-    if text.lower() in ("none", "null", "0"):
-        return None
-    for convert in (int, float):
-        try:
-            return convert(text)
-        except ValueError:
-            pass
-    return text
-
-
-def _seen_in_training(arguments: Namespace, validation_split, systems) -> list[str]:
-    """A word where a run was trained on this data set with another division into training and validation texts."""
-    own = {
-        "split": arguments.split,
-        "validation_split": validation_split,
-        "max_texts": arguments.max_texts,
-    }
-    for system in systems:
-        path = os.path.join(system.path, "train_config.yaml")
-        try:
-            with open(path, encoding="utf-8") as file:
-                trained = yaml.safe_load(file) or {}
-        except (OSError, yaml.YAMLError):
-            continue
-        if not isinstance(trained, dict) or trained.get("dataset") != arguments.dataset:
-            continue
-        other = [name for name, value in own.items() if trained.get(name) != value]
-        if other:
-            warning = (
-                f"{system.name} was trained on this data set with another `{other[0]}` ({trained.get(other[0])}, here "
-                f"{own[other[0]]}): it may have seen these texts in training, and all its figures are then too good."
-            )
-            logger.warning(warning)
-            return [warning]
-    return []
 
 
 # ---- Output ----

@@ -16,7 +16,6 @@ from .human import make_sheets, paired_tests, read_sheets, summarise, summary_ta
 from .intervals import bootstrap_interval, metric_difference, metric_interval, paired_difference
 from .jackknife import Difference, Interval, Replicates, mean_replicates, metric_replicates
 from .likelihood import LikelihoodResult, evaluate_likelihood
-from .measure import EvaluationData, EvaluationSettings, System
 from .metrics import TextMetric, load_metric
 from .parts import Parts
 from .quality import Cnd, JudgePerplexity, bert_score, cnd, judge_perplexity, mauve, rouge, sacrebleu
@@ -30,6 +29,7 @@ from .representation import (
     encode_texts,
     mutual_information,
 )
+from .systems import EvaluationData, EvaluationSettings, System
 
 __all__ = [
     "DECODING",

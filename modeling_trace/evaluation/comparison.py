@@ -2,19 +2,33 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from transformers.utils import logging
 
 from .decoding import DECODING, DESCRIPTIONS
 from .equal_quality import equal_quality_table
-from .figures import DIVERSITY, Judges, likelihood_figures, mean_figures, text_figures
+from .figures import DIVERSITY, VENDI_TEXTS, Judges, likelihood_figures, mean_figures, text_figures
 from .findings import find
 from .jackknife import Replicates
-from .measure import EvaluationData, EvaluationSettings, System, check_fit, measure_system
+from .measure import measure_system
 from .ngrams import require
 from .parts import Parts
-from .tables import REAL, make_cell, make_column, make_difference_table, make_table
+from .systems import (
+    REAL,
+    EvaluationData,
+    EvaluationSettings,
+    Plan,
+    System,
+    check_fit,
+    make_plan,
+    readable_texts,
+)
+from .tables import make_cell, make_column, make_difference_table, make_table
+
+logger = logging.get_logger(__name__)
 
 CURVE = ("self_bleu", "cnd", "judge")
 LIKELIHOOD = ("nats", "neg_elbo", "reconstruction", "kl", "kl_per_dim", "mi", "au", "ess", "ppl", "ppl_word")
@@ -37,34 +51,66 @@ def compare_systems(
         `curves`, `real_on_curve`, `seeds`, `samples`, `findings`, and `texts` (all rows by decoding and system).
     """
     check_fit(systems)
-    for module in ("scipy.special", "statsmodels.stats.multitest"):
-        require(module, "a report")
-    measures = {system.name: measure_system(system, data, settings, parts) for system in systems}
+    _check_packages(data, settings)
+    plans = [make_plan(system, data, settings) for system in systems]
+    readable = readable_texts(plans, data, settings.num_likelihood_texts)
+    settings = replace(settings, num_likelihood_texts=len(readable))
+    notes = [*data.notes]
+    passed_over = sum(not all(fits) for fits in zip(*(plan.fits for plan in plans), strict=True))
+    if passed_over:
+        notes.append(
+            f"{passed_over} of {len(data.real)} real texts do not fit the context of every system: likelihood and "
+            "representation are of texts that do, which are shorter."
+        )
+    measures = {}
+    for system, plan in zip(systems, plans, strict=True):
+        try:
+            measures[system.name] = measure_system(system, data, settings, parts, plan, readable)
+        except RuntimeError as error:  # weights that are no numbers, no memory: the others go on
+            notes.append(f"{system.name} could not be measured: {' '.join(str(error).split())[:300]}")
+            logger.warning(notes[-1])
+    if not measures:
+        raise ValueError(f"no system could be measured. {notes[-1]}")
+    every, systems = systems, [system for system in systems if system.name in measures]
     judges = Judges(settings, parts)
     own = {name: likelihood_figures(m["likelihood"], m["representation"]) for name, m in measures.items()}
     texts, seeds = {}, {}
     for decoding in settings.decoding:
         texts[decoding] = {}
         for name, measured in measures.items():
-            sets = [text_figures(rows, data, settings, judges, parts) for rows in measured["texts"][decoding]]
+            label = f"{name}, {decoding}"
+            sets = [
+                text_figures(rows, data, settings, judges, parts, label, num_judged=settings.num_judge_texts)
+                for rows in measured["texts"][decoding]
+            ]
             texts[decoding][name] = mean_figures(sets)
             seeds.setdefault(decoding, {})[name] = [{k: _value(v) for k, v in one.items()} for one in sets]
-    real = text_figures(data.real, data, settings, judges, parts)
+    real = text_figures(data.real, data, settings, judges, parts, REAL, num_judged=settings.num_judge_texts)
     curves = {
         name: [
-            {"temperature": float(temperature), "figures": text_figures(rows, data, settings, judges, parts, CURVE)}
+            {
+                "temperature": float(temperature),
+                "figures": text_figures(
+                    rows, data, settings, judges, parts, f"{name}, temperature {temperature}", CURVE
+                ),
+            }
             for temperature, rows in measured["curve"].items()
         ]
         for name, measured in measures.items()
     }
-    few = text_figures(data.real[: settings.num_curve_texts], data, settings, judges, parts, CURVE)
+    few = {}
+    if settings.curve_temperatures:
+        few = data.real[: settings.num_curve_texts]
+        few = text_figures(few, data, settings, judges, parts, f"{REAL}, {len(few)}", CURVE)
     tables, tests = _tables(systems, data, settings, own, texts, real)
     equal = equal_quality_table(curves, settings.num_curve_texts, settings.confidence) if len(systems) > 1 else None
     if equal is not None:
         tables.append(equal[0])
         tests += equal[1]
     report = {
-        "systems": [_describe(system) for system in systems],
+        "systems": [
+            _describe(system, plan) for system, plan in zip(every, plans, strict=True) if system.name in measures
+        ],
         "data": {
             "name": data.name,
             "num_real": len(data.real),
@@ -86,7 +132,7 @@ def compare_systems(
         "samples": _samples(measures, data, settings),
         "texts": {decoding: {name: m["texts"][decoding] for name, m in measures.items()} for decoding in texts},
     }
-    report["findings"] = find(systems, data, settings, measures, own, texts, real, tests, judges)
+    report["findings"] = notes + find(systems, data, settings, measures, own, texts, real, tests, judges)
     return report
 
 
@@ -100,14 +146,18 @@ def _tables(systems, data, settings, own, texts, real):
     shown = "top-k" if "top-k" in sampled else (sampled or list(settings.decoding))[0]
     names = [system.name for system in systems]
     everything = {name: own[name] | texts[shown][name] for name in names}
+    # of other tokenizers the perplexity per token does not compare
+    untested = () if len({own[name]["tokens"] for name in names}) == 1 else ("ppl",)
 
     def columns(*figures: str) -> list[dict]:
         sizes = {"judge": min(settings.num_judge_texts, len(data.real))}
-        sizes |= dict.fromkeys(LIKELIHOOD, settings.num_likelihood_texts)
+        sizes |= dict.fromkeys(LIKELIHOOD, settings.num_likelihood_texts) | {
+            "vendi_score": min(VENDI_TEXTS, len(data.real))
+        }
         return [make_column(figure, sizes.get(figure, len(data.real))) for figure in figures]
 
     def add(identifier: str, title: str, figures: Sequence[str], rows, caption: str = "") -> None:
-        table, found = make_table(identifier, title, columns(*figures), rows, settings.confidence, caption)
+        table, found = make_table(identifier, title, columns(*figures), rows, settings.confidence, caption, untested)
         if table["columns"]:
             tables.append(table)
             tests.extend(found)
@@ -143,7 +193,7 @@ def _tables(systems, data, settings, own, texts, real):
     if len(systems) > 1:
         title = f"Differences from {names[0]} (columns as Table 5 and two more); {DESCRIPTIONS[shown]}"
         figures = columns("neg_elbo", "ppl_word", "cnd", "judge", *DIVERSITY)
-        tables.append(make_difference_table("differences", title, figures, everything, settings.confidence))
+        tables.append(make_difference_table("differences", title, figures, everything, settings.confidence, untested))
     return tables, tests
 
 
@@ -158,7 +208,22 @@ def _cells(figures, confidence: float) -> dict[str, Any]:
     return {name: make_cell(figure, confidence) for name, figure in figures.items()}
 
 
-def _describe(system: System) -> dict[str, Any]:
+def _check_packages(data: EvaluationData, settings: EvaluationSettings) -> None:
+    """Whatever is missing is missed before the long work."""
+    for module in ("scipy.special", "statsmodels.stats.multitest"):
+        require(module, "a report")
+    if data.prompts is not None:
+        for module in ("rouge_score.rouge_scorer", "sacrebleu"):
+            require(module, "a report on texts with prompts")
+    if "bert_score" in settings.extra_metrics:
+        require("bert_score", "bert_score", "eval-extra")
+    if "mauve" in settings.extra_metrics:
+        require("mauve", "mauve", "eval-extra")
+        if settings.judge is None:
+            raise ValueError("`extra_metrics` has 'mauve', which needs a `judge`, got none. Name one.")
+
+
+def _describe(system: System, plan: Plan) -> dict[str, Any]:
     config = system.config
     names = ("latent_dynamics", "latent_size", "posterior_norm", "residual_posterior", "spectral_norm")
     return {
@@ -166,6 +231,7 @@ def _describe(system: System) -> dict[str, Any]:
         "path": system.path,
         "segmenter": repr(system.processor.segmenter),
         "backbone": config.get_text_config().model_type,
+        "max_new_tokens": plan.max_new_tokens,
         **{name: getattr(config, name) for name in names},
     }
 

@@ -1,6 +1,6 @@
 """Decoding strategies by name (paper, Section 5.8 and Table 6)."""
 
-# Arguments of generate(). What is not named is off: no strategy depends on a model's generation_config.json.
+# Arguments of generate(). What they do not name is as in a model's generation_config.json.
 DECODING = {
     "greedy": {"do_sample": False, "num_beams": 1},
     "beam": {"do_sample": False, "num_beams": 10},

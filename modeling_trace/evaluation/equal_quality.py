@@ -20,7 +20,8 @@ def equal_quality_table(
 
     Args:
         curves (`Mapping[str, Sequence[Mapping]]`): points of each system, with `judge` and `self_bleu` among their
-            `figures`, in any order.
+            `figures`, in any order. Points whose texts are all the same (a plain model's greedy one) are left out: no
+            line leads from there.
         num_texts (`int`): of each point.
         confidence (`float`, *optional*, defaults to 0.95).
 
@@ -49,8 +50,8 @@ def equal_quality_table(
         columns,
         rows,
         confidence,
-        "Interpolated along each system's curve over the sampling temperature, at a quarter, half and three quarters "
-        "of the range (in nats) that all curves share. The judge likes dull text, too: read samples.",
+        "On the straight lines of each system's curve over the sampling temperature, at a quarter, half and three "
+        "quarters of the range (in nats) that all curves share. The judge likes dull text, too: read samples.",
     )
 
 
@@ -69,7 +70,7 @@ def interpolate(points: Sequence[tuple[Replicates, Replicates]], level: float) -
 
 
 def _points(curve) -> list[tuple[Replicates, Replicates]]:
-    figures = [point["figures"] for point in curve if "judge" in point["figures"]]
+    figures = [p["figures"] for p in curve if "judge" in p["figures"] and p["figures"].get("different", 2) > 1]
     pairs = [(own["judge"].map(np.log), own["self_bleu"]) for own in figures]
     return sorted(pairs, key=lambda pair: pair[0].value)
 

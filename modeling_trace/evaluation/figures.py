@@ -1,16 +1,18 @@
 """The figures of an evaluation with what their intervals and tests need, from texts and from per-text likelihoods."""
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from transformers.utils import logging
 
+from ..backbones_trace import resolve_backbone
 from .diversity import bleu, rep_n, vendi_score
 from .jackknife import Replicates, make_groups, mean_replicates, metric_replicates
-from .measure import EvaluationData, EvaluationSettings
 from .parts import Parts, digest
 from .quality import ROUGE_TYPES, bert_score, judge_perplexity, load_judge, mauve, rouge
+from .systems import EvaluationData, EvaluationSettings, file_fingerprint
 
 logger = logging.get_logger(__name__)
 
@@ -38,7 +40,7 @@ FIGURES = {
     "rougeL": ("Rouge-L", 1, 2),
     "sacrebleu": ("sacreBLEU", 1, 2),
     "bert_score": ("BERTScore", 1, 2),
-    "mauve": ("MAUVE", 1, 1),
+    "mauve": ("MAUVE (judge)", 1, 1),
     "vendi_score": ("Vendi", 1, 1),
     "ead_1": ("EAD-1", 1, 2),
     "rep_4": ("rep-4", -1, 2),
@@ -47,65 +49,91 @@ FIGURES = {
     "words": ("words/text", 0, 1),
     "finished": ("ended, %", 0, 0),
 }
-QUALITY = ("cnd", "judge")
+SLOW_GROUPS = 10  # that are left out of a metric which takes long
+VENDI_TEXTS = 1000  # its time grows with their cube
 DIVERSITY = ("self_bleu", "distinct_2", "jaccard")
 
 
 class Judges:
     """
-    The outside models of an evaluation. One that cannot be loaded, or fails, is left out and its error kept in
-    `problems`: the rest of the report does not depend on it.
+    The outside models of an evaluation, and what could not be had. A model that cannot be loaded, or a set of texts
+    that it cannot read, is left out with its reason: the rest of the report does not depend on it.
 
     Args:
-        settings ([`EvaluationSettings`]): names the judge.
+        settings ([`EvaluationSettings`]): names the judge and the device.
         parts ([`Parts`]): where finished figures are found and kept.
     """
 
     def __init__(self, settings: EvaluationSettings, parts: Parts):
         self.settings, self.parts = settings, parts
-        self.problems: dict[str, str] = {}
-        self._loaded = None
+        self.left_out: dict[tuple[str, str], list[str]] = {}  # (figure, reason): of which sets of texts
+        self._loaded = self._failed = None
+        name = settings.judge
+        path = None if name is None else _path_of(name)
+        self._identity = name if path is None else [name, file_fingerprint(path)]
 
-    def perplexity(self, texts: Sequence[str]) -> tuple[list[float], list[int]] | None:
-        """Nats and words of the first `num_judge_texts` texts, or None."""
-        texts, name = list(texts[: self.settings.num_judge_texts]), self.settings.judge
+    def perplexity(self, texts: Sequence[str], label: str) -> tuple[list[float], list[int]] | None:
+        """Nats and words of each text, or None."""
 
         def compute():
             model, tokenizer = self._load()
-            found = judge_perplexity(texts, model, tokenizer, batch_size=self.settings.batch_size)
+            found = judge_perplexity(list(texts), model, tokenizer, batch_size=self.settings.batch_size)
             return [found.nats.tolist(), found.words.tolist()]
 
-        return None if name is None else self._get("judge", {"judge": name, "texts": digest(texts)}, compute)
+        if self.settings.judge is None:
+            return None
+        return self._get("judge", {"judge": self._identity, "texts": digest(list(texts))}, compute, label)
 
-    def mauve(self, texts: Sequence[str], real: Sequence[str]) -> float | None:
+    def mauve(self, texts: Sequence[str], real: Sequence[str], label: str) -> float | None:
         """MAUVE with the judge's features, or None."""
 
         def compute():
             model, tokenizer = self._load()
             return mauve(texts, real, model, tokenizer, batch_size=self.settings.batch_size)
 
-        key = {"judge": self.settings.judge, "texts": digest(list(texts)), "real": digest(list(real))}
-        return self._get("mauve", key, compute)
+        key = {"judge": self._identity, "texts": digest(list(texts)), "real": digest(list(real))}
+        return self._get("mauve", key, compute, label)
 
-    def bert_score(self, texts: Sequence[str], real: Sequence[str]) -> list[float] | None:
+    def bert_score(self, texts: Sequence[str], real: Sequence[str], label: str) -> list[float] | None:
         """F1 of each text, or None."""
         key = {"texts": digest(list(texts)), "real": digest(list(real))}
-        return self._get("bert_score", key, lambda: bert_score(texts, real, per_text=True)["f1"].tolist())
+
+        def compute():
+            return bert_score(texts, real, device=self.settings.device, per_text=True)["f1"].tolist()
+
+        return self._get("bert_score", key, compute, label)
+
+    def leave_out(self, figure: str, label: str, error: BaseException) -> None:
+        """Note that a set of texts has no such figure, and why."""
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        if (figure, reason) not in self.left_out:
+            logger.warning(f"{FIGURES[figure][0]} of {label} is left out: {reason}")
+        self.left_out.setdefault((figure, reason), []).append(label)
 
     def _load(self):
+        if self._failed is not None:
+            raise self._failed
         if self._loaded is None:
-            self._loaded = load_judge(self.settings.judge)
+            try:
+                self._loaded = load_judge(self.settings.judge, device=self.settings.device)
+            except Exception as error:  # whatever is wrong with a model of others, it is not tried again
+                self._failed = error
+                raise
         return self._loaded
 
-    def _get(self, metric: str, key: dict, compute: Callable):
-        if metric in self.problems:
-            return None
+    def _get(self, figure: str, key: dict, compute: Callable, label: str):
         try:
-            return self.parts.get(f"outside/{metric}-{digest(key)}", key, compute)
-        except (OSError, ValueError, ImportError, RuntimeError) as error:
-            self.problems[metric] = " ".join(str(error).split())[:300]
-            logger.warning(f"{FIGURES[metric][0]} is left out: {self.problems[metric]}")
+            return self.parts.get(f"outside/{figure}-{digest(key)}", key, compute)
+        except Exception as error:  # other people's code
+            self.leave_out(figure, label, error)
             return None
+
+
+def _path_of(name: str) -> str | None:
+    """The folder or file of a judge that is on this disk."""
+    path, loading = resolve_backbone(name)
+    path = os.path.join(path, loading.get("gguf_file", ""))
+    return path if os.path.exists(path) else None
 
 
 def text_figures(
@@ -114,7 +142,9 @@ def text_figures(
     settings: EvaluationSettings,
     judges: Judges,
     parts: Parts,
+    label: str,
     which: Sequence[str] | None = None,
+    num_judged: int | None = None,
 ) -> dict[str, Replicates | float]:
     """
     All figures of one set of texts.
@@ -122,7 +152,9 @@ def text_figures(
     Args:
         rows (`Sequence[dict]` or `Sequence[str]`): texts as `write_texts` returns them, or real ones.
         data ([`EvaluationData`]), settings ([`EvaluationSettings`]), judges ([`Judges`]), parts ([`Parts`]).
+        label (`str`): what the texts are called where a figure of them cannot be had.
         which (`Sequence[str]`, *optional*): names in `FIGURES`; all that there are by default.
+        num_judged (`int`, *optional*): how many of the texts the judge reads; all by default.
 
     Returns:
         `dict`: [`Replicates`], or a number where a figure has no interval.
@@ -146,8 +178,8 @@ def text_figures(
         key = {"texts": name, **key}
         try:
             kept = parts.get(f"figures/{figure}-{digest(key)}", key, packed)
-        except ValueError as error:  # such as texts too short for n-grams, or collapsed onto nothing
-            logger.warning_once(f"{FIGURES[figure][0]} is left out: {' '.join(str(error).split())}")
+        except ValueError as error:  # such as texts too short for n-grams
+            judges.leave_out(figure, label, error)
             return
         found[figure] = Replicates(kept["value"], np.array(kept["left_out"]), np.array(kept["sizes"]))
 
@@ -165,25 +197,30 @@ def text_figures(
     elif data.prompts is not None and not is_real:
         key = {"real": digest(data.real)}
         add("bleu", lambda: mean_replicates(bleu(texts, data.real, paired=True, per_text=True)), **key)
-        add("sacrebleu", lambda: metric_replicates("sacrebleu", texts, data.real), **key)
+        add("sacrebleu", lambda: metric_replicates("sacrebleu", texts, data.real, num_groups=SLOW_GROUPS), **key)
         for kind in ROUGE_TYPES:
             add(kind, lambda kind=kind: mean_replicates(rouge(texts, data.real, per_text=True)[kind]), **key)
         if "bert_score" in settings.extra_metrics and wanted("bert_score"):
-            scores = judges.bert_score(texts, data.real)
+            scores = judges.bert_score(texts, data.real, label)
             if scores is not None:
                 found["bert_score"] = mean_replicates(scores)
     add("rep_4", lambda: mean_replicates(rep_n(texts, n=4, per_text=True)))
-    add("compression", lambda: metric_replicates("compression_ratio", texts))
+    add("compression", lambda: metric_replicates("compression_ratio", texts, num_groups=SLOW_GROUPS))
     if wanted("judge"):
-        judged = judges.perplexity(texts)
+        judged = judges.perplexity(texts[:num_judged], label)
         if judged is not None:
-            found["judge"] = mean_replicates(*judged).map(np.exp)
+            try:
+                found["judge"] = mean_replicates(*judged).map(np.exp)
+            except ValueError as error:  # nearly all texts are empty
+                judges.leave_out("judge", label, error)
     if wanted("mauve") and "mauve" in settings.extra_metrics and not is_real:
-        value = judges.mauve(texts, data.real)
+        value = judges.mauve(texts, data.real, label)
         if value is not None:
             found["mauve"] = value
     if wanted("vendi_score") and "vendi_score" in settings.extra_metrics:
-        found["vendi_score"] = parts.get(f"figures/vendi_score-{name}", {"texts": name}, lambda: vendi_score(texts))
+        few = texts[:VENDI_TEXTS]
+        key = {"texts": digest(few)}
+        found["vendi_score"] = parts.get(f"figures/vendi_score-{digest(key)}", key, lambda: vendi_score(few))
     found["different"] = float(len(set(texts)))
     found["words"] = float(np.mean([len(text.split()) for text in texts]))
     if not is_real:
@@ -209,6 +246,7 @@ def likelihood_figures(
     values = {name: np.array(part) for name, part in likelihood.items() if name != "kl_per_segment_position"}
     nats, tokens, words = -values["log_likelihood"], values["tokens"], values["words"]
     found = {
+        "tokens": float(tokens.sum()),
         "nats": mean_replicates(nats),
         "ppl": mean_replicates(nats, tokens).map(np.exp),
         "ppl_word": mean_replicates(nats, words).map(np.exp),
@@ -228,8 +266,13 @@ def likelihood_figures(
         "kl_per_dim": float(values["kl"].sum() / (segments * representation["latent_size"])),
         "mi": Replicates(total, np.array(left_out), np.array([len(group) for group in groups])),
         "au": float(representation["active_units"]),
+        "mi_share_of_cap": max(
+            (u / c for u, c in zip(representation["mi_per_step"], representation["mi_caps"], strict=True) if c > 0),
+            default=0.0,
+        ),
+        "one_latent": float(len(representation["mi_caps"]) == 1),
         "ess": float(np.median(values["ess"])),
     }
 
 
-__all__ = ["DIVERSITY", "FIGURES", "QUALITY", "Judges", "likelihood_figures", "mean_figures", "text_figures"]
+__all__ = ["DIVERSITY", "FIGURES", "VENDI_TEXTS", "Judges", "likelihood_figures", "mean_figures", "text_figures"]

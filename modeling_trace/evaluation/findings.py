@@ -4,12 +4,11 @@ from collections.abc import Sequence
 from itertools import combinations
 
 from .figures import DIVERSITY, FIGURES
-from .measure import EvaluationData, EvaluationSettings, System
-from .tables import LOOSE
+from .systems import EvaluationData, EvaluationSettings, System
+from .tables import LOOSE, SATURATED
 
 COLLAPSED = 0.1  # nats of KL per segment, as in CollapseWarningCallback
 FEW_NATS = 0.5  # of mutual information
-SATURATED = 0.95  # of a cap
 
 
 def find(
@@ -27,19 +26,20 @@ def find(
     Sentences on what may not be concluded: collapse, loose and saturated estimators, differences that the tests do not
     bear out, texts that do not compare.
     """
-    found = [*data.notes]
-    for measured in measures.values():
-        found += measured["notes"]
+    found = []
     for system in systems:
         if system.has_latents:
             found += _latents(system.name, measures[system.name], own[system.name], settings)
-    found += _tokens(measures)
+    found += _tokens(own)
     found += _lengths(texts, real)
     for decoding in settings.decoding:
         found += _undecided(decoding, list(measures), tests)
-    for metric, problem in judges.problems.items():
-        found.append(f"{FIGURES[metric][0]} was left out: {problem}")
+    for (figure, reason), labels in judges.left_out.items():
+        sets = ", ".join(labels) if len(labels) <= 3 else f"{len(labels)} sets of texts"
+        found.append(f"{FIGURES[figure][0]} was left out for {sets}: {reason}")
     found += _equal_quality(systems, settings, tests, judges)
+    if data.references and len(data.references) < 100:
+        found.append(f"CND compares with {len(data.references)} texts only, which its intervals do not know of.")
     if not data.references:
         found.append(
             "No real texts were left to compare n-grams with, so there is no CND and no BLEU. Ask for fewer texts."
@@ -95,15 +95,12 @@ def _latents(name, measured, own, settings) -> list[str]:
     return found
 
 
-def _tokens(measures) -> list[str]:
-    counts = {name: int(sum(m["likelihood"]["tokens"])) for name, m in measures.items()}
+def _tokens(own) -> list[str]:
+    counts = {name: int(figures["tokens"]) for name, figures in own.items()}
     if len(set(counts.values())) == 1:
         return []
     shown = ", ".join(f"{name} {count:,}" for name, count in counts.items())
-    return [
-        f"PPL does not compare where texts have other tokens ({shown}; of cut texts, or of another tokenizer): use "
-        "PPL/word, and only where no text was cut."
-    ]
+    return [f"PPL does not compare where the same texts have other tokens ({shown}): use PPL/word."]
 
 
 def _lengths(texts, real) -> list[str]:
@@ -119,6 +116,13 @@ def _lengths(texts, real) -> list[str]:
             found.append(
                 f"{decoding}: texts of another length than real ones ({real['words']:.0f} words): "
                 f"{shown}. All of Self-BLEU, Distinct, Jaccard and CND depend on length."
+            )
+        words = {name: figures["words"] for name, figures in rows.items()}
+        short, long = min(words, key=words.get), max(words, key=words.get)
+        if not other and words[long] > 1.1 * words[short]:
+            found.append(
+                f"{decoding}: texts of {long} have {words[long]:.1f} words, those of {short} {words[short]:.1f}: on "
+                "which Self-BLEU, Distinct, Jaccard and CND depend."
             )
         same = [name for name, figures in rows.items() if figures["different"] == 1]
         if same:
@@ -145,7 +149,7 @@ def _equal_quality(systems, settings, tests, judges) -> list[str]:
         return []
     own = [t for t in tests if t["table"] == "equal-quality"]
     if not own:
-        if settings.judge is None or "judge" in judges.problems:
+        if settings.judge is None or any(figure == "judge" for figure, _ in judges.left_out):
             return ["Without an outside judge nothing is said of diversity at equal quality."]
         return [
             "The curves of quality and diversity share no range, so nothing is said of diversity at equal quality."

@@ -119,6 +119,11 @@ class Replicates:
         return int(self.sizes.sum())
 
     @property
+    def is_finite(self) -> bool:
+        """Whether there is an interval at all."""
+        return bool(np.isfinite(self.value) and np.isfinite(self.left_out).all())
+
+    @property
     def standard_error(self) -> float:
         """Of the delete-group jackknife, for groups of unequal size (Busing et al., 1999)."""
         shares = self.num_texts / self.sizes
@@ -136,9 +141,11 @@ class Replicates:
 
     def map(self, function: Callable, *others: "Replicates") -> "Replicates":
         """function(value, values of the others), and the same of what is left: groups are left out of all at once."""
-        if any(len(other.sizes) != len(self.sizes) for other in others):
+        if any(not np.array_equal(other.sizes, self.sizes) for other in others):
             found = ", ".join(str(len(other.sizes)) for other in others)
-            raise ValueError(f"`others` must have as many groups of texts, got {found} beside {len(self.sizes)}.")
+            raise ValueError(
+                f"`others` must be of the same groups of texts, got {found} groups beside {len(self.sizes)}."
+            )
         value = float(function(self.value, *(other.value for other in others)))
         return Replicates(value, function(self.left_out, *(other.left_out for other in others)), self.sizes)
 
@@ -187,6 +194,8 @@ def mean_replicates(
             f"of {weights.shape}."
         )
     groups = make_groups(len(values), num_groups, seed)
+    if min(weights.sum() - weights[group].sum() for group in groups) <= 0:
+        raise ValueError("`weights` must be above 0 in more than one group of texts, or nothing is left of them.")
     left_out = [(values.sum() - values[g].sum()) / (weights.sum() - weights[g].sum()) for g in groups]
     return Replicates(float(values.sum() / weights.sum()), np.array(left_out), np.array([len(g) for g in groups]))
 

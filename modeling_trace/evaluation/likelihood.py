@@ -136,12 +136,12 @@ def evaluate_likelihood(
         out = model.log_likelihood(ids, mask, num_samples, generator=generator, max_rows=max_rows, return_dict=True)
         segment_ids = model._segment_ids(ids, mask, None)
         kl = torch.zeros(len(ids), 0, model.config.latent_size) if out.kl is None else out.kl
-        kl = kl.double().cpu()
+        kl = kl.cpu().double()
         steps = torch.arange(1, kl.shape[1] + 1)
         there = steps <= segment_ids.amax(dim=1, keepdim=True).cpu()
         kls.append(kl.masked_fill(~there.unsqueeze(-1), math.nan))
         values = (out.log_likelihood, out.effective_sample_size, out.reconstruction.mean(dim=1), out.elbo)
-        found.append(torch.stack([value.double().cpu() for value in values]))
+        found.append(torch.stack([value.cpu().double() for value in values]))
         counted = target_mask(segment_ids, model.config.conditional)
         for separator in {model.config.sep_token_id, processor.sep_token_id} - {None}:
             counted = counted & (ids != separator)

@@ -9,6 +9,8 @@ from typing import Any
 
 from ..data.writing import write_whole
 
+ESTIMATORS = 1  # to be raised with every change to what a part holds: older parts are then computed again
+
 
 class Parts:
     """
@@ -32,7 +34,7 @@ class Parts:
             compute (`Callable`): returns JSON values.
         """
         path = self.folder / f"{name}.json"
-        settings = json.loads(json.dumps(settings))
+        settings = {**json.loads(json.dumps(settings)), "estimators": ESTIMATORS}
         try:
             kept = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):

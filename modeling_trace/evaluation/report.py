@@ -11,6 +11,7 @@ from typing import Any
 from ..data.writing import write_whole
 from .report_html import html_page
 from .report_markdown import markdown_report
+from .systems import file_name
 
 FILES = ("report.md", "report.json", "report.html")
 
@@ -37,7 +38,7 @@ def write_report(report: dict[str, Any], folder: str | os.PathLike) -> None:
             for name, sets in systems.items():
                 for number, rows in enumerate(sets):
                     end = f"-{number + 1}" if len(sets) > 1 else ""
-                    path = temporary / decoding / f"{name.replace('/', '_')}{end}.jsonl"
+                    path = temporary / decoding / f"{file_name(name)}{end}.jsonl"
                     write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         os.chmod(temporary, folder.stat().st_mode & 0o777)
         shutil.rmtree(folder / "texts", ignore_errors=True)

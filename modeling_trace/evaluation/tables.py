@@ -9,10 +9,11 @@ from typing import Any
 from .figures import FIGURES
 from .jackknife import Difference, Replicates
 from .ngrams import require
+from .systems import REAL
 
-REAL = "real text"  # the row that is no system
 BOUNDS = ("nats", "ppl", "ppl_word")  # upper bounds where there are latents
 LOOSE = 3.0  # effective sample size below which nobody knows how far above the truth a bound is
+SATURATED = 0.95  # share of its cap, log N, above which mutual information is a lower bound
 
 Rows = Mapping[str, Mapping[str, Replicates | float]]
 
@@ -24,6 +25,7 @@ def make_table(
     rows: Rows,
     confidence: float = 0.95,
     caption: str = "",
+    untested: Sequence[str] = (),
 ) -> tuple[dict[str, Any], list[dict]]:
     """
     One table, with every pair of systems tested, and the best and second best of each column marked.
@@ -33,12 +35,14 @@ def make_table(
         columns (`Sequence[dict]`): from [`make_column`]; those that no row has are left out.
         rows (`Mapping[str, Mapping]`): figures of each system by the columns' keys; `REAL` is shown, but not tested.
         confidence (`float`, *optional*, defaults to 0.95): of intervals, and of the tests over the whole table.
+        untested (`Sequence[str]`, *optional*): figures that do not compare between these systems.
 
     Returns:
         `dict`: the table, JSON; and `list[dict]`: its tests.
     """
     columns = [dict(column) for column in columns if any(column["key"] in figures for figures in rows.values())]
-    tests = _test_pairs(identifier, columns, {name: rows[name] for name in rows if name != REAL}, confidence)
+    tested = [column for column in columns if column["figure"] not in untested]
+    tests = _test_pairs(identifier, tested, {name: rows[name] for name in rows if name != REAL}, confidence)
     filled = [
         {"name": name, "cells": [make_cell(rows[name].get(c["key"]), confidence) for c in columns]} for name in rows
     ]
@@ -61,7 +65,12 @@ def make_column(figure: str, num_texts: int, key: str | None = None, label: str 
 
 
 def make_difference_table(
-    identifier: str, title: str, columns: Sequence[dict[str, Any]], rows: Rows, confidence: float = 0.95
+    identifier: str,
+    title: str,
+    columns: Sequence[dict[str, Any]],
+    rows: Rows,
+    confidence: float = 0.95,
+    untested: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Each system less the first one; arguments as for [`make_table`]. Significant differences have a star."""
     columns = [
@@ -77,7 +86,8 @@ def make_difference_table(
             cell, found = None, _difference(column, rows[name], rows[first], confidence)
             if found is not None:
                 cell = {"value": found.value, "low": found.low, "high": found.high, "signed": True}
-                tests.append({"p": found.p_value, "cell": cell})
+                if column["figure"] not in untested:
+                    tests.append({"p": found.p_value, "cell": cell})
             cells.append(cell)
         filled.append({"name": name, "cells": cells})
     for test in correct(tests, confidence):
@@ -90,8 +100,8 @@ def make_cell(figure: Replicates | float | None, confidence: float) -> dict[str,
     """Value and interval; without one for a plain number."""
     if figure is None:
         return None
-    if not isinstance(figure, Replicates):
-        return {"value": figure, "low": None, "high": None}
+    if not isinstance(figure, Replicates) or not figure.is_finite:
+        return {"value": getattr(figure, "value", figure), "low": None, "high": None}
     interval = figure.interval(confidence)
     return {"value": interval.value, "low": interval.low, "high": interval.high}
 
@@ -125,17 +135,21 @@ def _test_pairs(identifier: str, columns, rows: Rows, confidence: float) -> list
 
 def _difference(column, first: Mapping, second: Mapping, confidence: float) -> Difference | None:
     """
-    None where one of them has no such figure. Where the higher of two figures is a loose upper bound, the truth may be
-    below the other: then nothing is shown, p = 1.
+    None where one of them has no such figure, or none that is a finite number.
+
+    Nothing is shown, p = 1, where the figures do not allow it: the higher of two is a loose upper bound, so that the
+    truth may be below the other; the lower mutual information is at its cap, or only one of them is of single latents.
     """
     figures = first.get(column["key"]), second.get(column["key"])
-    if not all(isinstance(figure, Replicates) for figure in figures):
+    if not all(isinstance(figure, Replicates) and figure.is_finite for figure in figures):
         return None
     found = figures[0].difference(figures[1], confidence)
-    higher = first if found.value > 0 else second
-    if column["figure"] in BOUNDS and higher.get("ess", math.inf) < LOOSE:
-        found = replace(found, p_value=1.0)
-    return found
+    lower, higher = (second, first) if found.value > 0 else (first, second)
+    loose = column["figure"] in BOUNDS and higher.get("ess", math.inf) < LOOSE
+    capped = column["figure"] == "mi" and (
+        lower.get("mi_share_of_cap", 0) > SATURATED or first.get("one_latent") != second.get("one_latent")
+    )
+    return replace(found, p_value=1.0) if loose or capped else found
 
 
 def _marks(column, rows: Rows, tests) -> dict[str, str]:
@@ -144,7 +158,8 @@ def _marks(column, rows: Rows, tests) -> dict[str, str]:
     if direction == 0:
         return {}
     differs = {frozenset((t["first"], t["second"])) for t in tests if t["column"] == key and t["significant"]}
-    having = [name for name in rows if name != REAL and isinstance(rows[name].get(key), Replicates)]
+    figures = {name: own.get(key) for name, own in rows.items() if name != REAL}
+    having = [name for name, f in figures.items() if isinstance(f, Replicates) and math.isfinite(f.value)]
     order = sorted(having, key=lambda name: -direction * rows[name][key].value)
     marks = {}
     for name, mark in zip(order, ("best", "second")[: max(0, len(having) - 1)], strict=False):
@@ -153,4 +168,14 @@ def _marks(column, rows: Rows, tests) -> dict[str, str]:
     return marks
 
 
-__all__ = ["BOUNDS", "LOOSE", "REAL", "correct", "make_cell", "make_column", "make_difference_table", "make_table"]
+__all__ = [
+    "BOUNDS",
+    "LOOSE",
+    "REAL",
+    "SATURATED",
+    "correct",
+    "make_cell",
+    "make_column",
+    "make_difference_table",
+    "make_table",
+]

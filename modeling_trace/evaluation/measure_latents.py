@@ -1,0 +1,81 @@
+"""What one system's latents know of real texts: mutual information, active units, and a picture's points."""
+
+from typing import Any
+
+import torch
+
+from ..data import prepare_dataset
+from .representation import active_units, encode_texts, mutual_information
+
+SCATTER_TEXTS = 200
+
+
+def measure_latents(system, rows, settings, parts, key: dict[str, Any], limit: int | None) -> dict[str, Any]:
+    """
+    Args:
+        system ([`System`]): with latents.
+        rows (`datasets.Dataset`): real texts.
+        settings ([`EvaluationSettings`]), parts ([`Parts`]).
+        key (`dict`): what all figures depend on.
+        limit (`int`, *optional*): the context, in tokens.
+
+    Returns:
+        `dict`, JSON.
+    """
+    encoded = []
+
+    def texts():
+        if not encoded:
+            prepared = prepare_dataset(rows, system.processor, max_length=limit)
+            encoded.append(encode_texts(system.model(), prepared, system.processor, batch_size=settings.batch_size))
+        return encoded[0]
+
+    def information():
+        found = mutual_information(texts())
+        return {
+            "mi_per_step": found.per_step.tolist(),
+            "mi_caps": found.caps.tolist(),
+            "mi_influence": found.influence.tolist(),
+            "mi_joint": found.joint,
+            "mi_joint_cap": found.joint_cap,
+        }
+
+    def units():
+        found = active_units(texts())
+        return {"active_units": found.latent, "active_units_residual": found.residual}
+
+    def picture():
+        return {"scatter": _scatter(texts()), "latent_size": texts().delta_mean.shape[-1]}
+
+    measures = {}
+    for name, compute in (("information", information), ("units", units), ("scatter", picture)):
+        measures |= parts.get(f"{system.file_name}/{name}", key, compute)
+    return measures
+
+
+@torch.no_grad()
+def _scatter(texts) -> dict[str, list]:
+    """
+    Posterior means, and the prior means that the same path has, in the plane of the posterior means' two main
+    components; a collapsed posterior's lie on its prior's.
+    """
+    noise = torch.randn(
+        texts.delta_mean.transpose(0, 1).shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    ).to(texts.delta_mean)
+    chosen = slice(0, SCATTER_TEXTS)
+    posterior, prior, steps = [], [], []
+    for step, (_, _, prior_mean, _, mean, _) in enumerate(texts.paths(noise)):
+        there = texts.mask[chosen, step]
+        posterior.append(mean[chosen][there])
+        prior.append(prior_mean[chosen][there])
+        steps += [step + 1] * int(there.sum())
+    posterior, prior = torch.cat(posterior), torch.cat(prior)
+    if not (posterior.isfinite().all() and prior.isfinite().all()):  # a model that has diverged
+        return {"posterior": [], "prior": [], "segment": []}
+    centre = posterior.mean(dim=0)
+    directions = torch.linalg.svd(posterior - centre, full_matrices=False).Vh[:2].t()
+    points = [((x - centre) @ directions).round(decimals=3).tolist() for x in (posterior, prior)]
+    return {"posterior": points[0], "prior": points[1], "segment": steps}
+
+
+__all__ = ["measure_latents"]
