@@ -266,10 +266,7 @@ def likelihood_figures(
         "kl_per_dim": float(values["kl"].sum() / (segments * representation["latent_size"])),
         "mi": Replicates(total, np.array(left_out), np.array([len(group) for group in groups])),
         "au": float(representation["active_units"]),
-        "mi_share_of_cap": max(
-            (u / c for u, c in zip(representation["mi_per_step"], representation["mi_caps"], strict=True) if c > 0),
-            default=0.0,
-        ),
+        "mi_share_of_cap": total / max(1e-9, sum(representation["mi_caps"])),
         "one_latent": float(len(representation["mi_caps"]) == 1),
         "ess": float(np.median(values["ess"])),
     }
