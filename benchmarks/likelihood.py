@@ -7,17 +7,12 @@ turns, so that whatever else the machine does hits both; medians over the rounds
 """
 
 import argparse
-import statistics
-import time
 
 import torch
-from systems import SYSTEMS, add_size_arguments, make_batch, make_model
+from common import SIZES, SYSTEMS, add_size_arguments, interleave, make_batch, make_model, parse, ratio
+from reporting import write_results
 
-
-def seconds(call) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
+OWN = {"tiny": {"samples": 2}, "small": {"batch_size": 4}, "gpt2": {"batch_size": 4, "samples": 20}}
 
 
 @torch.no_grad()
@@ -27,27 +22,26 @@ def decoder_passes(model, ids: torch.Tensor, latents: torch.Tensor, samples: int
         model(ids, labels=ids, latents=latents, use_cache=False)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+def main(argv=None) -> dict:
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--systems", nargs="+", default=[name for name in SYSTEMS if name != "gpt2"])
     parser.add_argument("--samples", type=int, default=100)
-    add_size_arguments(parser, batch_size=4)
-    parser.add_argument("--rounds", type=int, default=9)
-    arguments = parser.parse_args()
-    print(f"| system | likelihood with n = {arguments.samples}, ratio to {arguments.samples} decoder passes | range |")
-    print("| --- | --- | --- |")
+    add_size_arguments(parser, batch_size=4, rounds=9)
+    arguments = parse(parser, argv, {size: SIZES[size] | own for size, own in OWN.items()}, default=None)
+    samples = arguments.samples
+    rows = []
     for system in arguments.systems:
         model = make_model(system, arguments).eval()
         ids = make_batch(model, arguments)
         latents = model.encode(ids).latents.detach()
-        ratios = []
-        for round_number in range(arguments.rounds + 1):
-            passes = seconds(lambda: decoder_passes(model, ids, latents, arguments.samples))  # noqa: B023
-            whole = seconds(lambda: model.log_likelihood(ids, num_samples=arguments.samples))  # noqa: B023
-            if round_number:  # the first round warms up
-                ratios.append(whole / passes)
-        print(f"| {system} | {statistics.median(ratios):.2f} | {min(ratios):.2f} to {max(ratios):.2f} |", flush=True)
-    print(f"\n{arguments.batch_size} texts of {arguments.tokens} tokens, {torch.get_num_threads()} threads")
+        calls = {
+            "passes": lambda: decoder_passes(model, ids, latents, samples),  # noqa: B023
+            "whole": lambda: model.log_likelihood(ids, num_samples=samples),  # noqa: B023
+        }
+        seconds = interleave(calls, arguments.rounds)
+        title = f"likelihood with n = {samples}, ratio to {samples} decoder passes"
+        rows.append({"system": system, title: ratio(seconds["whole"], seconds["passes"])})
+    return write_results("likelihood", arguments, {"Likelihood": rows})
 
 
 if __name__ == "__main__":

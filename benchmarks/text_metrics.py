@@ -9,16 +9,22 @@ held.
 
 import argparse
 import multiprocessing
-import os
-import statistics
 import time
 import tracemalloc
 from itertools import combinations
 
 import numpy as np
+from common import add_run_arguments, interleave, parse, ratio, summary
 from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
+from reporting import goal, write_results
 
 from modeling_trace.evaluation import jaccard_similarity, metric_interval, self_bleu
+
+SIZES = {
+    "tiny": {"words": 20, "texts": 50, "large": 50, "rounds": 1},
+    "small": {"words": 80, "texts": 1000, "large": 10_000, "rounds": 3},
+    "gpt2": {"words": 80, "texts": 1000, "large": 10_000, "rounds": 5},
+}
 
 
 def draw_texts(number: int, words: int, vocabulary: int = 20_000, exponent: float = 1.05, seed: int = 0) -> list[str]:
@@ -59,30 +65,29 @@ def sets_jaccard(texts: list[str]) -> float:
     return 100 * total / (3 * len(texts) * (len(texts) - 1) / 2)
 
 
-def race(title: str, ours, theirs, texts: list[str], rounds: int, goal: float) -> None:
-    seconds, values = {ours: [], theirs: []}, {}
-    ours(texts[:20])  # imports and first use
-    for _ in range(rounds):
-        for function in (ours, theirs):
-            start = time.perf_counter()
-            values[function] = function(texts)
-            seconds[function].append(time.perf_counter() - start)
-    own, other = (statistics.median(seconds[function]) for function in (ours, theirs))
-    ratios = [slow / fast for fast, slow in zip(seconds[ours], seconds[theirs], strict=True)]
-    print(
-        f"| {title} | {own:.3f} s | {other:.2f} s | {statistics.median(ratios):.0f} "
-        f"({min(ratios):.0f} to {max(ratios):.0f}) | {goal:.0f} | {abs(values[ours] - values[theirs]):.1e} |",
-        flush=True,
-    )
+def race(title: str, ours, theirs, texts: list[str], rounds: int) -> dict:
+    values = {}
+
+    def call(function):
+        values[function] = function(texts)
+
+    seconds = interleave({"ours": lambda: call(ours), "theirs": lambda: call(theirs)}, rounds)
+    return {
+        "task": title,
+        "ours, seconds": summary(seconds["ours"]),
+        "theirs, seconds": summary(seconds["theirs"]),
+        "theirs / ours": ratio(seconds["theirs"], seconds["ours"]),
+        "difference of the values": abs(values[ours] - values[theirs]),
+    }
 
 
-def process_peak() -> str:
-    """Peak memory of this process; not ru_maxrss, which a child inherits from its parent."""
+def process_peak() -> int | None:
+    """Peak memory of this process in bytes; not ru_maxrss, which a child inherits from its parent."""
     try:
         with open("/proc/self/status") as status:
-            return next(f"{int(line.split()[1]) / 1e6:.2f} GB" for line in status if line.startswith("VmHWM"))
+            return next(1024 * int(line.split()[1]) for line in status if line.startswith("VmHWM"))
     except OSError:
-        return "unknown"
+        return None
 
 
 def measure(name: str, number: int, words: int, results) -> None:
@@ -102,26 +107,30 @@ def measure(name: str, number: int, words: int, results) -> None:
     results.put((seconds, tracemalloc.get_traced_memory()[1], held, value))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+def main(argv=None) -> dict:
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--words", type=int, default=80, help="of a text, on average")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--texts", type=int, default=1000, help="of the races; nltk gets a fifth of them")
     parser.add_argument("--large", type=int, default=10_000, help="texts of the runs for memory")
-    arguments = parser.parse_args()
-    print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, texts of {arguments.words} words\n")
-    print("| task | ours | theirs | ratio, median and range | goal | difference of the values |")
-    print("| --- | --- | --- | --- | --- | --- |")
-    texts = draw_texts(1000, arguments.words)
-    race("Self-BLEU, N = 200, nltk", self_bleu, nltk_self_bleu, texts[:200], arguments.rounds, 500)
-    try:
-        import fast_bleu  # noqa: F401
-    except ImportError as error:
-        print(f"| Self-BLEU, N = 1,000, fast-bleu | skipped: {error} (pip install fast-bleu) | | | 20 | |")
-    else:
-        race("Self-BLEU, N = 1,000, fast-bleu", self_bleu, fast_bleu_self_bleu, texts, arguments.rounds, 20)
-    race("Jaccard, N = 1,000, Python sets", jaccard_similarity, sets_jaccard, texts, arguments.rounds, 30)
-    print(f"\n| task, N = {arguments.large:,} | time | peak memory of the task | of the process | value |")
-    print("| --- | --- | --- | --- | --- |")
+    add_run_arguments(parser, rounds=3)
+    arguments = parse(parser, argv, SIZES)
+    texts = draw_texts(arguments.texts, arguments.words)
+    few = texts[: arguments.texts // 5]
+    tasks = [
+        (f"Self-BLEU, N = {len(few):,}, nltk", self_bleu, nltk_self_bleu, few, 500),
+        (f"Self-BLEU, N = {len(texts):,}, fast-bleu", self_bleu, fast_bleu_self_bleu, texts, 20),
+        (f"Jaccard, N = {len(texts):,}, Python sets", jaccard_similarity, sets_jaccard, texts, 30),
+    ]
+    rows, goals = [], []
+    for title, ours, theirs, own_texts, limit in tasks:
+        try:
+            rows.append(race(title, ours, theirs, own_texts, arguments.rounds))
+        except ImportError as error:
+            print(f"{title}: skipped, {error} (pip install fast-bleu)")
+            goals.append(goal(f"{title}: theirs / ours", None, limit, at_least=True))
+        else:
+            goals.append(goal(f"{title}: theirs / ours", rows[-1]["theirs / ours"]["median"], limit, at_least=True))
+    memory = []
     context = multiprocessing.get_context("spawn")
     for name in ("self_bleu", "jaccard_similarity", "interval of self_bleu", "interval of distinct_n"):
         results = context.SimpleQueue()
@@ -130,8 +139,10 @@ def main() -> None:
         process.join()
         if process.exitcode:
             raise SystemExit(f"{name} ended with {process.exitcode}")
-        seconds, peak, held, value = results.get()
-        print(f"| {name} | {seconds:.2f} s | {peak / 1e9:.2f} GB | {held} | {value:.3f} |", flush=True)
+        names = ("seconds", "peak bytes of the task", "peak bytes of the process", "value")
+        memory.append({"task": name, **dict(zip(names, results.get(), strict=True))})
+    tables = {"Speed": rows, f"Memory, N = {arguments.large:,}": memory}
+    return write_results("text_metrics", arguments, tables, goals)
 
 
 if __name__ == "__main__":

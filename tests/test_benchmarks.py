@@ -1,0 +1,140 @@
+"""The benchmarks run at their tiniest size, and what they count is what the formulas say. No time is asserted."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
+
+import common
+import generation
+import reporting
+import run_all
+import training
+
+LATENT_SIZE = 32
+
+
+@pytest.fixture
+def sizes():
+    parser = argparse.ArgumentParser()
+    common.add_size_arguments(parser)
+    return common.parse(parser, ["--size", "tiny", "--device", "cpu"])
+
+
+def tiny(tmp_path, *flags):
+    return ["--size", "tiny", "--device", "cpu", "--output", str(tmp_path), *flags]
+
+
+def layers_by_hand(sizes, length):
+    """Forward and backward of one text: QKV, projection and MLP are 12 width^2 weights, attention 2 products L x L."""
+    return 3 * sizes.layers * length * (24 * sizes.width**2 + 4 * length * sizes.width)
+
+
+@pytest.mark.parametrize("segment_length", [1, 5, 20])
+def test_operations_are_those_of_the_formulas(sizes, segment_length):
+    segments = -(-sizes.tokens // segment_length)
+    plain, length = sizes.tokens + 2, sizes.tokens + 2 + segments - 1  # BOS, EOS, [SEP] between segments
+    head = 6 * sizes.width * sizes.vocab_size
+    counted = training.count_operations(training.PLAIN, sizes, segment_length)
+    body = layers_by_hand(sizes, plain)
+    assert counted["body"] == sizes.batch_size * body
+    assert counted["total"] == sizes.batch_size * (body + head * (plain - 1))
+
+    # two encoder passes and the decoder, W_z on every token, W^g and W_c on every segment
+    linear = 6 * LATENT_SIZE * sizes.width * (length + 2 * 2 * segments)
+    step = 4 * LATENT_SIZE**2  # [A; B] z_{t-1}, once; z_0 = 0 has no gradient of [A; B]
+    for system, steps in (("trace-r", 3 * segments - 1), ("trace-p", 6 * segments)):
+        counted = training.count_operations(system, sizes, segment_length)
+        assert counted["body"] == sizes.batch_size * (3 * layers_by_hand(sizes, length) + linear + steps * step)
+        assert counted["head"] == sizes.batch_size * head * (length - 1)
+
+
+def test_operations_do_not_depend_on_the_size_that_was_counted(sizes):
+    """Counting one text and multiplying is counting the batch."""
+    model = common.make_model("trace-r", sizes, attn_implementation="eager")
+    whole = training.count_body(model, common.make_batch(model, sizes))
+    assert whole == training.count_operations("trace-r", sizes, sizes.segment_length)["body"]
+
+
+@pytest.mark.parametrize("new_tokens, encoded", [(9, 1), (12, 12), (23, 23), (25, 23)])
+def test_cache_bytes(sizes, new_tokens, encoded):
+    """The decoder holds BOS and all tokens but the last, the encoder BOS and the closed segments of 10 and [SEP]."""
+    model = common.make_model("trace-r", sizes).eval()
+    slot = 2 * sizes.layers * sizes.width * 4  # keys and values, float32
+    expected = {"decoder": 3 * new_tokens * slot, "encoder": 3 * encoded * slot}
+    assert generation.count_caches(model, 3, new_tokens) == expected
+
+
+def test_scheduled_segments_close_where_the_schedule_says(sizes):
+    schedule = generation.make_schedule(4, 40)
+    assert len({tuple(row) for row in schedule.tolist()}) == 4
+    gaps = [b - a - 1 for row in schedule for a, b in zip(row.nonzero()[:-1], row.nonzero()[1:], strict=True)]
+    assert 5 <= min(gaps) and max(gaps) <= 15
+    for system in (common.PLAIN, "trace-r"):
+        model = common.make_model(system, sizes).eval()
+        written = generation.write(model, 4, 40, schedule)
+        assert torch.equal(written[:, 1:] == common.SEP, schedule)
+
+
+def test_calls_take_turns_and_the_first_round_is_left_out():
+    calls = []
+    seconds = common.interleave({name: lambda n=name: calls.append(n) for name in "ab"}, rounds=2)
+    assert calls == list("ababab") and {name: len(values) for name, values in seconds.items()} == {"a": 2, "b": 2}
+    assert common.ratio([2.0, 9.0, 4.0], [1.0, 3.0, 2.0]) == {
+        "median": 2.0,
+        "low": 2.0,
+        "high": 3.0,
+        "rounds": [2.0, 3.0, 2.0],
+    }
+
+
+def test_goals_say_by_how_much():
+    goals = [reporting.goal("a", 1.2, 1.0), reporting.goal("b", 0.9, 0.6, at_least=True), reporting.goal("c", None, 1)]
+    assert [one["met"] for one in goals] == [False, True, None]
+    table = reporting.goals_table(goals)
+    assert "| a <= 1 | 1.2 | **missed** by 20% |" in table
+    assert "| b >= 0.6 | 0.9 | met by 50% |" in table and "| c <= 1 |  | not measured |" in table
+
+
+def test_training_writes_its_results(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "peak_bytes", lambda *arguments, device: 1000)  # a process of its own takes seconds
+    flags = ("--memory_vocab_size", "100", "--segment_lengths", "1", "5")
+    results = training.main(tiny(tmp_path, *flags))
+    assert json.loads((tmp_path / "training.json").read_text()) == results
+    assert [one["met"] for one in results["goals"][-2:]] == [True, True]  # 1000 against 1000
+    assert len(results["goals"]) == 2 * 2 + 2
+    assert results["plot"]["lines"]["trace-r"][0] == [1, 5]
+    assert (tmp_path / "training.md").is_file() and (tmp_path / "training.png").is_file()
+    assert {"CPU", "cores", "threads", "date", "torch", "transformers"} <= results["machine"].keys()
+
+
+def test_generation_writes_its_results(tmp_path):
+    results = generation.main(tiny(tmp_path))
+    assert json.loads((tmp_path / "generation.json").read_text()) == results
+    cache = next(one for one in results["goals"] if "cache" in one["goal"])
+    assert cache["measured"] == 34 / 40  # BOS and three segments of 10 and [SEP], of 40 tokens
+    assert cache["met"] and len(results["goals"]) == 6
+
+
+def allocate(size):
+    return lambda: torch.ones(size, dtype=torch.uint8)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the resident set is read from /proc")
+def test_peak_memory_is_that_of_the_call():
+    assert 2**26 <= common.peak_bytes(allocate, 2**26) < 2**26 + 2**24
+
+
+@pytest.mark.slow
+def test_all_run(tmp_path):
+    results = run_all.main(tiny(tmp_path))
+    assert [one["name"] for one in results] == ["training", "generation", "systems", "likelihood", "text_metrics"]
+    assert json.loads((tmp_path / "all.json").read_text()) == results
+    page = (tmp_path / "all.md").read_text()
+    assert all(one["goal"] in page for result in results for one in result["goals"])
