@@ -1,9 +1,11 @@
 """From a language model to a backbone: where it is found, what it must be, and the [SEP] row that it gets."""
 
+import copy
 import importlib.util
 from pathlib import Path
 
 import torch
+from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from .configuration_trace import TraceConfig
@@ -142,4 +144,39 @@ def add_separator(backbone, tokenizer, settings) -> dict:
     return {**settings, "sep_token_id": sep_token_id}
 
 
-__all__ = ["BACKBONE_ALIASES", "load_backbone", "resolve_backbone"]
+def first_layers(backbone: nn.Module, count: int) -> nn.Module:
+    """
+    The backbone with its first layers only, and its last norm: the same weights, not copied, in another module.
+
+    Args:
+        backbone (`nn.Module`): a Transformers decoder.
+        count (`int`): layers to keep.
+    """
+    depth = backbone.config.num_hidden_layers
+    stacks = (
+        name
+        for name, module in backbone.named_modules()
+        if isinstance(module, nn.ModuleList) and len(module) == depth and name
+    )
+    path = next(stacks, None)
+    if path is None:
+        raise ValueError(
+            f"`encoder_layers` needs a backbone with one list of layers, got a '{backbone.config.model_type}' without. "
+            "Use None for all layers."
+        )
+    *parents, name = path.split(".")
+    short = module = _shallow(backbone)
+    for parent in parents:
+        module._modules[parent] = _shallow(module._modules[parent])
+        module = module._modules[parent]
+    module._modules[name] = nn.ModuleList(list(module._modules[name])[:count])
+    return short
+
+
+def _shallow(module: nn.Module) -> nn.Module:
+    twin = copy.copy(module)
+    twin._modules = dict(module._modules)
+    return twin
+
+
+__all__ = ["BACKBONE_ALIASES", "first_layers", "load_backbone", "resolve_backbone"]

@@ -95,6 +95,9 @@ class TraceConfig(PreTrainedConfig):
         kl_reduction (`str`, defaults to `"sum"`):
             "sum" over segments and dimensions is the ELBO. "mean" over both is what the paper's KL values imply; it
             is no bound on the likelihood.
+        encoder_layers (`int`, *optional*):
+            Layers of the backbone that read the text for the latents, the first ones; its last norm follows. Fewer
+            make training faster, and the latents know the text less well. None: all, as in the paper.
         latent_init_std (`float`, defaults to 0.02):
             Standard deviation of W_z, which adds latents to token embeddings, at the start of training. Larger values
             (0.05) teach a small model faster to read z, but drown the embeddings of a pretrained one at first.
@@ -147,6 +150,7 @@ class TraceConfig(PreTrainedConfig):
     posterior_sigma_init: float = 0.7
     prior_logvar_bound: float | None = 2.0
     kl_reduction: str = "sum"
+    encoder_layers: int | None = None
     latent_init_std: float = 0.02
     initializer_range: float = 0.02
     tie_word_embeddings: bool | None = None
@@ -253,6 +257,15 @@ class TraceConfig(PreTrainedConfig):
                 raise ValueError(
                     f"`segment_length` must fit the backbone's context of {limit} tokens with BOS and [SEP], "
                     f"got {self.segment_length}. Use 10 as in the paper."
+                )
+        if self.encoder_layers is not None:
+            remedy = "Use None for all layers, as in the paper."
+            _check_integer("encoder_layers", self.encoder_layers, remedy)
+            layers = self.backbone_config.num_hidden_layers
+            if self.encoder_layers > layers:
+                raise ValueError(
+                    f"`encoder_layers` must be at most the backbone's {layers} layers, got {self.encoder_layers}. "
+                    f"{remedy}"
                 )
         _check_number("posterior_norm_gamma", self.posterior_norm_gamma, "Use 0.7, or 3 as in the paper.", zero=True)
         _check_number("posterior_sigma_init", self.posterior_sigma_init, "Use 0.7, or 1 as in the paper.")

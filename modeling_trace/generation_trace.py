@@ -502,7 +502,7 @@ class SegmentGenerationMixin:
 
         def read(name):
             past = cache.encoder if name == "context" and dynamics.reads_context else None
-            states = self.backbone(
+            states = self._encoder()(
                 inputs_embeds=embeds,
                 attention_mask=ENCODER_MASKS[name](self.config.backbone_config, embeds, mask, segments),
                 position_ids=token_positions(mask),
@@ -552,7 +552,7 @@ class SegmentGenerationMixin:
         seen = (slots < start.unsqueeze(1)) & real[:, :past_length].bool()
         embeds = self.get_input_embeddings()(ids)
         past = cache.encoder_past(rows, past_length)
-        states = self.backbone(
+        states = self._encoder()(
             inputs_embeds=embeds,
             # a token of the window sees all of its own segment and all that the row encoded before
             attention_mask=create_bidirectional_mask(

@@ -15,7 +15,14 @@ from transformers import (
 from transformers.generation import GenerationMixin
 from transformers.utils import ModelOutput, can_return_tuple, logging
 
-from .backbones_trace import LOADING_ARGUMENTS, add_separator, check_head, load_backbone, special_tokens
+from .backbones_trace import (
+    LOADING_ARGUMENTS,
+    add_separator,
+    check_head,
+    first_layers,
+    load_backbone,
+    special_tokens,
+)
 from .configuration_trace import LATENT_DYNAMICS_VALUES, TraceConfig
 from .custom_dynamics_trace import CustomDynamicsMixin, check_own_dynamics
 from .dynamics_trace import LATENT_DYNAMICS
@@ -355,6 +362,11 @@ class TraceForConditionalGeneration(
             generator=generator,
         )
 
+    def _encoder(self) -> nn.Module:
+        """What reads the text for the latents: the backbone, or its first layers."""
+        layers = self.config.encoder_layers
+        return self.backbone if layers is None else first_layers(self.backbone, layers)
+
     def _encoder_states(self, input_ids, attention_mask, segment_ids):
         """What the dynamics read: c_{t-1} (or None), s_t and the steps that a row has. All passes are one batch."""
         self._check_prompts(segment_ids)
@@ -366,7 +378,7 @@ class TraceForConditionalGeneration(
         config = self.config.backbone_config
         masks = [ENCODER_MASKS[name](config, embeds, attention_mask, segment_ids) for name in names]
         positions = token_positions(torch.ones_like(input_ids) if attention_mask is None else attention_mask)
-        states = self.backbone(
+        states = self._encoder()(
             inputs_embeds=embeds.repeat(len(names), 1, 1),
             attention_mask=torch.cat(masks),
             position_ids=positions.repeat(len(names), 1),
