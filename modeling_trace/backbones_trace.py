@@ -161,7 +161,7 @@ def first_layers(backbone: nn.Module, count: int) -> nn.Module:
     path = next(stacks, None)
     if path is None:
         raise ValueError(
-            f"`encoder_layers` needs a backbone with one list of layers, got a '{backbone.config.model_type}' without. "
+            f"`encoder_layers` needs a backbone with one list of layers, got '{backbone.config.model_type}' without. "
             "Use None for all layers."
         )
     *parents, name = path.split(".")

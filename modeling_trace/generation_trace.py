@@ -57,11 +57,12 @@ class SegmentLogitsProcessor(LogitsProcessor):
         self.eos_token_ids = eos_token_ids
         self.start_token_ids = start_token_ids
         self.raw_sep_scores = None
+        self._tensors = {}
         self.min_length, self.max_length = min_length, max_length
 
     def position_in_segment(self, input_ids: torch.LongTensor) -> torch.LongTensor:
         """Tokens that each row's open segment has so far, `(batch_size,)`."""
-        start = torch.tensor(self.start_token_ids, device=input_ids.device)
+        start = self._ids(tuple(self.start_token_ids), input_ids.device)
         leading = torch.isin(input_ids, start).long().cumprod(dim=-1).bool()
         boundary = leading | (input_ids == self.sep_token_id)
         after = torch.arange(1, input_ids.shape[1] + 1, device=input_ids.device)
@@ -69,24 +70,41 @@ class SegmentLogitsProcessor(LogitsProcessor):
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         position = self.position_in_segment(input_ids)
-        ids = torch.arange(scores.shape[-1], device=scores.device)
-        is_sep = ids == self.sep_token_id
-        is_eos = torch.isin(ids, torch.tensor(self.eos_token_ids, device=scores.device))
-        banned = (position < self.min_length).unsqueeze(-1) & is_sep
-        is_start = torch.isin(ids, torch.tensor(self.start_token_ids, device=scores.device))
-        banned |= (position == 0).unsqueeze(-1) & (is_eos | is_start)
+        # A few columns of few rows change: the whole matrix is copied once, and read once at the end
+        masked = scores.clone()
+        masked[:, self.sep_token_id].masked_fill_(position < self.min_length, -float("inf"))
+        unbegun = self._ids((*self.eos_token_ids, *self.start_token_ids), scores.device)
+        empty = (position == 0).unsqueeze(-1)
+        masked[:, unbegun] = masked[:, unbegun].masked_fill(empty, -float("inf"))
         if self.max_length is not None:
-            full = (position >= self.max_length).unsqueeze(-1)
-            banned |= full & ~(is_sep | is_eos)
-            # [SEP] repeats by design. Where another processor ruled it out or weighed it down for that (n-grams,
-            # repetition), the segment still closes by the model's own score, unless EOS alone was forced.
-            forced = scores.masked_fill(is_eos, -float("inf")).amax(dim=-1, keepdim=True).isneginf()
-            raw = torch.zeros_like(scores[:, :1]) if self.raw_sep_scores is None else self.raw_sep_scores
-            alone = scores.amax(dim=-1, keepdim=True).isneginf()  # nothing left at all: [SEP] it is
-            scores = torch.where(full & is_sep & (~forced | alone), raw.to(scores), scores)
-        masked = scores.masked_fill(banned, -float("inf"))
+            full = (position >= self.max_length).nonzero().squeeze(-1)
+            if full.numel():
+                masked[full] = self._closing(scores[full], None if self.raw_sep_scores is None else full)
+                scores = scores.clone()
+                scores[full, self.sep_token_id] = masked[full, self.sep_token_id]
         # what another processor forced stands, where nothing else would be left
-        return torch.where(masked.amax(dim=-1, keepdim=True).isneginf(), scores, masked)
+        dead = masked.amax(dim=-1).isneginf()
+        return torch.where(dead.unsqueeze(-1), scores, masked) if dead.any() else masked
+
+    def _closing(self, scores: torch.FloatTensor, rows: torch.LongTensor | None) -> torch.FloatTensor:
+        """Scores `(n, vocab_size)` of full segments: only [SEP] and the end of the text are left."""
+        eos = self._ids(tuple(self.eos_token_ids), scores.device)
+        # [SEP] repeats by design. Where another processor ruled it out or weighed it down for that (n-grams,
+        # repetition), the segment still closes by the model's own score, unless EOS alone was forced.
+        others = scores.index_fill(1, eos, -float("inf"))
+        forced = others.amax(dim=-1).isneginf()
+        alone = scores.amax(dim=-1).isneginf()  # nothing left at all: [SEP] it is
+        raw = torch.zeros_like(scores[:, 0]) if rows is None else self.raw_sep_scores[rows, 0].to(scores)
+        closing = torch.full_like(scores, -float("inf"))
+        closing[:, eos] = scores[:, eos]
+        closing[:, self.sep_token_id] = torch.where(~forced | alone, raw, scores[:, self.sep_token_id])
+        return closing
+
+    def _ids(self, ids: tuple[int, ...], device: torch.device) -> torch.LongTensor:
+        """As a tensor, made once: a copy to a GPU at every step would wait for it."""
+        if (ids, device) not in self._tensors:
+            self._tensors[ids, device] = torch.tensor(ids, device=device, dtype=torch.long)
+        return self._tensors[ids, device]
 
 
 class _RememberSeparatorScores(LogitsProcessor):

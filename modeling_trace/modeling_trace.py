@@ -477,20 +477,19 @@ class TraceForConditionalGeneration(
             self._check_length(input_ids)
         if labels is not None and use_cache is None:
             use_cache = False  # a loss needs no keys and values afterwards
-        outputs = TraceOutput()
+        outputs = {}  # a ModelOutput is slow to write to: generation makes one for every token
         found = None
         embeds = self.get_input_embeddings()(input_ids)
         if self.has_latents:
             if token_latents is None:
-                segment_ids = outputs.segment_ids = self._segment_ids(input_ids, attention_mask, segment_ids)
+                segment_ids = outputs["segment_ids"] = self._segment_ids(input_ids, attention_mask, segment_ids)
                 if latents is None:
                     found = self._encode(input_ids, attention_mask, segment_ids, sample_latents)
                     latents = found.latents
-                    outputs.prior_mean, outputs.prior_logvar = found.prior_mean, found.prior_logvar
-                    outputs.posterior_mean, outputs.posterior_logvar = found.posterior_mean, found.posterior_logvar
+                    outputs.update(vars(found))
                 else:
                     self._check_latents(latents, input_ids, segment_ids)
-                outputs.latents = latents
+                outputs["latents"] = latents
                 token_latents = broadcast_segments(latents, next_segment_ids(segment_ids))
             token_latents = token_latents.to(self.latent_injection.weight.dtype)
             embeds = embeds + self.latent_injection(token_latents).to(embeds.dtype)
@@ -512,11 +511,10 @@ class TraceForConditionalGeneration(
             use_cache=use_cache,
             **kwargs,
         )
-        outputs.hidden_states, outputs.attentions = decoded.get("hidden_states"), decoded.get("attentions")
-        outputs.cache = decoded.get("cache")
+        outputs.update({name: decoded.get(name) for name in ("hidden_states", "attentions", "cache")})
         hidden = decoded.last_hidden_state
         if labels is None or not self.training:
-            outputs.logits = self._logits(hidden[:, -logits_to_keep:] if logits_to_keep else hidden)
+            outputs["logits"] = self._logits(hidden[:, -logits_to_keep:] if logits_to_keep else hidden)
         if labels is not None:
             self._set_loss(outputs, hidden, labels, found, num_items_in_batch)
         return TraceOutput(**outputs)  # in the order of the fields: outputs[0] is the loss
@@ -525,8 +523,9 @@ class TraceForConditionalGeneration(
         """loss = (reconstruction + kl_weight * KL) / number of targets: the ELBO in nats per token (Eq. 6)."""
         batch_size = labels.shape[0]
         targets = labels[:, 1:].reshape(-1)
-        if outputs.logits is not None and outputs.logits.shape[1] == labels.shape[1]:
-            logits = outputs.logits[:, :-1].reshape(targets.numel(), -1)
+        logits = outputs.get("logits")
+        if logits is not None and logits.shape[1] == labels.shape[1]:
+            logits = logits[:, :-1].reshape(targets.numel(), -1)
             reconstruction = nn.functional.cross_entropy(logits.float(), targets, reduction="sum")
         else:
             reconstruction = self._cross_entropy(hidden[:, :-1].reshape(-1, hidden.shape[-1]), targets)
@@ -538,12 +537,12 @@ class TraceForConditionalGeneration(
             kl_sum = kl.sum()
             penalty = kl_sum
             if self.config.kl_reduction == "mean":  # per segment and dimension, summed over texts
-                steps = outputs.segment_ids.amax(dim=1).clamp_min(1)
+                steps = outputs["segment_ids"].amax(dim=1).clamp_min(1)
                 penalty = (kl.sum(dim=(1, 2)) / (steps * self.config.latent_size)).sum()
             loss = loss + self.kl_weight.to(loss.dtype) * penalty
-            outputs.kl_loss = kl_sum / batch_size
-        outputs.reconstruction_loss = reconstruction / batch_size
-        outputs.loss = loss / num_items_in_batch
+            outputs["kl_loss"] = kl_sum / batch_size
+        outputs["reconstruction_loss"] = reconstruction / batch_size
+        outputs["loss"] = loss / num_items_in_batch
 
     def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
         logits = self.lm_head(hidden)

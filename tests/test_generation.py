@@ -459,3 +459,39 @@ def test_one_token_may_be_bos_eos_and_pad(mode, monkeypatch):
         out = run(model, input_ids=ids, max_new_tokens=20, use_cache=use_cache, **MODES[mode])
         assert rescoring_error(model, out, "left_padded", out.latents) < 1e-4
         assert rescoring_error(model, out, "left_padded", out.latents + 0.1) > 1e-3
+
+
+@pytest.mark.parametrize("max_length", [None, 2, 3])
+@pytest.mark.parametrize("min_length", [1, 2])
+def test_segment_processor_row_by_row(min_length, max_length):
+    """Against its definition, on rows in every state and scores that other processors have forced."""
+    generator = torch.Generator().manual_seed(0)
+    sep, eos, start, vocabulary = 3, [1], [0, 2], 8
+    processor = SegmentLogitsProcessor(sep, eos, start, min_length, max_length)
+    for trial in range(60):
+        ids = torch.randint(4, vocabulary, (6, 5), generator=generator)
+        ids[:, 0] = 0
+        ids[torch.rand(6, 5, generator=generator) < 0.3] = sep
+        scores = torch.randn(6, vocabulary, generator=generator)
+        scores[torch.rand(6, vocabulary, generator=generator) < 0.7 * (trial % 3) / 2] = -math.inf
+        processor.raw_sep_scores = torch.randn(6, 1, generator=generator) if trial % 2 else None
+        before, found = scores.clone(), processor(ids, scores)
+        assert torch.equal(scores, before)
+        for row in range(6):
+            text = ids[row].tolist()
+            while text and text[0] in start:
+                text = text[1:]
+            position = len(text) - (len(text) - text[::-1].index(sep) if sep in text else 0)
+            own = before[row].clone()
+            full = max_length is not None and position >= max_length
+            if full and (
+                (own[[i for i in range(vocabulary) if i not in eos]] > -math.inf).any() or own.isneginf().all()
+            ):
+                own[sep] = 0.0 if processor.raw_sep_scores is None else processor.raw_sep_scores[row, 0]
+            masked = own.clone()
+            for token in range(vocabulary):
+                short = token == sep and position < min_length
+                empty = position == 0 and token in eos + start
+                if short or empty or (full and token not in [sep, *eos]):
+                    masked[token] = -math.inf
+            torch.testing.assert_close(found[row], own if masked.isneginf().all() else masked)
