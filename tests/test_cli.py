@@ -350,7 +350,7 @@ def test_rows_of_the_output_file(trained, tmp_path, capsys, decoding):
     rows = read_lines(output)
     assert [row["prompt"] for row in rows] == [prompts[0]] * 3 + [prompts[1]] * 3
     for row in rows:
-        assert list(row) == ["text", "segments", "prompt"]
+        assert list(row) == ["text", "segments", "prompt", "finished"]
         assert row["text"].startswith(row["prompt"])
         assert "".join(row["segments"]) == row["text"]
     assert f"The 6 texts are in {output}." in capsys.readouterr().out
