@@ -4,6 +4,11 @@ import doctest
 import gzip
 import json
 import logging
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import datasets
 import nltk
@@ -18,6 +23,7 @@ from modeling_trace.data import (
     load_texts,
     loading,
     prepare_dataset,
+    streaming,
 )
 
 ROWS = [f"Review number {number}. It was good." for number in range(20)]
@@ -38,6 +44,7 @@ def processor():
 
 
 def write_jsonl(path, rows, open_=open, column="text"):
+    path.parent.mkdir(exist_ok=True)
     with open_(path, "wt", encoding="utf-8") as file:
         file.writelines(json.dumps({column: row}) + "\n" for row in rows)
     return str(path)
@@ -224,8 +231,6 @@ def test_what_is_no_dataset(function):
     dataset = Dataset.from_dict({"text": ROWS})
     with pytest.raises(ValueError, match=r"got a DatasetDict of train, test. Use dataset\['train'\]"):
         function(DatasetDict(train=dataset, test=dataset))
-    with pytest.raises(ValueError, match="streaming"):
-        function(dataset.to_iterable_dataset())
     with pytest.raises(ValueError, match="From a list of texts"):
         function(ROWS)
 
@@ -241,7 +246,188 @@ def test_empty_datasets():
         load_texts(Dataset.from_dict({"text": ["a"] * 25_000 + [None]}))
 
 
+@pytest.mark.parametrize("step", ["load", "prepare"])
+def test_cache_that_cannot_be_written(step, tmp_path, processor, monkeypatch):
+    file = write_jsonl(tmp_path / "reviews.jsonl", ROWS)
+    texts, _ = load_texts(file, validation_split=None)
+    if step == "load":
+        # a file in the place of the folder: permissions would not stop a superuser
+        (tmp_path / "cache").write_text("")
+        monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+        folder = tmp_path / "cache"
+    else:
+        folder = Path(texts.cache_files[0]["filename"]).parent
+        shutil.rmtree(folder)
+        folder.write_text("")
+    with pytest.raises(ValueError, match="`HF_DATASETS_CACHE` must be a folder that can be written") as error:
+        if step == "load":
+            load_texts(file, validation_split=None)
+        else:
+            prepare_dataset(texts, processor)
+    assert f"got '{folder}'" in str(error.value) and "Set that environment variable" in str(error.value)
+
+
+# streams
+
+
+def test_streamed_texts_are_those_of_the_file(tmp_path):
+    file = write_jsonl(tmp_path / "reviews.jsonl", [*ROWS, "", None], column="review")
+    stream, validation = load_texts(file, streaming=True, drop_empty=True, validation_split=3)
+    assert validation.column_names == ["text"] and validation["text"][:] == ROWS[:3]
+    texts = [row["text"] for row in stream]
+    assert sorted(texts) == sorted(ROWS[3:]) and texts != ROWS[3:]  # shuffled
+    stream, validation = load_texts(file, streaming=True, max_texts=5, validation_split=None)
+    assert sorted(row["text"] for row in stream) == sorted(ROWS[:5]) and validation is None
+    with pytest.raises(ValueError, match=r"has 1 row \(20\) without text in the column 'review'"):
+        list(load_texts(file, streaming=True, validation_split=3)[0])
+
+
+def test_streams_of_every_kind(tmp_path):
+    (tmp_path / "lines.txt").write_text("one\n\ntwo\n", encoding="utf-8")
+    for name in ("train", "test"):
+        write_jsonl(tmp_path / "splits" / f"{name}.jsonl", [f"{name} {row}" for row in ROWS])
+    memory = Dataset.from_dict({"text": ROWS, "stars": list(range(20))})
+    for source, first in (
+        (str(tmp_path / "lines.txt"), "one"),
+        (memory, ROWS[0]),
+        (memory.to_iterable_dataset(), ROWS[0]),
+    ):
+        stream, _ = load_texts(source, streaming=True, max_texts=1, validation_split=None)
+        assert [row["text"] for row in stream] == [first]
+    assert next(iter(load_texts("reviews", streaming=True, max_texts=2, validation_split=1)[0]))["text"]
+    stream, validation = load_texts(str(tmp_path / "splits"), streaming=True, validation_split="test")
+    assert len(validation) == 20 and validation["text"][0].startswith("test")
+    assert {row["text"].split()[0] for row in stream} == {"train"}
+    prompts = Dataset.from_dict({"title": ROWS, "story": ["a"] * 20})
+    stream, _ = load_texts(prompts, streaming=True, conditional=True, max_texts=1, validation_split=None)
+    row = next(iter(stream))
+    assert row["prompt"] == ROWS[0] and row["text"] == "a"
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({}, "`validation_split` must be a number of texts, a split or None for a stream.* got the fraction 0.1"),
+        ({"validation_split": 5, "max_texts": 5}, "must leave texts to train on, got 5 of `max_texts` 5"),
+        ({"validation_split": 20}, "must hold more texts than `validation_split`, got 20 texts in all"),
+        ({"validation_split": None, "split": "train[:5]"}, "`split` must be a whole split for a stream"),
+        ({"validation_split": None, "split": "trian"}, "Did you mean 'train'?"),
+        ({"validation_split": None, "text_column": "txt"}, "Did you mean 'text'?"),
+    ],
+)
+def test_bad_streams(settings, message, tmp_path):
+    file = write_jsonl(tmp_path / "reviews.jsonl", ROWS)
+    with pytest.raises(ValueError, match=message) as error:
+        load_texts(file, streaming=True, **settings)
+    assert "\n" not in str(error.value)
+
+
+def test_numbers_in_a_stream_are_no_texts(tmp_path):
+    rows = [{"text": "a"}] * 200 + [{"text": 5}]
+    with pytest.raises(ValueError, match=r"must hold texts, got 5 \(int\) in the column 'text' of row 200"):
+        list(streaming._checked_rows(rows, {"text": "text"}, False))
+    with pytest.raises(ValueError, match="`text_column` must hold texts, got 'text' of type int64"):
+        load_texts(Dataset.from_dict({"text": [1, 2]}), streaming=True, validation_split=None)
+    with pytest.raises(ValueError, match="at least one text, got 0 rows"):
+        load_texts(Dataset.from_dict({"text": []}), streaming=True, validation_split=None)
+
+
+def test_streamed_tokens_are_those_of_the_data_set(processor):
+    dataset = Dataset.from_dict({"text": TEXTS, "stars": list(range(len(TEXTS)))})
+    prepared = prepare_dataset(dataset.to_iterable_dataset(), processor, max_length=12)
+    assert list(prepared) == list(prepare_dataset(dataset, processor, max_length=12))
+    conditional = TraceProcessor(byte_level(), FixedLengthSegmenter(4), conditional=True)
+    dataset = dataset.rename_column("stars", "prompt").cast_column("prompt", datasets.Value("string"))
+    assert list(prepare_dataset(dataset.to_iterable_dataset(), conditional)) == list(
+        prepare_dataset(dataset, conditional)
+    )
+    with pytest.raises(ValueError, match="the model is not conditional"):
+        prepare_dataset(dataset.to_iterable_dataset(), processor)
+    with pytest.raises(ValueError, match="`text_column` 'texts' .* Did you mean 'text'?"):
+        prepare_dataset(dataset.to_iterable_dataset(), conditional, text_column="texts")
+
+
+def test_control_tokens_in_a_stream_name_the_row_of_the_file(processor, tmp_path):
+    rows = [f"fine {number}" for number in range(250)]
+    rows[3], rows[170] = "", "not [SEP] fine"
+    file = write_jsonl(tmp_path / "reviews.jsonl", rows)
+    # neither the rows that are left out nor the shuffling change the number
+    stream, _ = load_texts(file, streaming=True, drop_empty=True, validation_split=20)
+    with pytest.raises(ValueError, match=r"control token '\[SEP\]', got it in row 170:"):
+        list(prepare_dataset(stream, processor))
+
+
 # tokenising
+
+
+def test_more_processes_than_texts(processor, caplog):
+    dataset = Dataset.from_dict({"text": TEXTS[:2]})
+    logger = logging.getLogger("transformers")
+    logger.addHandler(caplog.handler)
+    try:
+        prepared = prepare_dataset(dataset, processor, num_proc=5)
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert "`num_proc` is 5 for 2 texts: 2 processes are used." in caplog.text
+    assert prepared[:] == processor(TEXTS[:2]).data
+    for num_proc in (0, -1, 1.5, True):
+        with pytest.raises(ValueError, match=f"`num_proc` must be an integer >= 1, got {num_proc}"):
+            prepare_dataset(dataset, processor, num_proc=num_proc)
+    with pytest.raises(ValueError, match="`num_proc` is for data sets that are tokenized before training, got 2"):
+        prepare_dataset(dataset.to_iterable_dataset(), processor, num_proc=2)
+
+
+CACHE_SCRIPT = """
+import sys
+sys.path[:0] = [{tests!r}, {package!r}]
+import datasets
+from test_processor import byte_level
+from modeling_trace.data import SentenceSegmenter, TraceProcessor, load_texts, prepare_dataset
+
+encode, count = TraceProcessor.encode, 0
+
+def counted(self, texts, **kwargs):
+    global count
+    count += len(texts)
+    return encode(self, texts, **kwargs)
+
+TraceProcessor.encode = counted
+texts, validation = load_texts(sys.argv[1])
+for part in (texts, validation):
+    prepare_dataset(part, TraceProcessor(byte_level(), SentenceSegmenter()), max_length=int(sys.argv[2]))
+print("encoded", count)
+"""
+
+
+@pytest.mark.slow
+def test_second_process_finds_the_tokens_in_the_cache(tmp_path):
+    tests = Path(__file__).parent
+    file = write_jsonl(tmp_path / "reviews.jsonl", ROWS)
+    (tmp_path / "script.py").write_text(CACHE_SCRIPT.format(tests=str(tests), package=str(tests.parent)))
+    counts = []
+    for seed, max_length in (("1", "20"), ("2", "20"), ("2", "12")):
+        environment = {**os.environ, "HF_DATASETS_CACHE": str(tmp_path / "cache"), "PYTHONHASHSEED": seed}
+        command = [sys.executable, str(tmp_path / "script.py"), file, max_length]
+        run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+        assert run.returncode == 0, run.stderr[-3000:]
+        counts.append(int(run.stdout.split()[-1]))
+    assert counts == [20, 0, 20]
+
+
+def test_fingerprint_is_of_the_tokens(processor, tmp_path):
+    def fingerprint(rows, **settings):
+        return loading.fingerprint_texts(prepare_dataset(Dataset.from_dict({"text": rows}), processor, **settings))
+
+    first = fingerprint(ROWS)
+    texts, _ = load_texts(write_jsonl(tmp_path / "reviews.jsonl", ROWS), validation_split=None)
+    assert loading.fingerprint_texts(prepare_dataset(texts, processor)) == first
+    stream = prepare_dataset(texts.to_iterable_dataset(), processor)
+    assert loading.fingerprint_texts(stream) == first
+    others = [ROWS[::-1], ROWS[:-1], [*ROWS[:-1], "Another."]]
+    assert len({first, *map(fingerprint, others), fingerprint(ROWS, max_length=9)}) == 5
+    # the same tokens in all, in other rows
+    moved = [Dataset.from_dict({"input_ids": rows}) for rows in ([[1, 2], [3]], [[1], [2, 3]])]
+    assert loading.fingerprint_texts(moved[0]) != loading.fingerprint_texts(moved[1])
 
 
 def test_prepare_is_the_processor_on_every_row(processor):
@@ -280,7 +466,7 @@ def test_prepare_names_bad_rows_of_the_whole_dataset(processor):
 
 
 def test_rows_without_tokens_are_numbered_over_batches(processor, monkeypatch):
-    monkeypatch.setattr(loading, "_check_texts", lambda *args: None)
+    monkeypatch.setattr(loading, "check_texts", lambda *args: None)
     with pytest.raises(ValueError, match="in row 1200"):
         prepare_dataset(Dataset.from_dict({"text": ["fine"] * 1200 + [" "]}), processor)
 

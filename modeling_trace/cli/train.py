@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 import yaml
+from datasets import Dataset
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -27,6 +28,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from ..backbones_trace import resolve_backbone
 from ..configuration_trace import TraceConfig
 from ..data import TraceProcessor, load_texts, prepare_dataset, train_tokenizer
+from ..data.loading import fingerprint_texts
 from ..dynamics_trace import has_segments
 from ..modeling_trace import TraceForConditionalGeneration
 from ..training import TraceTrainer, check_output_dir, lora_config
@@ -45,6 +47,8 @@ from .train_arguments import (
 
 CONFIG_FILE = "train_config.yaml"
 METRICS_FILE = "metrics.json"
+TEXTS_FILE = "train_texts.json"  # which texts the checkpoints beside it were trained on
+FIRST_TEXTS = 100_000  # of a stream, to train a tokenizer on
 
 
 def run(argv: list[str] | None = None) -> int:
@@ -72,9 +76,14 @@ def run(argv: list[str] | None = None) -> int:
             split=data.split,
             validation_split=data.validation_split,
             max_texts=data.max_texts,
+            streaming=data.streaming,
         )
     if tokenizer is None:
-        texts = [text for name in ("prompt", "text") if name in train_texts.column_names for text in train_texts[name]]
+        first_texts = train_texts
+        if data.streaming:
+            say(f"Training the tokenizer on the first {FIRST_TEXTS:,} texts of the stream.")
+            first_texts = Dataset.from_list(list(train_texts.take(FIRST_TEXTS)))
+        texts = [text for name in ("prompt", "text") if name in first_texts.column_names for text in first_texts[name]]
         tokenizer = train_tokenizer(texts, data.vocab_size)
     processor = TraceProcessor(tokenizer, segmenter, model_settings["conditional"])
     if data.backbone_config is not None:
@@ -82,10 +91,18 @@ def run(argv: list[str] | None = None) -> int:
         for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
             setattr(backbone_config, name, getattr(processor, name))
     _check_model(backbone_config, processor, model_settings, data)
+    if data.streaming and segmenter is not None and not segmenter.is_ready:
+        say("Learning where sentences end from the first million characters of the stream.")
     with args.main_process_first(local=False, desc="tokens"):
         prepare = {"max_length": data.max_length, "num_proc": data.num_proc}
         train_dataset = prepare_dataset(train_texts, processor, **prepare)
         eval_dataset = None if eval_texts is None else prepare_dataset(eval_texts, processor, **prepare)
+    fingerprint = fingerprint_texts(train_dataset)
+    if checkpoint is not None:
+        _check_same_texts(Path(checkpoint).parent, fingerprint, train_dataset)
+    if data.streaming:
+        # The Trainer takes a stream for one pass: resumed in a later one, it would look for its place in the first.
+        train_dataset = train_dataset.repeat(None)
 
     set_seed(args.seed)
     source = data.backbone
@@ -109,6 +126,8 @@ def run(argv: list[str] | None = None) -> int:
     if trainer.is_world_process_zero():
         settings = resolved_arguments(namespace, data, model_settings, schedule)
         _write(config_path, yaml.safe_dump(settings, sort_keys=False))
+        texts = {"fingerprint": fingerprint, "texts": _num_texts(train_dataset)}
+        _write(os.path.join(args.output_dir, TEXTS_FILE), json.dumps(texts) + "\n")
 
     try:
         with stopper.catching(single_process=args.world_size == 1):
@@ -119,7 +138,9 @@ def run(argv: list[str] | None = None) -> int:
         raise KeyboardInterrupt(_how_to_resume(args.output_dir, config_path)) from None
     trainer.save_model()
     trainer.save_state()
-    metrics = {**train_metrics, "train_texts": len(train_dataset)}
+    metrics = dict(train_metrics)
+    if not data.streaming:
+        metrics["train_texts"] = len(train_dataset)
     if eval_dataset is not None:
         metrics |= {**trainer.evaluate(), "eval_texts": len(eval_dataset)}
     if trainer.is_world_process_zero():
@@ -169,6 +190,29 @@ def _checkpoint(args: TrainingArguments) -> str | None:
     if not os.path.isfile(os.path.join(checkpoint, "trainer_state.json")):
         raise ValueError(f"`resume_from_checkpoint` must be true or a checkpoint's folder, got '{checkpoint}'.")
     return checkpoint
+
+
+def _num_texts(train_dataset) -> int | None:
+    """None for a stream."""
+    return len(train_dataset) if hasattr(train_dataset, "__len__") else None
+
+
+def _check_same_texts(folder: Path, fingerprint: str, train_dataset) -> None:
+    """Resuming goes on at a place in the texts, which means nothing in other texts."""
+    try:
+        saved = json.loads((folder / TEXTS_FILE).read_text(encoding="utf-8"))
+    except FileNotFoundError:  # of a checkpoint that was moved, or of an earlier version
+        return
+    if saved["fingerprint"] == fingerprint:
+        return
+    number = _num_texts(train_dataset)
+    got = "other ones" if number is None else f"{number:,} other ones"
+    before = "" if saved["texts"] is None else f" {saved['texts']:,}"
+    raise ValueError(
+        f"`resume_from_checkpoint` needs the{before} training texts of the first run, got {got}: `dataset`, a file "
+        "behind it, `split`, `max_texts`, `max_length` or the segments have changed. Restore them, or start a run in "
+        "an empty `output_dir`."
+    )
 
 
 def _check_model(
@@ -326,9 +370,11 @@ def _announce(model: TraceForConditionalGeneration, train_dataset, eval_dataset,
     size = f"{parameters:,} parameters in all"
     if trained < parameters:
         size += f", {trained:,} of them trained"
+    number = _num_texts(train_dataset)
+    texts = "a stream of texts" if number is None else f"{number} texts"
     kept_back = f", {len(eval_dataset)} kept back for validation" if eval_dataset is not None else ""
     return (
-        f"Training {kind} on {len(train_dataset)} texts{kept_back}. Backbone: {config.backbone_config.model_type}, "
+        f"Training {kind} on {texts}{kept_back}. Backbone: {config.backbone_config.model_type}, "
         f"{size}. Output: {output_dir}"
     )
 

@@ -104,6 +104,11 @@ class DataArguments:
         "0.1", "Fraction or number of training texts to keep back (the same ones whatever the seed), a split, or none."
     )
     max_texts: int | None = flag(None, "Use at most so many texts of each split.")
+    streaming: bool = flag(
+        False,
+        "Read and tokenize texts as they are needed. Needs --max_steps, and a number of texts, a split or none as "
+        "--validation_split.",
+    )
     max_length: int | None = flag(
         None, "Tokens of a text, [SEP] counted; longer ones lose whole segments. Default: the context, at most 256."
     )
@@ -302,6 +307,8 @@ def check_training(args: TrainingArguments, data: DataArguments) -> None:
     """What the Trainer would refuse, but only after the texts and the weights have been loaded."""
     if args.eval_strategy != "no" and not data.validation_split:
         raise ValueError(f"`eval_strategy` '{args.eval_strategy.value}' needs a `validation_split`, got none.")
+    if data.streaming:
+        _check_streaming(args, data)
     if args.label_smoothing_factor:
         raise ValueError(f"`label_smoothing_factor` must be 0 for the ELBO, got {args.label_smoothing_factor}.")
     check_lora(data)
@@ -309,6 +316,30 @@ def check_training(args: TrainingArguments, data: DataArguments) -> None:
         raise ValueError(
             f"one process can train on one GPU, got {args.n_gpu}. Use all of them by `accelerate launch -m "
             "modeling_trace.cli.main train ...`, or one by CUDA_VISIBLE_DEVICES=0."
+        )
+
+
+def _check_streaming(args: TrainingArguments, data: DataArguments) -> None:
+    if args.max_steps <= 0:
+        raise ValueError(
+            f"`max_steps` is needed for `streaming`, whose length is not known, got {args.max_steps}. Use 10000."
+        )
+    if isinstance(data.validation_split, float):
+        raise ValueError(
+            "`validation_split` must be a number of texts, a split or none for `streaming`, got the fraction "
+            f"{data.validation_split}. Use 1000."
+        )
+    if data.num_proc is not None:
+        raise ValueError(f"`num_proc` is for texts tokenized before training, got {data.num_proc} with `streaming`.")
+    if args.dataloader_num_workers > 1:
+        raise ValueError(
+            f"`dataloader_num_workers` must be 0 or 1 for `streaming`, which one process reads in order, got "
+            f"{args.dataloader_num_workers}. Use 1."
+        )
+    if args.train_sampling_strategy != "random":
+        raise ValueError(
+            f"`train_sampling_strategy` must be random for `streaming`, got '{args.train_sampling_strategy}': texts "
+            "come as they are read. Leave it out."
         )
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
+from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedConfig, Trainer
 from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging
@@ -192,6 +193,21 @@ class _LossSums:
         return dict(zip(names, sums, strict=True)), first_bad_step
 
 
+@contextlib.contextmanager
+def _own_class(model: torch.nn.Module):
+    """
+    FSDP2 gives a sharded model a class of its own making. Saved as such, the model's folder would hold PyTorch's code
+    in place of the model's, under a name that no loader knows.
+    """
+    sharded = type(model)
+    if issubclass(sharded, FSDPModule):
+        model.__class__ = next(base for base in sharded.__mro__ if not issubclass(base, FSDPModule))
+    try:
+        yield
+    finally:
+        model.__class__ = sharded
+
+
 class _WithoutPrompts:
     """A collator whose batches have no targets in their prompts."""
 
@@ -345,6 +361,13 @@ class TraceTrainer(Trainer):
                 f"(None: varying). Build the model with segment_length={length}."
             )
 
+    def create_accelerator_and_postprocess(self) -> None:
+        if self.args.accelerator_config.dispatch_batches is None:
+            # Accelerate would read streams in one process and put the batches of all together, which cannot be done
+            # where each is padded to its own longest text: let each process read its own.
+            self.args.accelerator_config.dispatch_batches = False
+        super().create_accelerator_and_postprocess()
+
     # ---- Loss ----
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -490,7 +513,12 @@ class TraceTrainer(Trainer):
         super().save_model(output_dir, _internal_call)
 
     def _save(self, output_dir: str | None = None, state_dict=None) -> None:
-        super()._save(output_dir, state_dict=state_dict)
+        if state_dict is not None:
+            # Gathered from shards, tied weights are equal but no longer one: they would be saved twice.
+            tied = getattr(self.accelerator.unwrap_model(self.model), "all_tied_weights_keys", {})
+            state_dict = {name: value for name, value in state_dict.items() if name not in tied}
+        with _own_class(self.model):
+            super()._save(output_dir, state_dict=state_dict)
         if self.args.should_save and hasattr(self.accelerator.unwrap_model(self.model), "peft_config"):
             # PEFT saves the adapter alone; `load_adapter_model` builds what it belongs to from this
             config = copy.deepcopy(self.model.config)

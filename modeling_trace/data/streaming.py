@@ -1,0 +1,131 @@
+"""Data sets that are read as they are needed: texts of a stream are checked and tokenised one by one."""
+
+import math
+
+from transformers.utils import logging
+
+from .checking import NO_ROWS, check_conditional, nearest, text_columns, without_text
+from .processor import TraceProcessor
+from .sources import load_split
+
+logger = logging.get_logger(__name__)
+
+SHUFFLE_BUFFER = 10_000  # texts of a stream that are held in memory, to be drawn from at random
+_ROW_COLUMN = "row_of_stream"  # texts of a stream carry their number: the rows that reach the processor have gaps
+
+
+def stream_texts(dataset, columns, split: str, validation_split, max_texts: int | None, seed: int):
+    """`load_texts` for texts that are read as they are needed."""
+    import datasets
+
+    if isinstance(validation_split, float):
+        raise ValueError(
+            f"`validation_split` must be a number of texts, a split or None for a stream, whose length is not known, "
+            f"got the fraction {validation_split}. Use 1000."
+        )
+    if validation_split and not isinstance(validation_split, str) and validation_split >= (max_texts or math.inf):
+        raise ValueError(
+            f"`validation_split` must leave texts to train on, got {validation_split} of `max_texts` {max_texts}. "
+            "Lower it, or use None."
+        )
+
+    def load(argument: str, name: str):
+        texts = load_split(dataset, argument, name, max_texts, streaming=True)
+        texts = _checked_stream(texts, *columns)
+        return texts if max_texts is None else texts.take(max_texts)
+
+    def in_memory(texts):
+        return datasets.Dataset.from_list(list(texts.remove_columns(_ROW_COLUMN)))
+
+    train, validation = load("split", split), None
+    if isinstance(validation_split, str):
+        validation = in_memory(load("validation_split", validation_split))
+    elif validation_split:
+        validation = in_memory(train.take(validation_split))
+        train = train.skip(validation_split)
+    if next(iter(train), None) is None:
+        had = 0 if validation is None or isinstance(validation_split, str) else len(validation)
+        raise ValueError(
+            f"`dataset` must hold more texts than `validation_split`, got {had} texts in all." if had else NO_ROWS
+        )
+    logger.info(f"Training texts are streamed; {0 if validation is None else len(validation)} validation texts.")
+    return train.shuffle(seed=seed, buffer_size=SHUFFLE_BUFFER), validation
+
+
+def _checked_stream(stream, text_column: str | None, prompt_column: str | None, conditional: bool, drop_empty: bool):
+    """The columns `text` and `prompt` of a stream and the number of each row; looks at a row when it is reached."""
+    import datasets
+
+    # a stream may not know its columns before it is read
+    head = list(stream.take(100))
+    if not head:
+        raise ValueError(NO_ROWS)
+    renamed = text_columns(datasets.Dataset.from_list(head), text_column, prompt_column, conditional)
+    types = {name: datasets.Value("string") for name in renamed.values()}
+    # A generator has one shard. Several would be dealt out to processes: unequal ones end at different steps, which
+    # leaves the others waiting, and each would count its rows from 0.
+    return datasets.IterableDataset.from_generator(
+        _checked_rows,
+        features=datasets.Features({**types, _ROW_COLUMN: datasets.Value("int64")}),
+        gen_kwargs={"stream": stream, "renamed": renamed, "drop_empty": drop_empty},
+    )
+
+
+def _checked_rows(stream, renamed: dict[str, str], drop_empty: bool):
+    for number, row in enumerate(stream):
+        for column in renamed:
+            text = row.get(column)
+            if text is not None and not isinstance(text, str):
+                raise ValueError(
+                    f"`dataset` must hold texts, got {text!r:.40} ({type(text).__name__}) in the column '{column}' of "
+                    f"row {number}."
+                )
+            if not (text or "").strip():
+                if drop_empty:
+                    break
+                raise ValueError(without_text([number], column))
+        else:
+            yield {**{name: row[column] for column, name in renamed.items()}, _ROW_COLUMN: number}
+
+
+def prepare_stream(stream, processor: TraceProcessor, text_column: str, prompt_column: str, max_length: int | None):
+    import datasets
+
+    names = stream.column_names or list(next(iter(stream), {}))
+    columns = [text_column, prompt_column] if processor.conditional else [text_column]
+    for column, argument in zip(columns, ("text_column", "prompt_column"), strict=False):
+        if column not in names:
+            raise ValueError(
+                f"`{argument}` {column!r} is not in the data set, which has {', '.join(names)}."
+                f"{nearest(column, names)}"
+            )
+    check_conditional(names, processor.conditional, None)
+    segmenter = processor.segmenter
+    if segmenter is not None and not segmenter.is_ready:
+        logger.info(f"{segmenter!r} has no parameters yet: fitting it to the first texts of the stream.")
+        segmenter.fit(row[text_column] for row in stream)
+
+    def encode(batch, indices):
+        numbers = batch.get(_ROW_COLUMN, indices)
+        texts, prompts = batch[text_column], batch[prompt_column] if processor.conditional else None
+        try:
+            input_ids = processor.encode(texts, prompts=prompts, max_length=max_length)
+        except ValueError:  # which row it is, by its number in the stream
+            for index, number in enumerate(numbers):
+                prompt = None if prompts is None else [prompts[index]]
+                processor.encode([texts[index]], prompts=prompt, max_length=max_length, first_row=number)
+            raise
+        return {"input_ids": input_ids, "attention_mask": [[1] * len(ids) for ids in input_ids]}
+
+    integers = {"input_ids": "int32", "attention_mask": "int8"}
+    return stream.map(
+        encode,
+        with_indices=True,
+        batched=True,
+        batch_size=100,  # of a long text; more would only delay the first step
+        remove_columns=names,
+        features=datasets.Features({name: datasets.List(datasets.Value(kind)) for name, kind in integers.items()}),
+    )
+
+
+__all__ = ["prepare_stream", "stream_texts"]
