@@ -183,16 +183,12 @@ def _plane(report: dict[str, Any]) -> str:
             pictures.append(_picture(lambda axis, figure=figure: plot_plane(axis, report, figure), alt))
     if not pictures:
         return ""
-    num_texts = settings["num_curve_texts"]
-    size = f"N = {num_texts} texts per point"
-    if settings["judge"] is not None and settings["num_judge_texts"] < num_texts:
-        size += f", of which the judge read {settings['num_judge_texts']}"
     caption = (
-        f"Sampling from the whole vocabulary; T is the temperature at an end of a curve. {size}, and for the real "
-        f"text. Bars are {settings['confidence']:.0%} intervals; they may run out of the picture. Being near the real "
-        "text is the aim. To its right, texts are duller, and the judge may still like them: low perplexity alone is "
-        "no merit. To its left, they vary more than real ones do, which is noise. Above it, they are less like real "
-        "ones."
+        "Sampling from the whole vocabulary; T is the temperature at the ends of the first curve, and so of all. "
+        f"N = {settings['num_curve_texts']} texts per point, and for the real text. Bars are "
+        f"{settings['confidence']:.0%} intervals; they may run out of the picture. Being near the real text is the "
+        "aim. To its right, texts are duller, and the judge may still like them: low perplexity alone is no merit. To "
+        "its left, they vary more than real ones do, which is noise. Above it, they are less like real ones."
     )
     return _section("Quality and diversity", "grid", pictures, caption)
 

@@ -66,14 +66,14 @@ def plot_plane(axis, report: dict[str, Any], figure: str) -> None:
         if points:
             handles.append(_errorbar(axis, points, label=_label(name), markersize=5, **_look(number)))
             drawn += points
-        above = 1 if number % 2 == 0 else -1  # ends of neighbouring curves often meet
-        for point in {points[0], points[-1]} if points else ():
+        # The temperatures are those of all systems, whose curves often meet at their ends
+        for point in {points[0], points[-1]} if points and len(handles) == 1 else ():
             axis.annotate(
                 f"T={point[0]:g}",
                 (point[1], point[4]),
-                xytext=(5, 6 * above),
+                xytext=(5, 6),
                 textcoords="offset points",
-                va="bottom" if above > 0 else "top",
+                va="bottom",
                 fontsize=8,
                 color=COLOURS[number % len(COLOURS)],
                 path_effects=[withStroke(linewidth=2.5, foreground="white")],
