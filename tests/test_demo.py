@@ -2,11 +2,13 @@
 
 import json
 import re
+import shlex
 
 import pytest
 
 from modeling_trace import TraceForConditionalGeneration, TraceProcessor
 from modeling_trace.cli import demo
+from modeling_trace.cli.main import main
 
 FILES = {"model", "plain-lm", "samples.jsonl", "held-out.jsonl", "training_log.json", "curves.png", "latents.png"}
 
@@ -104,8 +106,14 @@ def test_the_demo_leaves_what_it_says(tmp_path, capsys):
     for title in ("--- greedy", "--- beam search", "--- top-k 50"):
         assert title in printed
     commands = re.findall(r"^    modeling-trace (\w+) (.*)$", printed, flags=re.MULTILINE)
-    assert [name for name, _ in commands] == ["generate", "generate", "train"]
+    assert [name for name, _ in commands] == ["generate", "generate", "compare", "train"]
     assert all(rest.startswith(f"'{output}/model' ") for name, rest in commands if name == "generate")
+
+    # the command that is printed over two lines, on fewer texts
+    command = re.search(r"modeling-trace (compare .*) \\\n +(.*)$", printed, flags=re.MULTILINE)
+    small = ["--num_texts", "10", "--num_likelihood_texts", "5", "--num_samples", "2", "--num_curve_texts", "5"]
+    assert main([*shlex.split(" ".join(command.groups())), *small, "--max_words", "20"]) == 0
+    assert (output / "report" / "report.html").is_file()
 
     counts = dict(re.findall(r"^    (plain LM|TRACE) +(\d+)$", printed, flags=re.MULTILINE))
     samples = [json.loads(line) for line in (output / "samples.jsonl").read_text(encoding="utf-8").splitlines()]
