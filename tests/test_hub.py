@@ -3,6 +3,7 @@
 import inspect
 from pathlib import Path
 
+import pytest
 from hub_server import run_hub
 from test_remote_code import CODE_FILES, WITHOUT_PACKAGE, run_script, write
 
@@ -67,6 +68,7 @@ print(json.dumps(texts))
 )
 
 
+@pytest.mark.slow
 def test_from_one_process_to_another_by_name(tmp_path):
     with run_hub() as hub:
         names = {"HF_ENDPOINT": hub.endpoint, "HF_HUB_OFFLINE": "0", "HF_TOKEN": "hf_test"}

@@ -148,6 +148,7 @@ print(json.dumps(results))
 )
 
 
+@pytest.mark.slow
 def test_saved_models_write_the_same_texts_without_the_package(tmp_path):
     """By every Auto class and the pipeline; of every dynamics, tied and untied, and from a Trainer's checkpoint."""
     folders, expected = [], []
