@@ -492,10 +492,11 @@ def test_half_written_parts_are_computed_again(tmp_path):
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["b.json"]
 
 
-def test_without_the_judge_the_rest_is_written(folder, report, tmp_path, capsys):
+@pytest.mark.parametrize("judge", ["nowhere", "nowhere.gguf"])
+def test_without_the_judge_the_rest_is_written(judge, folder, report, tmp_path, capsys):
     arguments = ["compare", folder / "gpt2", folder / "trace-r", "--dataset", "reviews", *DATA, *SMALL]
     arguments += ["--extra_metrics", "mauve", "vendi_score"]
-    code, out, err = run(capsys, *arguments, "--judge", tmp_path / "nowhere", "--output", tmp_path / "out")
+    code, out, err = run(capsys, *arguments, "--judge", tmp_path / judge, "--output", tmp_path / "out")
     assert code == 0, err
     found, whole = read(tmp_path / "out"), read(report)
     assert any(f.startswith("judge PPL/word was left out for 12 sets of texts: ") for f in found["findings"])

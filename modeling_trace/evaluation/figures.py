@@ -132,8 +132,11 @@ class Judges:
 
 
 def _path_of(name: str) -> str | None:
-    """The folder or file of a judge that is on this disk."""
-    path, loading = resolve_backbone(name)
+    """The folder or file of a judge that is on this disk; None also where it should be, and loading will say so."""
+    try:
+        path, loading = resolve_backbone(name)
+    except ValueError:
+        return None
     path = os.path.join(path, loading.get("gguf_file", ""))
     return path if os.path.exists(path) else None
 
