@@ -92,13 +92,12 @@ def run_report(argv: list[str], command: str, what: str, description: str) -> in
     data = load_real_texts(arguments, systems)
     count = len(data.real)
     settings = EvaluationSettings(
-        num_texts=count,
         num_samples=arguments.num_samples,
         num_likelihood_texts=_at_most(arguments, "num_likelihood_texts", count),
         decoding=tuple(arguments.decoding),
         seeds=tuple(arguments.seeds),
         curve_temperatures=tuple(arguments.curve_temperatures),
-        num_curve_texts=min(arguments.num_curve_texts, count),
+        num_curve_texts=arguments.num_curve_texts,
         judge=None if arguments.judge.lower() == "none" else arguments.judge,
         num_judge_texts=_at_most(arguments, "num_judge_texts", count),
         extra_metrics=tuple(arguments.extra_metrics),

@@ -54,7 +54,8 @@ def compare_systems(
     _check_packages(data, settings)
     plans = [make_plan(system, data, settings) for system in systems]
     readable = readable_texts(plans, data, settings.num_likelihood_texts)
-    settings = replace(settings, num_likelihood_texts=len(readable))
+    at_most = {name: min(getattr(settings, name), len(data.real)) for name in ("num_judge_texts", "num_curve_texts")}
+    settings = replace(settings, num_likelihood_texts=len(readable), **at_most)
     notes = [*data.notes]
     passed_over = sum(not all(fits) for fits in zip(*(plan.fits for plan in plans), strict=True))
     if passed_over:
@@ -150,7 +151,7 @@ def _tables(systems, data, settings, own, texts, real):
     untested = () if len({own[name]["tokens"] for name in names}) == 1 else ("ppl",)
 
     def columns(*figures: str) -> list[dict]:
-        sizes = {"judge": min(settings.num_judge_texts, len(data.real))}
+        sizes = {"judge": settings.num_judge_texts}
         sizes |= dict.fromkeys(LIKELIHOOD, settings.num_likelihood_texts) | {
             "vendi_score": min(VENDI_TEXTS, len(data.real))
         }

@@ -57,7 +57,7 @@ def measure_system(
 
 
 def _write(system, data, settings, parts, plan):
-    prompts = data.prompts or [None] * settings.num_texts
+    prompts = data.prompts or [None] * len(data.real)
 
     def rows(label: str, decoding: dict, count: int, seed: int) -> list[dict]:
         found = []
@@ -91,8 +91,7 @@ def _write(system, data, settings, parts, plan):
         return kept * len(todo) if same else kept
 
     texts = {
-        name: [rows(name, DECODING[name], settings.num_texts, seed) for seed in settings.seeds]
-        for name in settings.decoding
+        name: [rows(name, DECODING[name], len(prompts), seed) for seed in settings.seeds] for name in settings.decoding
     }
     curve = {
         str(temperature): rows(

@@ -22,7 +22,7 @@ class Parts:
 
     def __init__(self, folder: str | os.PathLike):
         self.folder = Path(folder)
-        self.reused = self.computed = 0
+        self.reused = 0
 
     def get(self, name: str, settings: dict[str, Any], compute: Callable[[], Any]) -> Any:
         """
@@ -44,7 +44,6 @@ class Parts:
             return kept["value"]
         value = json.loads(json.dumps(compute()))  # the same types whether new or kept
         write_whole(path, json.dumps({"settings": settings, "value": value}))
-        self.computed += 1
         return value
 
 

@@ -55,9 +55,7 @@ def conditions(report: dict[str, Any]) -> str:
         "latent samples each.",
     ]
     if settings["judge"] is not None:
-        sentences.append(
-            f" Judge: {settings['judge']}, on {min(settings['num_judge_texts'], data['num_real'])} texts."
-        )
+        sentences.append(f" Judge: {settings['judge']}, on {settings['num_judge_texts']} texts.")
     return "".join(sentences)
 
 

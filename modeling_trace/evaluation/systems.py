@@ -21,8 +21,6 @@ class EvaluationSettings:
     What to measure.
 
     Args:
-        num_texts (`int`): texts that each system writes for each decoding strategy and seed, and real texts beside
-            them.
         num_samples (`int`): latents drawn per text for L_n (100 in the paper).
         num_likelihood_texts (`int`): real texts for likelihood, mutual information and active units.
         decoding (`tuple[str]`): names in `DECODING`.
@@ -39,7 +37,6 @@ class EvaluationSettings:
         confidence (`float`): of the intervals.
     """
 
-    num_texts: int
     num_samples: int = 100
     num_likelihood_texts: int = 1000
     decoding: tuple[str, ...] = ("greedy", "top-k")
@@ -62,7 +59,7 @@ class EvaluationData:
 
     Args:
         name (`str`): of the data set.
-        real (`list[str]`): as many as each system writes.
+        real (`list[str]`): at least three. Each system writes as many for each decoding strategy and seed.
         references (`list[str]`): others, that n-gram distributions are compared with.
         prompts (`list[str]`, *optional*): those of `real`, for conditional models.
         max_words (`int`, *optional*): that all texts were cut at.
