@@ -147,6 +147,7 @@ def run(argv: list[str] | None = None) -> int:
         _write(os.path.join(args.output_dir, METRICS_FILE), json.dumps(metrics, indent=2) + "\n")
     if args.push_to_hub:
         trainer.push_to_hub()
+    trainer.end()
     say(_summary(metrics, model, args.output_dir))
     return 0
 

@@ -502,6 +502,12 @@ class TraceTrainer(Trainer):
         self._read_sums()  # what came after the last log
         return result
 
+    def end(self) -> None:
+        # A thread of Gloo may still hold tensors of the last collective; a process that exits then is aborted now and
+        # then. After a barrier, which has no tensors of Python's, no thread does.
+        self.accelerator.wait_for_everyone()
+        super().end()
+
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         # Each process looks at its own weights: users may call this in one process only.
         trained = [parameter.detach() for parameter in self.model.parameters() if parameter.requires_grad]
