@@ -33,10 +33,11 @@ from .likelihood_trace import LikelihoodMixin
 from .segments_trace import (
     ENCODER_MASKS,
     broadcast_segments,
+    check_prompts,
     gather_positions,
-    last_token_index,
     next_segment_ids,
     segment_ids_from_input_ids,
+    segment_layout,
     token_positions,
 )
 
@@ -347,17 +348,12 @@ class TraceForConditionalGeneration(
             )
         return segment_ids if attention_mask is None else segment_ids.masked_fill(attention_mask == 0, -1)
 
-    def _check_prompts(self, segment_ids):
-        if self.config.conditional and not bool((segment_ids.amax(dim=1) > 0).all()):
-            raise ValueError(
-                "`input_ids` of a conditional model must be BOS, prompt, [SEP] and a text, got a row without a text "
-                "after [SEP]. Use TraceProcessor(..., conditional=True)(texts, prompt=prompts)."
-            )
-
-    def _encode(self, input_ids, attention_mask, segment_ids, sample=None, generator=None) -> SegmentLatents:
+    def _encode(
+        self, input_ids, attention_mask, segment_ids, sample=None, generator=None, layout=None
+    ) -> SegmentLatents:
         """The encoder passes, then the latent dynamics (paper Sec. 4.1, Fig. 1)."""
         return self.latents(
-            *self._encoder_states(input_ids, attention_mask, segment_ids),
+            *self._encoder_states(input_ids, attention_mask, segment_ids, layout),
             sample=self.training if sample is None else sample,
             generator=generator,
         )
@@ -367,31 +363,73 @@ class TraceForConditionalGeneration(
         layers = self.config.encoder_layers
         return self.backbone if layers is None else first_layers(self.backbone, layers)
 
-    def _encoder_states(self, input_ids, attention_mask, segment_ids):
-        """What the dynamics read: c_{t-1} (or None), s_t and the steps that a row has. All passes are one batch."""
-        self._check_prompts(segment_ids)
-        num_segments = max(1, int(segment_ids.max()))
+    def _encoder_states(self, input_ids, attention_mask, segment_ids, layout=None):
+        """What the dynamics read: c_{t-1} (or None), s_t and the steps that a row has."""
+        if layout is None:
+            if self.config.conditional:
+                check_prompts(segment_ids)
+            layout = segment_layout(segment_ids, self.config.backbone_config.hidden_size)
+        ends = layout["ends"].to(input_ids.device)
+        posterior_pass, reads_context = self.latents.posterior_pass, self.latents.reads_context
+        names = sorted({posterior_pass, *(["context"] if reads_context else [])} - {"segment"})
+        states = {}
+        if names:
+            # only priors read the context: they have not seen the last segment
+            length = layout["context_length"] if posterior_pass == "segment" else input_ids.shape[1]
+            found = self._read(names, input_ids, attention_mask, segment_ids, length)
+            last = ends.clamp_max(length - 1).repeat(len(names), 1)
+            states = dict(zip(names, gather_positions(found, last).chunk(len(names)), strict=True))
+        if posterior_pass == "segment":
+            segment_states = self._segment_states(input_ids, attention_mask, segment_ids, layout)
+        else:
+            segment_states = states[posterior_pass][:, 1:]
+        steps = torch.arange(1, layout["num_segments"] + 1, device=input_ids.device)
+        mask = steps <= segment_ids.amax(dim=1, keepdim=True)
+        # the prior of step t reads c_{t-1}, which has not seen x_t
+        return states["context"][:, :-1] if reads_context else None, segment_states, mask
+
+    def _read(self, names, input_ids, attention_mask, segment_ids, length=None) -> torch.Tensor:
+        """Encoder passes over the first `length` tokens as one batch, `(passes * batch_size, length, hidden_size)`."""
+        input_ids, segment_ids = input_ids[:, :length], segment_ids[:, :length]
+        attention_mask = None if attention_mask is None else attention_mask[:, :length]
         embeds = self.get_input_embeddings()(input_ids)
-        names = [self.latents.posterior_pass]
-        if self.latents.reads_context and "context" not in names:
-            names.append("context")
         config = self.config.backbone_config
         masks = [ENCODER_MASKS[name](config, embeds, attention_mask, segment_ids) for name in names]
         positions = token_positions(torch.ones_like(input_ids) if attention_mask is None else attention_mask)
-        states = self._encoder()(
+        return self._encoder()(
             inputs_embeds=embeds.repeat(len(names), 1, 1),
             attention_mask=torch.cat(masks),
             position_ids=positions.repeat(len(names), 1),
             use_cache=False,
         ).last_hidden_state
-        last = last_token_index(segment_ids, num_segments)
-        gathered = gather_positions(states, last.repeat(len(names), 1)).chunk(len(names))
-        states = dict(zip(names, gathered, strict=True))
-        steps = torch.arange(1, num_segments + 1, device=input_ids.device)
-        mask = steps <= segment_ids.amax(dim=1, keepdim=True)
-        # the prior of step t reads c_{t-1}, which has not seen x_t
-        context = states["context"][:, :-1] if self.latents.reads_context else None
-        return context, states[self.latents.posterior_pass][:, 1:], mask
+
+    def _segment_states(self, input_ids, attention_mask, segment_ids, layout) -> torch.Tensor:
+        """
+        h_t, `(batch_size, num_segments, hidden_size)`. One call of the encoder however it is laid out: processes that
+        share a model's weights (FSDP) must call alike.
+        """
+        if layout["packed"] is None:
+            states = self._read(["segment"], input_ids, attention_mask, segment_ids)
+            return gather_positions(states, layout["ends"][:, 1:].to(input_ids.device))
+        packed = layout["packed"].to(input_ids.device)
+        batch_size, rows, width = packed.shape
+        index = packed.view(batch_size, -1)
+        positions = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+
+        def arrange(values):
+            return values.gather(1, index.clamp_min(0)).view(batch_size * rows, width)
+
+        embeds = self.get_input_embeddings()(arrange(input_ids))
+        segment_ids = arrange(segment_ids).masked_fill(packed.view(-1, width) < 0, -1)
+        states = self._encoder()(
+            inputs_embeds=embeds,
+            attention_mask=ENCODER_MASKS["segment"](self.config.backbone_config, embeds, None, segment_ids),
+            position_ids=arrange(token_positions(positions)),
+            use_cache=False,
+        ).last_hidden_state
+        return gather_positions(
+            states.reshape(batch_size, rows * width, -1), layout["packed_ends"].to(input_ids.device)
+        )
 
     def approximation_error(
         self,
@@ -434,6 +472,7 @@ class TraceForConditionalGeneration(
         attention_mask: torch.Tensor | None = None,
         labels: torch.LongTensor | None = None,
         segment_ids: torch.LongTensor | None = None,
+        segment_layout: dict | None = None,
         latents: torch.Tensor | None = None,
         sample_latents: bool | None = None,
         position_ids: torch.LongTensor | None = None,
@@ -454,6 +493,8 @@ class TraceForConditionalGeneration(
                 Targets, usually `input_ids` with -100 where there is none; shifted inside the model.
             segment_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
                 Segment of every token, where it is not to be read from [SEP].
+            segment_layout (`dict`, *optional*):
+                What [`segment_layout`] says of the batch, where it was worked out before: the Trainer passes it.
             latents (`torch.Tensor` of shape `(batch_size, num_segments, latent_size)`, *optional*):
                 z_1..z_T to decode under, instead of encoding the text. `kl_loss` and the Gaussians are then None.
             sample_latents (`bool`, *optional*):
@@ -484,7 +525,7 @@ class TraceForConditionalGeneration(
             if token_latents is None:
                 segment_ids = outputs["segment_ids"] = self._segment_ids(input_ids, attention_mask, segment_ids)
                 if latents is None:
-                    found = self._encode(input_ids, attention_mask, segment_ids, sample_latents)
+                    found = self._encode(input_ids, attention_mask, segment_ids, sample_latents, layout=segment_layout)
                     latents = found.latents
                     outputs.update(vars(found))
                 else:
@@ -498,7 +539,7 @@ class TraceForConditionalGeneration(
         if labels is not None and self.config.conditional:  # the prompt is given, not modelled
             if segment_ids is None:
                 segment_ids = self._segment_ids(input_ids, attention_mask, None)
-                self._check_prompts(segment_ids)
+                check_prompts(segment_ids)
             labels = labels.masked_fill(segment_ids == 0, -100)
 
         if position_ids is None and attention_mask is not None:

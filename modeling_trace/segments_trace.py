@@ -97,6 +97,15 @@ def segment_ids_from_input_ids(
     return ids.masked_fill(real == 0, -1)
 
 
+def check_prompts(segment_ids: torch.LongTensor) -> None:
+    """Raise a ValueError when a row of a conditional model has nothing after its prompt."""
+    if not bool((segment_ids.amax(dim=1) > 0).all()):
+        raise ValueError(
+            "`input_ids` of a conditional model must be BOS, prompt, [SEP] and a text, got a row without a text "
+            "after [SEP]. Use TraceProcessor(..., conditional=True)(texts, prompt=prompts)."
+        )
+
+
 def next_segment_ids(segment_ids: torch.LongTensor) -> torch.LongTensor:
     """
     The segment of the *next* token at every position (latents are aligned with targets), 0 where there is none.
@@ -120,6 +129,90 @@ def last_token_index(segment_ids: torch.LongTensor, num_segments: int) -> torch.
     # padding goes to a slot of its own, which is cut off
     slot = torch.where(segment_ids < 0, num_segments + 1, segment_ids)
     return index.scatter_reduce(1, slot, positions, reduce="amax")[:, : num_segments + 1]
+
+
+def segment_layout(segment_ids: torch.LongTensor, hidden_size: int) -> dict:
+    """
+    Where the segments of a batch lie: all that a training step needs to know on the host, so that it never waits for
+    the device. [`TraceTrainer`] works it out beside the collator.
+
+    In the segment pass a token sees its own segment only. Where whole segments packed into short rows are less work
+    than a row per text under a mask, `packed` is that arrangement.
+
+    Args:
+        segment_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`): -1 padding, 0 prefix, 1..T.
+        hidden_size (`int`): of the backbone: it decides what attention costs beside the rest.
+
+    Returns:
+        `dict` of
+        - `num_segments` (`int`): the most segments of a text, at least 1;
+        - `ends` (`(batch_size, num_segments + 1)`): as [`last_token_index`] gives it;
+        - `context_length` (`int`): tokens that any c_{t-1} has read, at least 1;
+        - `packed` (`(batch_size, rows, width)`): positions of tokens, -1 for none; None where not worth it;
+        - `packed_ends` (`(batch_size, num_segments)`): place of the last token of segments 1..T in a text's `packed`.
+    """
+    segment_ids = segment_ids.cpu()
+    num_segments = max(1, int(segment_ids.max()))
+    ends = last_token_index(segment_ids, num_segments)
+    # the last segment of a text is read by no prior
+    read = torch.arange(num_segments + 1) < segment_ids.amax(dim=1, keepdim=True)
+    context_length = 1 + int((ends * read).max())
+    packed = packed_ends = None
+    slot = torch.where(segment_ids < 0, num_segments + 1, segment_ids)
+    counts = slot.new_zeros(slot.shape[0], num_segments + 2)
+    counts = counts.scatter_add(1, slot, torch.ones_like(slot))[:, 1 : num_segments + 1]
+    width, starts = _pack(counts, segment_ids.shape[1], hidden_size)
+    if width is not None:
+        packed_ends = (starts + counts - 1).clamp_min(0)
+        size = -(-(int(packed_ends.max()) + 1) // width) * width
+        # tokens in the order of their segments: a token's place is that of its segment, and its rank there
+        order = slot.argsort(dim=1, stable=True)
+        segment = slot.gather(1, order) - 1
+        in_segment = (segment >= 0) & (segment < num_segments)
+        segment = segment.clamp(0, num_segments - 1)
+        before = (segment_ids == 0).sum(dim=1, keepdim=True) + counts.cumsum(dim=1) - counts
+        rank = torch.arange(slot.shape[1]) - before.gather(1, segment)
+        place = torch.where(in_segment, starts.gather(1, segment) + rank, size)  # `size` is cut off
+        packed = torch.full((slot.shape[0], size + 1), -1).scatter(1, place, order)[:, :size]
+        packed = packed.view(slot.shape[0], -1, width).contiguous()
+    return {
+        "num_segments": num_segments,
+        "ends": ends,
+        "context_length": context_length,
+        "packed": packed,
+        "packed_ends": packed_ends,
+    }
+
+
+def _pack(counts: torch.LongTensor, length: int, hidden_size: int) -> tuple[int | None, torch.LongTensor | None]:
+    """
+    The best width of rows for segments of `counts` `(batch_size, num_segments)` tokens, and where each segment starts
+    in its text's rows, one after another; None where the texts as they are, `length` wide, are less work.
+    """
+
+    def cost(tokens, width):
+        # A layer's products are 24 hidden_size^2 a token, and 4 hidden_size * width in attention, which what is done
+        # element by element there makes about twice as long.
+        return tokens * (3 * hidden_size + width)
+
+    best, found = cost(length, length), (None, None)
+    longest = int(counts.max())
+    for width in sorted({longest, 2 * longest, 3 * longest, 4 * longest, 8 * longest} - {0}):
+        if width >= length:
+            break
+        starts, size = [], 0
+        for row in counts.tolist():
+            filled, own = 0, []
+            for count in row:
+                if filled % width + count > width:  # a segment is in one row
+                    filled += width - filled % width
+                own.append(filled)
+                filled += count
+            starts.append(own)
+            size = max(size, -(-filled // width) * width)
+        if cost(size, width) < best:
+            best, found = cost(size, width), (width, torch.tensor(starts))
+    return found
 
 
 def gather_positions(states: torch.Tensor, index: torch.LongTensor) -> torch.Tensor:
@@ -169,7 +262,8 @@ def segment_mask(config, inputs_embeds, attention_mask, segment_ids):
     def same_segment(batch_idx, head_idx, q_idx, kv_idx):
         return segment_ids[batch_idx, q_idx] == segment_ids[batch_idx, kv_idx]
 
-    return create_bidirectional_mask(config, inputs_embeds, attention_mask, and_mask_function=same_segment)
+    # padding is a segment of its own: no row of the mask is empty, which some attention kernels cannot take
+    return create_bidirectional_mask(config, inputs_embeds, None, and_mask_function=same_segment)
 
 
 def whole_mask(config, inputs_embeds, attention_mask, segment_ids):

@@ -17,6 +17,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging
 
 from ..dynamics_trace import has_segments
+from ..segments_trace import check_prompts, segment_ids_from_input_ids, segment_layout
 from .callbacks import CollapseWarningCallback, KLWeightCallback, get_kl_weight
 
 logger = logging.get_logger(__name__)
@@ -208,16 +209,33 @@ def _own_class(model: torch.nn.Module):
         model.__class__ = sharded
 
 
-class _WithoutPrompts:
-    """A collator whose batches have no targets in their prompts."""
+class _SegmentCollator:
+    """
+    A collator whose batches say where their segments lie, so that the model need not wait for the device to know, and
+    have no targets in their prompts.
+    """
 
-    def __init__(self, collator: Callable, sep_token_id: int):
-        self.collator, self.sep_token_id = collator, sep_token_id
+    def __init__(self, collator: Callable, config, one_per_text: bool, with_layout: bool):
+        self.collator, self.with_layout = collator, with_layout
+        self.conditional, self.hidden_size = config.conditional, config.backbone_config.hidden_size
+        self.segment_settings = (config.sep_token_id, config.bos_token_id, config.conditional, one_per_text)
 
     def __call__(self, features):
         from ..data.collator import mask_prompts
 
-        return mask_prompts(self.collator(features), self.sep_token_id)
+        batch = self.collator(features)
+        if self.conditional and getattr(self.collator, "prompt_end", None) is None:
+            batch = mask_prompts(batch, self.segment_settings[0])
+        if not self.with_layout:
+            return batch
+        attention_mask, segment_ids = batch.get("attention_mask"), batch.get("segment_ids")
+        if segment_ids is None:
+            segment_ids = segment_ids_from_input_ids(batch["input_ids"], attention_mask, *self.segment_settings)
+        elif attention_mask is not None:
+            segment_ids = segment_ids.masked_fill(attention_mask == 0, -1)
+        if self.conditional:
+            check_prompts(segment_ids)
+        return {**batch, "segment_layout": segment_layout(segment_ids, self.hidden_size)}
 
 
 class TraceTrainer(Trainer):
@@ -315,9 +333,12 @@ class TraceTrainer(Trainer):
         self._evaluating = False
         self._owns_output_dir = False
         self._check_segments(processing_class)
-        # whatever collator: the loss is divided by its number of targets
-        if self.model.config.conditional and getattr(self.data_collator, "prompt_end", None) is None:
-            self.data_collator = _WithoutPrompts(self.data_collator, self.model.config.sep_token_id)
+        config = self.model.config
+        # batches that one process reads for all are cut into tensors of one shape, which a layout is not
+        with_layout = config.latent_dynamics != "none" and not self.args.accelerator_config.dispatch_batches
+        if config.conditional or with_layout:  # whatever collator: the loss is divided by its number of targets
+            one_per_text = not has_segments(config.latent_dynamics)
+            self.data_collator = _SegmentCollator(self.data_collator, config, one_per_text, with_layout)
 
     def _check_settings(self) -> None:
         if get_kl_weight(self.model) is None:
@@ -403,6 +424,7 @@ class TraceTrainer(Trainer):
         inputs = {
             key: value[:rows] if isinstance(value, torch.Tensor) and value.shape[:1] == (num_texts,) else value
             for key, value in inputs.items()
+            if key != "segment_layout"
         }
         return inputs, model(**inputs), own
 
