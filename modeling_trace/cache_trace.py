@@ -2,6 +2,10 @@
 
 import torch
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+# Encoder slots made at a time: a copy of the whole cache for every token would be as dear as the tokens
+_SPARE_SLOTS = 8
 
 
 class TraceCache(DynamicCache):
@@ -63,11 +67,14 @@ class TraceCache(DynamicCache):
         """The first `length` encoder slots of `rows` as a cache of their own, for a pass that appends to them."""
         past = DynamicCache()
         if length > 0:
-            for index, layer in enumerate(self.encoder.layers):
+            for layer in self.encoder.layers:
                 keys, values = layer.keys[:, :, :length], layer.values[:, :, :length]
                 if rows.numel() != keys.shape[0]:
                     keys, values = keys[rows], values[rows]
-                past.update(keys, values, index)
+                own = DynamicLayer()
+                own.lazy_initialization(keys, values)
+                own.keys, own.values = keys, values  # `update` would copy them
+                past.layers.append(own)
         return past
 
     def store_encoder(
@@ -92,10 +99,10 @@ class TraceCache(DynamicCache):
                 shape = (self.segment.numel(), layer.keys.shape[1], 0, layer.keys.shape[3])
                 self.encoder.update(layer.keys.new_empty(shape), layer.values.new_empty(shape), index)
             own = self.encoder.layers[index]
-            grow = total - own.keys.shape[2]
-            # padding makes a copy, so writing in place never touches a tensor shared with another cache
-            own.keys = torch.nn.functional.pad(own.keys, (0, 0, 0, grow))
-            own.values = torch.nn.functional.pad(own.values, (0, 0, 0, grow))
+            if own.keys.shape[2] < total:
+                grow = total + _SPARE_SLOTS - own.keys.shape[2]
+                own.keys = torch.nn.functional.pad(own.keys, (0, 0, 0, grow))
+                own.values = torch.nn.functional.pad(own.values, (0, 0, 0, grow))
             own.keys[row_index, :, column_index] = new_keys
             own.values[row_index, :, column_index] = new_values
 

@@ -57,11 +57,14 @@ class SegmentLogitsProcessor(LogitsProcessor):
         self.eos_token_ids = eos_token_ids
         self.start_token_ids = start_token_ids
         self.raw_sep_scores = None
+        self.cache = None  # a TraceCache, which knows where segments start
         self._tensors = {}
         self.min_length, self.max_length = min_length, max_length
 
     def position_in_segment(self, input_ids: torch.LongTensor) -> torch.LongTensor:
         """Tokens that each row's open segment has so far, `(batch_size,)`."""
+        if self.cache is not None:
+            return input_ids.shape[1] - self.cache.segment_start
         start = self._ids(tuple(self.start_token_ids), input_ids.device)
         leading = torch.isin(input_ids, start).long().cumprod(dim=-1).bool()
         boundary = leading | (input_ids == self.sep_token_id)
@@ -262,7 +265,7 @@ class SegmentGenerationMixin:
         cache.draws = LatentDraws(given, latent_temperature, segment_callback, generator)
         processors = LogitsProcessorList(logits_processor or [])
         if not self.one_latent_per_text:
-            processors.append(self._segment_processor(min_segment_length, max_segment_length, setting))
+            processors.append(self._segment_processor(cache, min_segment_length, max_segment_length, setting))
         elif min_segment_length is not None or max_segment_length is not None:
             raise ValueError("`latent_dynamics='single'` has no segments: leave out `min_`, `max_segment_length`.")
         outputs = super().generate(inputs, generation_config, logits_processor=processors, cache=cache, **kwargs)
@@ -397,19 +400,21 @@ class SegmentGenerationMixin:
         or_rows = f" or per returned text ({rows})" if beams == 1 else ", which all its beams share"
         raise ValueError(f"`latents` must have one row per prompt ({num_prompts}){or_rows}, got {latents.shape[0]}.")
 
-    def _segment_processor(self, min_length, max_length, setting) -> SegmentLogitsProcessor:
+    def _segment_processor(self, cache, min_length, max_length, setting) -> SegmentLogitsProcessor:
         if min_length is None and max_length is None:
             min_length = max_length = self.config.segment_length
         eos = setting("eos_token_id", self.config.eos_token_id)
         eos = [] if eos is None else list(eos) if isinstance(eos, (list, tuple)) else [eos]
         start = {setting("bos_token_id", self.config.bos_token_id), setting("pad_token_id", self.config.pad_token_id)}
-        return SegmentLogitsProcessor(
+        processor = SegmentLogitsProcessor(
             self.config.sep_token_id,
             eos,
             sorted(start - {None}),
             1 if min_length is None else min_length,
             max_length,
         )
+        processor.cache = cache
+        return processor
 
     def prepare_inputs_for_generation(
         self,

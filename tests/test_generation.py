@@ -208,11 +208,18 @@ def test_segment_callback_sees_and_replaces():
 
 
 @pytest.mark.parametrize("use_cache", [True, False])
-def test_every_token_is_encoded_once(use_cache):
-    """A row pays for a segment when it closes it, and never again."""
+def test_every_token_is_encoded_once(use_cache, monkeypatch):
+    """A row pays for a segment when it closes it, never again: as many tokens are encoded as closed segments have."""
     model = tiny_model(segment_length=None)
     ids, mask, _ = make_batch(PROMPTS, "left")
-    encoded = []
+    encoded, stored = [], []
+    store = TraceCache.store_encoder
+
+    def count_stored(cache, rows, past, past_length, window, total):
+        stored.append(window.sum())
+        store(cache, rows, past, past_length, window, total)
+
+    monkeypatch.setattr(TraceCache, "store_encoder", count_stored)
 
     def count(module, args, kwargs):
         cache = kwargs["cache"]
@@ -228,6 +235,10 @@ def test_every_token_is_encoded_once(use_cache):
     closed = (out.sequences[:, :-1] == SEP) & (segments[:, :-1] > 0)
     assert sum(rows for rows, _ in encoded[1:]) == closed[:, ids.shape[1] :].sum()
     assert max(width for _, width in encoded[1:]) <= 6 + 1
+    own = torch.where(closed, segments[:, :-1], 0).amax(dim=1, keepdim=True)  # a row's last closed segment
+    by_prompt = segments[:, : ids.shape[1]].amax(dim=1, keepdim=True) - (ids[:, -1:] != SEP).long()
+    by_prompt = by_prompt.clamp_min(0)  # BOS alone
+    assert sum(stored) == ((segments > by_prompt) & (segments <= own)).sum()
 
 
 @pytest.mark.parametrize("lengths", LENGTHS)
@@ -249,7 +260,7 @@ def test_cached_encoder_equals_full_encoding(lengths):
             real = (mask[row, :end] == 1) & (torch.arange(end) < cache.segment_start[row])
             torch.testing.assert_close(grown.keys[row][:, real], once.keys[row][:, real], atol=1e-5, rtol=0)
             torch.testing.assert_close(grown.values[row][:, real], once.values[row][:, real], atol=1e-5, rtol=0)
-    assert end <= cache.get_seq_length() + 1  # no larger than the decoder's
+    assert end <= cache.get_seq_length() + 8  # no larger than the decoder's, but for a few slots made ahead
 
 
 def test_cache_rows_move_as_one():
@@ -297,6 +308,26 @@ def test_lengths_can_be_told():
     ):
         with pytest.raises(ValueError, match=message):
             model.generate(**bad)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_cache_knows_the_place_in_a_segment(mode, monkeypatch):
+    known = SegmentLogitsProcessor.position_in_segment
+    seen = []
+
+    def compare(self, input_ids):
+        by_cache, cache = known(self, input_ids), self.cache
+        self.cache = None
+        by_ids = known(self, input_ids)
+        self.cache = cache
+        going = (input_ids[:, -1:] != EOS).squeeze(1) & (input_ids[:, -1:] != PAD).squeeze(1)
+        assert torch.equal(by_cache[going], by_ids[going])
+        seen.append(going.sum())
+        return by_cache
+
+    monkeypatch.setattr(SegmentLogitsProcessor, "position_in_segment", compare)
+    run(tiny_model(segment_length=None), max_new_tokens=20, **MODES[mode])
+    assert sum(seen) > 20
 
 
 def test_segment_processor_by_hand():
