@@ -28,7 +28,7 @@ from .custom_dynamics_trace import CustomDynamicsMixin, check_own_dynamics
 from .dynamics_trace import LATENT_DYNAMICS
 from .editing_trace import LatentEditingMixin
 from .generation_trace import SegmentGenerationMixin
-from .latents_trace import PosteriorNorm, SegmentLatents
+from .latents_trace import PosteriorNorm, SegmentLatents, at_least_float32
 from .likelihood_trace import LikelihoodMixin
 from .segments_trace import (
     ENCODER_MASKS,
@@ -567,7 +567,7 @@ class TraceForConditionalGeneration(
         logits = outputs.get("logits")
         if logits is not None and logits.shape[1] == labels.shape[1]:
             logits = logits[:, :-1].reshape(targets.numel(), -1)
-            reconstruction = nn.functional.cross_entropy(logits.float(), targets, reduction="sum")
+            reconstruction = nn.functional.cross_entropy(at_least_float32(logits), targets, reduction="sum")
         else:
             reconstruction = self._cross_entropy(hidden[:, :-1].reshape(-1, hidden.shape[-1]), targets)
         if num_items_in_batch is None:
@@ -594,7 +594,7 @@ class TraceForConditionalGeneration(
         """Sum over targets of -log p, in float32, without all logits at once where they would be large."""
 
         def piece(hidden, targets):
-            return nn.functional.cross_entropy(self._logits(hidden).float(), targets, reduction="sum")
+            return nn.functional.cross_entropy(at_least_float32(self._logits(hidden)), targets, reduction="sum")
 
         vocab_size = self.config.backbone_config.vocab_size
         if not self.training or targets.numel() * vocab_size <= _MAX_LOGITS:
@@ -606,8 +606,8 @@ class TraceForConditionalGeneration(
             return sum(checkpoint(piece, *pair, use_reentrant=False) for pair in pieces)
         weight, bias = self.lm_head.weight, getattr(self.lm_head, "bias", None)
         return nn.functional.linear_cross_entropy(
-            hidden.float(),
-            weight.float(),
+            at_least_float32(hidden),
+            at_least_float32(weight),
             targets,
             linear_bias=bias,
             reduction="sum",
