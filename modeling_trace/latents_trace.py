@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
+from transformers.utils import ModelOutput
 
 
 def gaussian_kl(
@@ -72,18 +73,19 @@ def linear_float32(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | N
 
 
 @dataclass
-class SegmentLatents:
+class SegmentLatents(ModelOutput):
     """
     Latents of a batch and their Gaussians, all of shape `(batch_size, num_segments, latent_size)`, float32.
 
     Rows with fewer segments hold zeros in the steps that they do not have.
     """
 
-    latents: torch.Tensor
-    prior_mean: torch.Tensor
-    prior_logvar: torch.Tensor
-    posterior_mean: torch.Tensor
-    posterior_logvar: torch.Tensor
+    # a ModelOutput: ZeRO-3 looks for tensors in what a module returns, and finds none in a plain dataclass
+    latents: torch.Tensor | None = None
+    prior_mean: torch.Tensor | None = None
+    prior_logvar: torch.Tensor | None = None
+    posterior_mean: torch.Tensor | None = None
+    posterior_logvar: torch.Tensor | None = None
 
     def kl(self) -> torch.Tensor:
         """KL(q(z_t) || p(z_t)) in nats, by segment and dimension, `(batch_size, num_segments, latent_size)`."""

@@ -133,7 +133,7 @@ class LatentInjection(nn.Linear):
     def _load_from_state_dict(self, state_dict, prefix, *args):
         # an adapter (PEFT) comes here with its weights only: say which setting it was made with
         saved = state_dict.get(f"{prefix}weight")
-        if saved is not None and saved.shape[-1] != self.in_features:
+        if saved is not None and saved.numel() and saved.shape[-1] != self.in_features:  # ZeRO-3 leaves it empty
             raise ValueError(
                 f"`latent_size` of the saved weights is {saved.shape[-1]}, the model's is {self.in_features}. Build "
                 f"the model with latent_size={saved.shape[-1]}."
@@ -527,7 +527,7 @@ class TraceForConditionalGeneration(
                 if latents is None:
                     found = self._encode(input_ids, attention_mask, segment_ids, sample_latents, layout=segment_layout)
                     latents = found.latents
-                    outputs.update(vars(found))
+                    outputs.update(found)
                 else:
                     self._check_latents(latents, input_ids, segment_ids)
                 outputs["latents"] = latents

@@ -252,12 +252,17 @@ def test_fsdp2_trains_saves_and_resumes_as_one_process(tmp_path):
 
 
 @pytest.mark.slow
-def test_zero2_trains_as_one_process(tmp_path, monkeypatch):
+@pytest.mark.parametrize("stage", [2, 3])
+def test_zero_trains_saves_and_resumes_as_one_process(stage, tmp_path, monkeypatch):
     pytest.importorskip("deepspeed")
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")
-    script = SHARDED_SCRIPT.format(resume=False)
-    _, logs, kl_weight = launch_script("deepspeed_zero2", script, tmp_path)
+    (tmp_path / "resumed").mkdir()
+    script = SHARDED_SCRIPT.format(resume=True)
+    _, logs, kl_weight = launch_script(f"deepspeed_zero{stage}", script, tmp_path)
     assert_trained_as_one_process(tmp_path, logs, kl_weight)
+    assert_same(
+        load_file(tmp_path / "whole" / "model.safetensors"), load_file(tmp_path / "resumed" / "model.safetensors")
+    )
 
 
 @pytest.mark.parametrize("name", ["ddp", "fsdp2", "deepspeed_zero2", "deepspeed_zero3"])
