@@ -45,13 +45,20 @@ def test_operations_are_those_of_the_formulas(sizes, segment_length):
     assert counted["body"] == sizes.batch_size * body
     assert counted["total"] == sizes.batch_size * (body + head * (plain - 1))
 
-    # two encoder passes and the decoder, W_z on every token, W^g and W_c on every segment
+    # The decoder; the context pass up to the last segment; the segment pass, a segment to a row (at length 5 the last
+    # row, of two tokens, would make that more than the whole);
+    # W_z on every token, W^g and W_c on every segment
+    last = (sizes.tokens - 1) % segment_length + 1
+    context, width = length - last - 1, min(segment_length, sizes.tokens) + 1
+    segment = layers_by_hand(sizes, length) if segment_length == 5 else segments * layers_by_hand(sizes, width)
+    own = layers_by_hand(sizes, length) + layers_by_hand(sizes, context) + segment
     linear = 6 * LATENT_SIZE * sizes.width * (length + 2 * 2 * segments)
     step = 4 * LATENT_SIZE**2  # [A; B] z_{t-1}, once; z_0 = 0 has no gradient of [A; B]
     for system, steps in (("trace-r", 3 * segments - 1), ("trace-p", 6 * segments)):
         counted = training.count_operations(system, sizes, segment_length)
-        assert counted["body"] == sizes.batch_size * (3 * layers_by_hand(sizes, length) + linear + steps * step)
+        assert counted["body"] == sizes.batch_size * (own + linear + steps * step)
         assert counted["head"] == sizes.batch_size * head * (length - 1)
+        assert counted["whole"] == sizes.batch_size * 3 * layers_by_hand(sizes, length) + counted["head"]
 
 
 def test_operations_do_not_depend_on_the_size_that_was_counted(sizes):
