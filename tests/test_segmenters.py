@@ -75,6 +75,20 @@ def test_a_sentence_that_starts_inside_a_token_is_joined():
     assert segmenter.cut(text, offsets) == [5]
 
 
+def test_cuts_are_at_the_first_token_that_starts_at_a_position_or_after(tokenizer):
+    """Few of the tokens are looked at; looking at all of them gives the same."""
+    for text in random_texts(50):
+        offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+        starts = [end - len(text[start:end].lstrip()) if text[start:end].strip() else start for start, end in offsets]
+        for position in range(len(text) + 1):
+            first = next((index for index, start in enumerate(starts) if start >= position), len(starts))
+            cuts = module._cuts_at(text, offsets, [position])
+            assert cuts in ([], [first])
+            if 0 < first < len(starts) and not text[position : starts[first]].strip():
+                ends = (text[: offsets[first - 1][1]], text[offsets[first][0] :])
+                assert cuts == [first] or not all(end.strip() for end in ends)  # nothing visible before or after
+
+
 def test_min_and_max_tokens():
     text = "No. Not at all. We waited for one whole hour and nobody came. Ok."
     offsets = [(start, start + 1) for start in range(len(text))]  # one token per character

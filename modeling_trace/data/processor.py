@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Mapping
-from itertools import pairwise, zip_longest
+from itertools import pairwise
 
 from transformers import AutoTokenizer, BatchEncoding, PreTrainedTokenizerBase
 from transformers.data.data_collator import pad_without_fast_tokenizer_warning
@@ -271,6 +271,9 @@ class TraceProcessor(PushToHubMixin):
             return_offsets_mapping=needs_offsets,
             verbose=max_length is None,  # else it warns of long texts that are cut below
         )
+        # asked for once: a tokenizer looks up the id of a special token each time
+        bos, sep = [self.bos_token_id], self.tokenizer.sep_token_id
+        eos = [self.tokenizer.eos_token_id] if add_eos else []
         rows = []
         for index, (text, ids) in enumerate(zip(texts, tokens["input_ids"], strict=True)):
             row = first_row + index
@@ -283,8 +286,7 @@ class TraceProcessor(PushToHubMixin):
                         f"`segmenter` must cut at increasing indices between 1 and {len(ids) - 1}, got {cuts} from "
                         f"{self.segmenter!r} in row {row}."
                     )
-            prefix = [self.bos_token_id] if prefixes is None else prefixes[index]
-            rows.append(self._layout(prefix, ids, cuts, add_eos, max_length))
+            rows.append(_layout(bos if prefixes is None else prefixes[index], ids, cuts, sep, eos, max_length))
         return rows
 
     def _tokenize(self, name: str, texts: list[str], first_row: int, remedy: str, **kwargs) -> BatchEncoding:
@@ -313,25 +315,6 @@ class TraceProcessor(PushToHubMixin):
                     f"it as structure. Take it out first, e.g. {name}.replace('{token}', ' ')."
                 )
         return tokens
-
-    def _layout(
-        self, prefix: list[int], ids: list[int], cuts: list[int], add_eos: bool, max_length: int | None
-    ) -> list[int]:
-        """`prefix | x_1 [SEP] | ... | x_T EOS` of one text; see `max_length` of [`~TraceProcessor.__call__`]."""
-        row = list(prefix)
-        segments = [ids[start:end] for start, end in pairwise([0, *cuts, len(ids)])]
-        closers = [self.tokenizer.sep_token_id] * len(cuts) + ([self.tokenizer.eos_token_id] if add_eos else [])
-        total = len(prefix) + len(ids) + len(closers)
-        if max_length is None or total <= max_length:
-            for segment, closer in zip_longest(segments, closers):
-                row += segment if closer is None else [*segment, closer]
-            return row
-        # too long, so the last segment does not fit, and every one that stays is closed by [SEP]
-        for segment in segments[:-1]:
-            if len(row) + len(segment) + 1 > max_length:
-                break
-            row += [*segment, self.tokenizer.sep_token_id]
-        return row if len(row) > len(prefix) else row + segments[0][: max_length - len(prefix)]
 
     # ids to text
 
@@ -486,6 +469,24 @@ class TraceProcessor(PushToHubMixin):
         tokenizer = f"{self.tokenizer.__class__.__name__}(vocab_size={len(self.tokenizer)})"
         conditional = ", conditional=True" if self.conditional else ""
         return f"{self.__class__.__name__}(tokenizer={tokenizer}, segmenter={self.segmenter!r}{conditional})"
+
+
+def _layout(
+    prefix: list[int], ids: list[int], cuts: list[int], sep: int, eos: list[int], max_length: int | None
+) -> list[int]:
+    """`prefix | x_1 [SEP] | ... | x_T eos` of one text; see `max_length` of [`~TraceProcessor.__call__`]."""
+    fits = max_length is None or len(prefix) + len(ids) + len(cuts) + len(eos) <= max_length
+    row, start = list(prefix), 0
+    for cut in cuts:
+        if not fits and len(row) + cut - start + 1 > max_length:
+            break
+        row += ids[start:cut]
+        row.append(sep)
+        start = cut
+    if fits:
+        return row + ids[start:] + eos
+    # too long, so the last segment is left out, and every one that stays is closed by [SEP]
+    return row if start else row + ids[: cuts[0] if cuts else None][: max_length - len(prefix)]
 
 
 def _no_text(add_eos: bool) -> str:

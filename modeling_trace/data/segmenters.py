@@ -337,18 +337,19 @@ def _cuts_at(text: str, offsets: Offsets, positions: list[int]) -> list[int]:
     Token indices for character positions: the token whose first visible character is the first one at or after the
     position. A position inside a token gives no cut; segments that hold nothing visible are joined to a neighbour.
     """
+
     # Tokenizers differ in whether a token's span holds the blank before the word: step over it.
-    starts = []
-    for start, end in offsets:
+    def visible_start(span: tuple[int, int]) -> int:
+        start, end = span
         first = start
         while first < end and text[first].isspace():
             first += 1
-        starts.append(start if first == end else first)  # a token of blanks only starts where it starts
+        return start if first == end else first  # a token of blanks only starts where it starts
 
     cuts = set()
     for position in positions:
-        index = bisect_left(starts, position)
-        if 0 < index < len(starts) and not text[position : starts[index]].strip():
+        index = bisect_left(offsets, position, key=visible_start)  # looks at few of the tokens
+        if 0 < index < len(offsets) and not text[position : visible_start(offsets[index])].strip():
             cuts.add(index)
 
     bounds = [0]
