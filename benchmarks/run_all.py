@@ -10,6 +10,7 @@ import argparse
 import json
 from pathlib import Path
 
+import data
 import generation
 import likelihood
 import systems
@@ -18,7 +19,7 @@ import training
 from common import add_run_arguments
 from reporting import goals_table, machine_line, markdown
 
-BENCHMARKS = {module.__name__: module for module in (training, generation, systems, likelihood, text_metrics)}
+BENCHMARKS = {module.__name__: module for module in (training, generation, systems, likelihood, text_metrics, data)}
 
 
 def main(argv=None) -> list[dict]:

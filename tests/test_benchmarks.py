@@ -7,10 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from datasets import Dataset, load_from_disk
+
+from modeling_trace.data import FixedLengthSegmenter, SentenceSegmenter, TraceProcessor, train_tokenizer
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
 import common
+import data
 import generation
 import reporting
 import run_all
@@ -128,6 +132,33 @@ def test_generation_writes_its_results(tmp_path):
     assert cache["met"] and len(results["goals"]) == 6
 
 
+def test_data_writes_its_results(tmp_path):
+    results = data.main(tiny(tmp_path, "--num_procs", "0"))
+    assert json.loads((tmp_path / "data.json").read_text()) == results
+    assert [(row["task"], row["base"]) for row in results["tables"]["Rates"]] == [
+        (data.FIXED, "plain"),
+        (data.SENTENCES, "plain"),
+        (data.SENTENCES, data.FLOOR),
+    ]
+    assert len(results["goals"]) == 3 and len(results["tables"]["Cache"]) == 2
+
+
+def test_contestants_do_not_find_each_other_in_the_cache(tmp_path):
+    Dataset.from_dict({"text": ["One text. Or two.", "Another."] * 10}).save_to_disk(tmp_path)
+    before, texts = sorted(tmp_path.iterdir()), load_from_disk(tmp_path)
+    processors = {
+        name: TraceProcessor(train_tokenizer(texts["text"], 300), segmenter)
+        for name, segmenter in ((data.FIXED, FixedLengthSegmenter(2)), (data.SENTENCES, SentenceSegmenter()))
+    }
+    prepared = {name: call() for name, call in data.make_calls(texts, processors, None).items()}
+    assert len(list(tmp_path.iterdir())) == len(before) + 4
+    rows = {name: dataset["input_ids"][:] for name, dataset in prepared.items()}
+    assert rows["plain"] == rows[data.FLOOR] and len(set(map(str, rows.values()))) == 3
+    for dataset in prepared.values():
+        data.remove_files(dataset)
+    assert sorted(tmp_path.iterdir()) == before
+
+
 def allocate(size):
     return lambda: torch.ones(size, dtype=torch.uint8)
 
@@ -141,7 +172,14 @@ def test_peak_memory_is_that_of_the_call():
 @pytest.mark.slow
 def test_all_run(tmp_path):
     results = run_all.main(tiny(tmp_path))
-    assert [one["name"] for one in results] == ["training", "generation", "systems", "likelihood", "text_metrics"]
+    assert [one["name"] for one in results] == [
+        "training",
+        "generation",
+        "systems",
+        "likelihood",
+        "text_metrics",
+        "data",
+    ]
     assert json.loads((tmp_path / "all.json").read_text()) == results
     page = (tmp_path / "all.md").read_text()
     assert all(one["goal"] in page for result in results for one in result["goals"])
