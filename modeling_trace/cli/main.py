@@ -74,7 +74,8 @@ def main(argv: list[str] | None = None) -> int:
         code = _exit_code(error)
         if code is None or os.environ.get(DEBUG_VARIABLE, "0") not in ("", "0"):
             raise
-        _say(f"error: {' '.join(str(error).split())}")
+        # of these only a lack of memory is a RuntimeError: it may be that of one process alone
+        _say(f"error: {' '.join(str(error).split())}", everywhere=code == 2 and isinstance(error, RuntimeError))
         return code
 
 
@@ -84,14 +85,16 @@ def _exit_code(error: Exception) -> int | None:
 
     if isinstance(error, (ValueError, OSError, ImportError, StrictDataclassError)):
         return 2
-    from ..training import TrainingDivergedError
+    from ..training import TrainingDivergedError, TrainingMemoryError
 
+    if isinstance(error, TrainingMemoryError):
+        return 2
     return 1 if isinstance(error, TrainingDivergedError) else None
 
 
-def _say(text: str) -> None:
+def _say(text: str, everywhere: bool = False) -> None:
     # all processes of a distributed run meet the same error
-    if os.environ.get("RANK", "0") == "0":
+    if everywhere or os.environ.get("RANK", "0") == "0":
         print(text, file=sys.stderr, flush=True)
 
 

@@ -2,6 +2,7 @@
 
 from .callbacks import CollapseWarningCallback, KLWeightCallback
 from .lora import load_adapter_model, lora_config
+from .memory import TrainingMemoryError
 from .schedules import constant_schedule, cyclical_schedule, get_schedule, linear_schedule
 from .trainer import TraceTrainer, TrainingDivergedError, check_output_dir
 
@@ -10,6 +11,7 @@ __all__ = [
     "KLWeightCallback",
     "TraceTrainer",
     "TrainingDivergedError",
+    "TrainingMemoryError",
     "check_output_dir",
     "constant_schedule",
     "cyclical_schedule",

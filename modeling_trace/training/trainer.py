@@ -19,6 +19,7 @@ from transformers.utils import logging
 from ..dynamics_trace import has_segments
 from ..segments_trace import check_prompts, segment_ids_from_input_ids, segment_layout
 from .callbacks import CollapseWarningCallback, KLWeightCallback, get_kl_weight
+from .memory import run_must_fit, step_must_fit
 
 logger = logging.get_logger(__name__)
 
@@ -254,6 +255,7 @@ class TraceTrainer(Trainer):
     - Training stops with a [`TrainingDivergedError`] when the loss or the weights are not finite: when it next logs,
       evaluates or saves, and always before saving. It warns once when the latents collapse
       ([`CollapseWarningCallback`]).
+    - A step that does not fit in memory is a [`TrainingMemoryError`], which says what to change.
     - Mistakes in the data and an output folder that holds another model are errors before any work.
 
     Args:
@@ -401,6 +403,14 @@ class TraceTrainer(Trainer):
             self._collect(inputs, outputs, len(inputs["input_ids"]))
         return (loss, outputs) if return_outputs else loss
 
+    def training_step(self, model, inputs, *args, **kwargs):
+        with step_must_fit(self.args, inputs, training=True):
+            return super().training_step(model, inputs, *args, **kwargs)
+
+    def prediction_step(self, model, inputs, *args, **kwargs):
+        with step_must_fit(self.args, inputs, training=False):
+            return super().prediction_step(model, inputs, *args, **kwargs)
+
     def _collect(self, inputs, outputs, num_texts: int) -> None:
         if num_texts == 0:
             return
@@ -520,7 +530,8 @@ class TraceTrainer(Trainer):
             check_output_dir(self.args.output_dir, self.model.config, resume_from_checkpoint)
             self._owns_output_dir = True
         self._sums = _LossSums(self.args.device)
-        result = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+        with run_must_fit(self.args, sum(p.numel() for p in self.model.parameters() if p.requires_grad)):
+            result = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
         self._read_sums()  # what came after the last log
         return result
 
