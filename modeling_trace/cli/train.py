@@ -31,7 +31,7 @@ from ..data import TraceProcessor, load_texts, prepare_dataset, train_tokenizer
 from ..data.loading import fingerprint_texts
 from ..dynamics_trace import has_segments
 from ..modeling_trace import TraceForConditionalGeneration
-from ..training import TraceTrainer, check_output_dir, lora_config
+from ..training import TraceTrainer, check_output_dir, check_processes, lora_config
 from .parser import one_line
 from .train_arguments import (
     MAX_LENGTH,
@@ -78,6 +78,7 @@ def run(argv: list[str] | None = None) -> int:
             max_texts=data.max_texts,
             streaming=data.streaming,
         )
+    check_processes(args, train_texts, eval_texts)
     if tokenizer is None:
         first_texts = train_texts
         if data.streaming:

@@ -14,7 +14,7 @@ from ..configuration_trace import TraceConfig
 from ..data import FixedLengthSegmenter, RegexSegmenter, SentenceSegmenter
 from ..data.presets import PRESETS, SYSTEMS, named_settings
 from ..dynamics_trace import has_segments
-from ..training import get_schedule
+from ..training import check_processes, get_schedule
 from .parser import CommandParser, argument_values, flag, nearest, one_line, read_yaml
 
 MAX_LENGTH = 256  # tokens of a text, where the backbone's context has room for them
@@ -312,6 +312,7 @@ def check_training(args: TrainingArguments, data: DataArguments) -> None:
     if args.label_smoothing_factor:
         raise ValueError(f"`label_smoothing_factor` must be 0 for the ELBO, got {args.label_smoothing_factor}.")
     check_lora(data)
+    check_processes(args)
     if args.n_gpu > 1:
         raise ValueError(
             f"one process can train on one GPU, got {args.n_gpu}. Use all of them by `accelerate launch -m "

@@ -13,12 +13,14 @@ from pathlib import Path
 import torch
 from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedConfig, Trainer
+from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging
 
 from ..dynamics_trace import has_segments
 from ..segments_trace import check_prompts, segment_ids_from_input_ids, segment_layout
 from .callbacks import CollapseWarningCallback, KLWeightCallback, get_kl_weight
+from .distributed import OneOrder, check_processes
 from .memory import run_must_fit, step_must_fit
 
 logger = logging.get_logger(__name__)
@@ -328,6 +330,7 @@ class TraceTrainer(Trainer):
             **kwargs,
         )
         self._check_settings()
+        check_processes(self.args, train_dataset, eval_dataset)
         # The loss is divided by the number of target tokens of the whole (accumulated, distributed) batch.
         self.model_accepts_loss_kwargs = True
         self.eval_sample_latents = eval_sample_latents
@@ -390,6 +393,12 @@ class TraceTrainer(Trainer):
             # where each is padded to its own longest text: let each process read its own.
             self.args.accelerator_config.dispatch_batches = False
         super().create_accelerator_and_postprocess()
+
+    def _get_train_sampler(self, train_dataset=None):
+        sampler = super()._get_train_sampler(train_dataset)
+        if isinstance(sampler, LengthGroupedSampler) and self.args.world_size > 1:
+            sampler = OneOrder(sampler, lambda: self.args.seed + int(self.state.epoch or 0))
+        return sampler
 
     # ---- Loss ----
 
