@@ -156,6 +156,44 @@ def test_accumulated_small_batches_equal_one_big_batch(tmp_path, trainer_class, 
         assert logs[1][name] == pytest.approx(logs[0][name], rel=1e-5)
 
 
+# ---- Length grouping ----
+
+
+class CountingCollator(Collator):
+    """Keeps what it pads."""
+
+    def __init__(self):
+        super().__init__()
+        self.texts, self.padding = [], 0
+
+    def __call__(self, features):
+        batch = super().__call__(features)
+        self.texts += [tuple(feature["input_ids"]) for feature in features]
+        self.padding += (batch["attention_mask"] == 0).sum().item()
+        return batch
+
+
+def test_length_grouping_trains_on_the_same_texts_with_less_padding(tmp_path):
+    texts = make_texts(32)
+    collators = {}
+    for strategy in ("random", "group_by_length"):
+        collators[strategy] = CountingCollator()
+        trainer = make_trainer(
+            tmp_path / strategy,
+            train_dataset=texts,
+            data_collator=collators[strategy],
+            train_sampling_strategy=strategy,
+            max_steps=-1,
+            num_train_epochs=1,
+            per_device_train_batch_size=4,
+        )
+        before = weights(trainer.model)
+        trainer.train()
+        assert any(not torch.equal(before[name], value) for name, value in weights(trainer.model).items())
+        assert sorted(collators[strategy].texts) == sorted(map(tuple, texts["input_ids"]))
+    assert collators["group_by_length"].padding < collators["random"].padding
+
+
 # ---- Logs ----
 
 
