@@ -92,8 +92,9 @@ def make_batch(model, arguments: argparse.Namespace, segment_length: int | None 
     return torch.cat([start, tokens, end], dim=1).to(arguments.device)
 
 
-def training_step(model, optimizer, ids: torch.Tensor) -> None:
-    model(ids, labels=ids).loss.backward()
+def training_step(model, optimizer, ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> None:
+    labels = ids if attention_mask is None else ids.masked_fill(attention_mask == 0, -100)
+    model(ids, attention_mask=attention_mask, labels=labels).loss.backward()
     optimizer.step()
     optimizer.zero_grad()
 
@@ -103,17 +104,17 @@ def _wait_for_gpu() -> None:
         torch.cuda.synchronize()
 
 
-def seconds(call) -> float:
+def seconds(call, clock=time.perf_counter) -> float:
     _wait_for_gpu()
-    start = time.perf_counter()
+    start = clock()
     call()
     _wait_for_gpu()
-    return time.perf_counter() - start
+    return clock() - start
 
 
-def interleave(calls: dict, rounds: int) -> dict[str, list[float]]:
+def interleave(calls: dict, rounds: int, clock=time.perf_counter) -> dict[str, list[float]]:
     """Seconds of every call, by round. All take turns in every round; the first round warms up and is not kept."""
-    taken = [{name: seconds(call) for name, call in calls.items()} for _ in range(rounds + 1)]
+    taken = [{name: seconds(call, clock) for name, call in calls.items()} for _ in range(rounds + 1)]
     return {name: [one[name] for one in taken[1:]] for name in calls}
 
 

@@ -13,13 +13,15 @@ from pathlib import Path
 import data
 import generation
 import likelihood
+import long_texts
 import systems
 import text_metrics
 import training
 from common import add_run_arguments
 from reporting import goals_table, machine_line, markdown
 
-BENCHMARKS = {module.__name__: module for module in (training, generation, systems, likelihood, text_metrics, data)}
+MODULES = (training, long_texts, generation, systems, likelihood, text_metrics, data)
+BENCHMARKS = {module.__name__: module for module in MODULES}
 
 
 def main(argv=None) -> list[dict]:

@@ -16,6 +16,7 @@ sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 import common
 import data
 import generation
+import long_texts
 import reporting
 import run_all
 import training
@@ -124,6 +125,24 @@ def test_training_writes_its_results(tmp_path, monkeypatch):
     assert {"CPU", "cores", "threads", "date", "torch", "transformers"} <= results["machine"].keys()
 
 
+def test_long_texts_writes_its_results(tmp_path, monkeypatch):
+    monkeypatch.setattr(long_texts, "peak_bytes", lambda *arguments, device: 1000)
+    results = long_texts.main(tiny(tmp_path))
+    assert json.loads((tmp_path / "long_texts.json").read_text()) == results
+    rows, checkpointed, grouping = results["tables"].values()
+    assert [(row["tokens of a text"], row["texts"]) for row in rows[:3]] == [(12, 2), (16, 2), (24, 1)]
+    assert len(rows) == 2 * 2 * 3 and len(checkpointed) == 2 and len(results["goals"]) == 2 * 2
+    assert grouping[1]["padding"] < grouping[0]["padding"]
+    assert results["plot"]["lines"]["trace-r, attention dropout 0"][0] == [12, 16, 24]
+
+
+def test_padding_is_what_the_mask_says(sizes):
+    ids, mask = long_texts.padded([3, 14, 5], sizes)
+    assert mask.sum(1).tolist() == [3, 14, 5] and torch.equal(ids == common.PAD, mask == 0)
+    assert (ids[1] == common.SEP).nonzero().tolist() == [[11]]  # after BOS and a segment of 10
+    assert long_texts.padding([[3, 14, 5], [4]]) == pytest.approx((11 + 9) / 46)
+
+
 def test_generation_writes_its_results(tmp_path):
     results = generation.main(tiny(tmp_path))
     assert json.loads((tmp_path / "generation.json").read_text()) == results
@@ -172,14 +191,7 @@ def test_peak_memory_is_that_of_the_call():
 @pytest.mark.slow
 def test_all_run(tmp_path):
     results = run_all.main(tiny(tmp_path))
-    assert [one["name"] for one in results] == [
-        "training",
-        "generation",
-        "systems",
-        "likelihood",
-        "text_metrics",
-        "data",
-    ]
+    assert [one["name"] for one in results] == list(run_all.BENCHMARKS)
     assert json.loads((tmp_path / "all.json").read_text()) == results
     page = (tmp_path / "all.md").read_text()
     assert all(one["goal"] in page for result in results for one in result["goals"])
