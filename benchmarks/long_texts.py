@@ -78,7 +78,7 @@ def make_trained(case: Case, arguments: argparse.Namespace) -> tuple:
     longest = max(arguments.tokens, *arguments.long_lengths)
     model = make_model(case.system, arguments, attn_pdrop=case.dropout, n_positions=longest)
     if case.checkpointing:
-        model.activation_checkpointing_enable()  # as `--gradient_checkpointing true` does
+        model.activation_checkpointing_enable()  # as `--activation_checkpointing true` does
     return model, torch.optim.AdamW(model.parameters())
 
 

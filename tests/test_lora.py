@@ -311,8 +311,8 @@ def test_gradient_checkpointing_and_bfloat16_in_the_trainer(folder, tmp_path, fa
     losses = {}
     for name, settings in {
         "float32": {},
-        "checkpointing": {"gradient_checkpointing": True},
-        "bfloat16": {"bf16": True, "gradient_checkpointing": True},
+        "checkpointing": {"activation_checkpointing": True},
+        "bfloat16": {"bf16": True, "activation_checkpointing": True},
     }.items():
         model = adapted(folder, "llama") if family == "adapter" else fresh(folder, "llama")
         trainer = make_trainer(model, tmp_path / name, save_strategy="no", max_steps=2, **settings)

@@ -82,13 +82,13 @@ def test_training_step(tmp_path, monkeypatch):
     assert str(error.value) == (
         "`per_device_train_batch_size` is too large for the memory of cpu, got 4 with texts of up to 17 tokens: lower "
         "it and raise `gradient_accumulation_steps` by as much (the steps stay the same), or set "
-        "`gradient_checkpointing`, or set `bf16`, or lower `max_length`."
+        "`activation_checkpointing`, or set `bf16`, or lower `max_length`."
     )
 
 
 def test_only_what_helps_is_named(tmp_path, monkeypatch):
     fail_in(monkeypatch, cpu, step=2)
-    settings = {"per_device_train_batch_size": 1, "gradient_checkpointing": True, "bf16": True}
+    settings = {"per_device_train_batch_size": 1, "activation_checkpointing": True, "bf16": True}
     trainer = make_trainer(tmp_path, save_strategy="steps", save_steps=1, max_steps=2, **settings)
     with pytest.raises(TrainingMemoryError) as error:
         trainer.train()

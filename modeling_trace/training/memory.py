@@ -80,8 +80,8 @@ def _less_memory(args: TrainingArguments, training: bool = True) -> list[str]:
     remedies = ["lower `max_length`"]
     if not (args.bf16 or args.fp16):
         remedies.insert(0, "set `bf16`")
-    if training and not args.gradient_checkpointing:
-        remedies.insert(0, "set `gradient_checkpointing`")
+    if training and not args.activation_checkpointing:
+        remedies.insert(0, "set `activation_checkpointing`")
     return remedies
 
 
