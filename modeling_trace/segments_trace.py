@@ -157,24 +157,7 @@ def segment_layout(segment_ids: torch.LongTensor, hidden_size: int) -> dict:
     # the last segment of a text is read by no prior
     read = torch.arange(num_segments + 1) < segment_ids.amax(dim=1, keepdim=True)
     context_length = 1 + int((ends * read).max())
-    packed = packed_ends = None
-    slot = torch.where(segment_ids < 0, num_segments + 1, segment_ids)
-    counts = slot.new_zeros(slot.shape[0], num_segments + 2)
-    counts = counts.scatter_add(1, slot, torch.ones_like(slot))[:, 1 : num_segments + 1]
-    width, starts = _pack(counts, segment_ids.shape[1], hidden_size)
-    if width is not None:
-        packed_ends = (starts + counts - 1).clamp_min(0)
-        size = -(-(int(packed_ends.max()) + 1) // width) * width
-        # tokens in the order of their segments: a token's place is that of its segment, and its rank there
-        order = slot.argsort(dim=1, stable=True)
-        segment = slot.gather(1, order) - 1
-        in_segment = (segment >= 0) & (segment < num_segments)
-        segment = segment.clamp(0, num_segments - 1)
-        before = (segment_ids == 0).sum(dim=1, keepdim=True) + counts.cumsum(dim=1) - counts
-        rank = torch.arange(slot.shape[1]) - before.gather(1, segment)
-        place = torch.where(in_segment, starts.gather(1, segment) + rank, size)  # `size` is cut off
-        packed = torch.full((slot.shape[0], size + 1), -1).scatter(1, place, order)[:, :size]
-        packed = packed.view(slot.shape[0], -1, width).contiguous()
+    packed, packed_ends = _pack(segment_ids, num_segments, hidden_size)
     return {
         "num_segments": num_segments,
         "ends": ends,
@@ -184,7 +167,29 @@ def segment_layout(segment_ids: torch.LongTensor, hidden_size: int) -> dict:
     }
 
 
-def _pack(counts: torch.LongTensor, length: int, hidden_size: int) -> tuple[int | None, torch.LongTensor | None]:
+def _pack(segment_ids, num_segments, hidden_size):
+    """`packed` and `packed_ends` of [`segment_layout`], from `segment_ids` on the host."""
+    slot = torch.where(segment_ids < 0, num_segments + 1, segment_ids)
+    counts = slot.new_zeros(slot.shape[0], num_segments + 2).scatter_add(1, slot, torch.ones_like(slot))
+    counts = counts[:, 1 : num_segments + 1]
+    width, starts = _best_rows(counts, segment_ids.shape[1], hidden_size)
+    if width is None:
+        return None, None
+    ends = (starts + counts - 1).clamp_min(0)
+    size = -(-(int(ends.max()) + 1) // width) * width
+    # tokens in the order of their segments: a token's place is that of its segment, and its rank there
+    order = slot.argsort(dim=1, stable=True)
+    segment = slot.gather(1, order) - 1
+    in_segment = (segment >= 0) & (segment < num_segments)
+    segment = segment.clamp(0, num_segments - 1)
+    before = (segment_ids == 0).sum(dim=1, keepdim=True) + counts.cumsum(dim=1) - counts
+    rank = torch.arange(slot.shape[1]) - before.gather(1, segment)
+    place = torch.where(in_segment, starts.gather(1, segment) + rank, size)  # `size` is cut off
+    packed = torch.full((slot.shape[0], size + 1), -1).scatter(1, place, order)[:, :size]
+    return packed.view(slot.shape[0], -1, width).contiguous(), ends
+
+
+def _best_rows(counts, length, hidden_size):
     """
     The best width of rows for segments of `counts` `(batch_size, num_segments)` tokens, and where each segment starts
     in its text's rows, one after another; None where the texts as they are, `length` wide, are less work.
