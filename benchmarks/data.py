@@ -30,7 +30,7 @@ from modeling_trace.data import (
 
 SIZES = {
     "tiny": {"texts": 40, "vocab_size": 300, "rounds": 1},
-    "small": {"texts": 100_000, "rounds": 2},
+    "small": {"texts": 20_000, "rounds": 7},
     "gpt2": {"texts": 100_000, "rounds": 5},
 }
 FIXED, SENTENCES, FLOOR = "segments of 10", "sentences", "tokenizer and Punkt"
@@ -82,12 +82,12 @@ def tokenizer_threads(num_proc: int | None):
 
 def main(argv=None) -> dict:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--texts", type=int, default=100_000, help="built-in reviews")
+    parser.add_argument("--texts", type=int, default=20_000, help="built-in reviews")
     parser.add_argument("--vocab_size", type=int, default=4096)
     parser.add_argument(
         "--num_procs", nargs="+", type=int, default=[CALLER, 1, 2], help="0: the calling process and its threads"
     )
-    add_run_arguments(parser, rounds=2)
+    add_run_arguments(parser)
     arguments = parse(parser, argv, SIZES)
     datasets.disable_progress_bars()
     reviews = [review.text for review in generate_reviews(arguments.texts)]
