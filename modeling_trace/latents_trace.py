@@ -1,6 +1,7 @@
 """Gaussian latents: the KL, the exact recurrence and its backward, the posterior's normalisation (paper Sec. 4.1)."""
 
 import math
+import re
 from dataclasses import dataclass
 
 import torch
@@ -57,8 +58,9 @@ def smooth_bound(x: torch.Tensor, bound: float | None) -> torch.Tensor:
 
 def standard_normal(like: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
     """eps ~ N(0, I) of the shape, type and device of `like`; the generator may live on another device (the CPU)."""
-    device = like.device if generator is None else generator.device
-    return torch.randn(like.shape, generator=generator, device=device, dtype=like.dtype).to(like.device)
+    if generator is None:  # torch.compile takes no `generator` argument, not even None, where shapes are symbols
+        return torch.randn(like.shape, device=like.device, dtype=like.dtype)
+    return torch.randn(like.shape, generator=generator, device=generator.device, dtype=like.dtype).to(like.device)
 
 
 def at_least_float32(x: torch.Tensor) -> torch.Tensor:
@@ -92,22 +94,28 @@ class SegmentLatents(ModelOutput):
         return gaussian_kl(self.posterior_mean, self.posterior_logvar, self.prior_mean, self.prior_logvar)
 
 
-class _RecurrentScan(torch.autograd.Function):
+def _scan(
+    prior_inputs: torch.Tensor,
+    delta_mean: torch.Tensor,
+    delta_logvar: torch.Tensor,
+    noise: torch.Tensor,
+    weight: torch.Tensor,
+    bound: float | None,
+    scale_by_prior: bool,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """
-    z_t, mu_t and log sigma_t^2 for t = 1..T, with a backward written by hand (see [`recurrent_scan`]).
+    z_t, mu_t and log sigma_t^2 for t = 1..T (see [`recurrent_scan`]), and z_t once more, for the backward.
 
-    Only the product with z_{t-1} is inside the loop. Plain autograd would keep a graph node per step, and slicing its
-    inputs would make the backward quadratic in T.
+    Only the product with z_{t-1} is inside the loop.
     """
-
-    @staticmethod
-    def forward(ctx, prior_inputs, delta_mean, delta_logvar, noise, weight, bound, scale_by_prior):
+    with torch.autocast(weight.device.type, enabled=False):
         size = delta_mean.shape[-1]
         transposed = weight.t().contiguous()  # (l, 2l)
         # z = mu + s * (dmu + exp(dlv / 2) eps), s = exp(lv / 2)    (residual_scale "prior")
         # z = mu + dmu + s * exp(dlv / 2) eps                       (residual_scale "none", Eq. 10)
-        scaled_noise = torch.exp(0.5 * delta_logvar) * noise
-        scaled = delta_mean + scaled_noise if scale_by_prior else scaled_noise
+        scaled = torch.exp(0.5 * delta_logvar) * noise
+        if scale_by_prior:
+            scaled = delta_mean + scaled
         shift = None if scale_by_prior else delta_mean.unbind(0)
         previous = torch.zeros_like(delta_mean[0])
         latents, means, logvars = [], [], []
@@ -119,38 +127,106 @@ class _RecurrentScan(torch.autograd.Function):
             latents.append(previous)
             means.append(mean)
             logvars.append(logvar)
-        latents, means, logvars = torch.stack(latents), torch.stack(means), torch.stack(logvars)
-        ctx.save_for_backward(latents, logvars, scaled, scaled_noise, weight)
-        ctx.bound, ctx.scale_by_prior = bound, scale_by_prior
+        latents = torch.stack(latents)
         # the caller's z must not share storage with the saved one: writing to it would corrupt the backward
-        return latents.clone(), means, logvars
+        return latents.clone(), torch.stack(means), torch.stack(logvars), latents
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad_latents, grad_means, grad_logvars):
-        latents, logvars, scaled, scaled_noise, weight = ctx.saved_tensors
+
+def _scan_backward(
+    grad_latents: torch.Tensor,
+    grad_means: torch.Tensor,
+    grad_logvars: torch.Tensor,
+    latents: torch.Tensor,
+    logvars: torch.Tensor,
+    delta_mean: torch.Tensor,
+    delta_logvar: torch.Tensor,
+    noise: torch.Tensor,
+    weight: torch.Tensor,
+    bound: float | None,
+    scale_by_prior: bool,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """
+    Gradients of `prior_inputs`, `delta_mean`, `delta_logvar` and `weight`, by hand: plain autograd would keep a graph
+    node per step, and slicing its inputs would make the backward quadratic in T.
+    """
+    with torch.autocast(weight.device.type, enabled=False):
         sigma = torch.exp(0.5 * logvars)
-        half_spread = 0.5 * sigma * scaled  # dz_t / d lv_t
-        if ctx.bound is None:
-            slope = torch.ones_like(logvars)
-        else:
-            slope = 1 - (logvars / ctx.bound).square()  # d bound(x) / dx, from its value
+        scaled_noise = torch.exp(0.5 * delta_logvar) * noise
+        scaled = delta_mean + scaled_noise if scale_by_prior else scaled_noise
+        spread = 0.5 * sigma * scaled  # dz_t / d lv_t
+        if bound is not None:
+            slope = 1 - (logvars / bound).square()  # d bound(x) / dx, from its value
+            spread, grad_logvars = spread * slope, grad_logvars * slope
         carry = torch.zeros_like(latents[0])
         grad_z, grad_inputs = [], []
-        steps = (x.unbind(0) for x in (grad_latents, grad_means, grad_logvars, half_spread, slope))
-        for dz, dmean, dlogvar, spread, dbound in reversed(list(zip(*steps, strict=True))):
+        steps = (x.unbind(0) for x in (grad_latents, grad_means, grad_logvars, spread))
+        for dz, dmean, dlogvar, dspread in reversed(list(zip(*steps, strict=True))):
             dz = dz + carry
-            inputs = torch.cat([dz + dmean, torch.addcmul(dlogvar, dz, spread) * dbound], dim=-1)  # (B, 2l)
+            inputs = torch.cat([dz + dmean, torch.addcmul(dlogvar, dz, dspread)], dim=-1)  # (B, 2l)
             carry = inputs @ weight
             grad_z.append(dz)
             grad_inputs.append(inputs)
         grad_z = torch.stack(grad_z[::-1])
         grad_inputs = torch.stack(grad_inputs[::-1])
-        grad_delta_mean = grad_z * sigma if ctx.scale_by_prior else grad_z
+        grad_delta_mean = grad_z * sigma if scale_by_prior else grad_z
         grad_delta_logvar = 0.5 * grad_z * sigma * scaled_noise
         # z_0 = 0, so step 1 adds nothing to the gradient of the weight
         grad_weight = grad_inputs[1:].flatten(0, 1).t() @ latents[:-1].flatten(0, 1)
-        return grad_inputs, grad_delta_mean, grad_delta_logvar, None, grad_weight, None, None
+        return grad_inputs, grad_delta_mean, grad_delta_logvar, grad_weight
+
+
+def _save_for_backward(ctx, inputs, output):
+    _, delta_mean, delta_logvar, noise, weight, *ctx.options = inputs
+    _, _, logvars, kept = output
+    ctx.save_for_backward(kept, logvars, delta_mean, delta_logvar, noise, weight)
+
+
+class _RecurrentScan(torch.autograd.Function):
+    """The scan in eager mode: cheaper to call than an operator, and its products are seen by tools that count them."""
+
+    @staticmethod
+    def forward(ctx, *inputs):
+        *outputs, kept = _scan(*inputs)
+        _save_for_backward(ctx, inputs, (*outputs, kept))
+        return tuple(outputs)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, *grads):
+        *found, grad_weight = _scan_backward(*grads, *ctx.saved_tensors, *ctx.options)
+        return *found, None, grad_weight, None, None
+
+
+# The same as operators: one node for torch.compile and torch.export, which otherwise write out every step. Named after
+# the module, since a process may hold other versions of this file, which came with saved models.
+_NAMESPACE = re.sub(r"\W", "_", __name__)
+_scan_op = torch.library.custom_op(f"{_NAMESPACE}::recurrent_scan", _scan, mutates_args=())
+_scan_backward_op = torch.library.custom_op(f"{_NAMESPACE}::recurrent_scan_backward", _scan_backward, mutates_args=())
+
+
+@_scan_op.register_fake
+def _(prior_inputs, delta_mean, delta_logvar, noise, weight, bound, scale_by_prior):
+    return tuple(delta_mean.new_empty(delta_mean.shape) for _ in range(4))
+
+
+@_scan_backward_op.register_fake
+def _(grad_latents, grad_means, grad_logvars, latents, logvars, delta_mean, delta_logvar, noise, weight, *options):
+    grad_inputs = latents.new_empty(*latents.shape[:-1], weight.shape[0])
+    return (
+        grad_inputs,
+        latents.new_empty(latents.shape),
+        latents.new_empty(latents.shape),
+        weight.new_empty(weight.shape),
+    )
+
+
+def _op_backward(ctx, grad_latents, grad_means, grad_logvars, _):
+    grads = (grad_latents, grad_means, grad_logvars)
+    *found, grad_weight = _scan_backward_op(*grads, *ctx.saved_tensors, *ctx.options)
+    return *found, None, grad_weight, None, None
+
+
+_scan_op.register_autograd(_op_backward, setup_context=_save_for_backward)
 
 
 def recurrent_scan(
@@ -181,10 +257,10 @@ def recurrent_scan(
     Returns:
         z_t, mu_t and log sigma_t^2 of the prior, each of shape `(num_segments, batch_size, latent_size)`.
     """
-    with torch.autocast(delta_mean.device.type, enabled=False):
-        return _RecurrentScan.apply(
-            prior_inputs, delta_mean, delta_logvar, noise, weight, bound, residual_scale == "prior"
-        )
+    inputs = (prior_inputs, delta_mean, delta_logvar, noise, weight, bound, residual_scale == "prior")
+    if torch.compiler.is_compiling():
+        return _scan_op(*inputs)[:3]
+    return _RecurrentScan.apply(*inputs)
 
 
 class PosteriorNorm(nn.Module):

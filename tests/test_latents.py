@@ -1,11 +1,15 @@
+import importlib.util
 import math
+import sys
 
 import pytest
 import torch
+from functorch.compile import make_boxed_func
 from tiny import tiny_config
+from torch._dynamo.backends.common import aot_autograd
 from torch.distributions import Normal, kl_divergence
 
-from modeling_trace import gamma_for_rate
+from modeling_trace import gamma_for_rate, latents_trace
 from modeling_trace.dynamics_trace import RecurrentDynamics
 from modeling_trace.latents_trace import gaussian_kl, recurrent_scan, smooth_bound
 
@@ -63,37 +67,119 @@ def naive_scan(prior_inputs, delta_mean, delta_logvar, noise, weight, bound, res
     return torch.stack(latents), torch.stack(means), torch.stack(logvars)
 
 
+def operator_scan(*inputs):
+    """What torch.compile calls."""
+    return latents_trace._scan_op(*inputs[:-1], inputs[-1] == "prior")[:3]
+
+
 FORMS = [(bound, scale) for bound in (None, 2.0) for scale in ("none", "prior")]
+both_scans = pytest.mark.parametrize("any_scan", [recurrent_scan, operator_scan])
 
 
+@both_scans
 @pytest.mark.parametrize("bound,residual_scale", FORMS)
-def test_scan_equals_the_naive_loop(bound, residual_scale):
+def test_scan_equals_the_naive_loop(bound, residual_scale, any_scan):
     inputs = scan_inputs(steps=9)
     for fast, slow in zip(
-        recurrent_scan(*inputs, bound, residual_scale), naive_scan(*inputs, bound, residual_scale), strict=True
+        any_scan(*inputs, bound, residual_scale), naive_scan(*inputs, bound, residual_scale), strict=True
     ):
         torch.testing.assert_close(fast, slow, atol=1e-12, rtol=1e-12)
 
 
+@both_scans
 @pytest.mark.parametrize("steps", [1, 4])
 @pytest.mark.parametrize("bound,residual_scale", FORMS)
-def test_scan_gradcheck(bound, residual_scale, steps):
+def test_scan_gradcheck(bound, residual_scale, steps, any_scan):
     prior_inputs, delta_mean, delta_logvar, noise, weight = scan_inputs(steps=steps)
     inputs = [x.requires_grad_() for x in (prior_inputs, delta_mean, delta_logvar, weight)]
 
     def scan(prior_inputs, delta_mean, delta_logvar, weight):
-        return recurrent_scan(prior_inputs, delta_mean, delta_logvar, noise, weight, bound, residual_scale)
+        return any_scan(prior_inputs, delta_mean, delta_logvar, noise, weight, bound, residual_scale)
 
     assert torch.autograd.gradcheck(scan, inputs)
 
 
-def test_scan_latents_can_be_written_to():
+@both_scans
+def test_scan_latents_can_be_written_to(any_scan):
     inputs = scan_inputs()
     weight = inputs[-1].requires_grad_()
-    latents, _, _ = recurrent_scan(*inputs, 2.0, "prior")
+    latents, _, _ = any_scan(*inputs, 2.0, "prior")
     wanted = torch.autograd.grad(latents.sum(), weight, retain_graph=True)[0]
     latents.detach().zero_()
     torch.testing.assert_close(torch.autograd.grad(latents.sum(), weight)[0], wanted)
+
+
+@both_scans
+def test_scan_has_no_second_derivative(any_scan):
+    inputs = scan_inputs()
+    weight = inputs[-1].requires_grad_()
+    gradient = torch.autograd.grad(any_scan(*inputs, 2.0, "prior")[0].square().sum(), weight, create_graph=True)[0]
+    with pytest.raises(RuntimeError, match="once_differentiable|no autograd formula"):
+        gradient.sum().backward()
+
+
+@both_scans
+def test_scan_is_left_alone_by_autocast(any_scan):
+    inputs = [x.float() for x in scan_inputs()]
+    weight = inputs[-1].requires_grad_()
+    found = []
+    for enabled in (False, True):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            outputs = any_scan(*inputs, 2.0, "prior")
+            found.append((*outputs, torch.autograd.grad(sum(x.sum() for x in outputs), weight)[0]))
+    for plain, cast in zip(*found, strict=True):
+        assert cast.dtype == torch.float32 and torch.equal(plain, cast)
+
+
+@pytest.mark.parametrize("bound,residual_scale", [(None, "none"), (2.0, "prior")])
+def test_scan_is_a_lawful_operator(bound, residual_scale):
+    inputs = [x.requires_grad_(index != 3) for index, x in enumerate(scan_inputs(steps=3))]
+    torch.library.opcheck(latents_trace._scan_op, (*inputs, bound, residual_scale == "prior"))
+    states = [x.detach() for x in latents_trace._scan_op(*inputs, bound, residual_scale == "prior")]
+    _, delta_mean, delta_logvar, noise, weight = (x.detach() for x in inputs)
+    saved = (states[3], states[2], delta_mean, delta_logvar, noise, weight)
+    torch.library.opcheck(latents_trace._scan_backward_op, (*states[:3], *saved, bound, residual_scale == "prior"))
+
+
+def test_compiled_scan_is_one_node_however_many_segments():
+    sizes = []
+
+    def count(graph, _):
+        sizes.append(len(graph.graph.nodes))
+        return make_boxed_func(graph)
+
+    compiled = torch.compile(recurrent_scan, backend=aot_autograd(fw_compiler=count), fullgraph=True, dynamic=False)
+    for steps in (2, 9):
+        inputs = [x.requires_grad_(index != 3) for index, x in enumerate(scan_inputs(steps=steps))]
+        found, wanted = compiled(*inputs, 2.0, "prior"), recurrent_scan(*inputs, 2.0, "prior")
+        gradients = [
+            torch.autograd.grad(sum(x.square().sum() for x in outputs), [x for x in inputs if x.requires_grad])
+            for outputs in (found, wanted)
+        ]
+        for own, eager in zip((*found, *gradients[0]), (*wanted, *gradients[1]), strict=True):
+            torch.testing.assert_close(own, eager, atol=1e-12, rtol=1e-12)
+    assert len(sizes) == 4 and sizes[:2] == sizes[2:]  # forward and backward
+    assert max(sizes) < 30
+
+
+def test_two_versions_of_the_scan_in_one_process():
+    """A saved model brings its own copy of this file, as `transformers_modules.<name>.latents_trace`."""
+    name = "transformers_modules.saved-model.latents_trace"
+    spec = importlib.util.spec_from_file_location(name, latents_trace.__file__)
+    other = importlib.util.module_from_spec(spec)
+    sys.modules[name] = other  # dataclasses look their module up
+    try:
+        for _ in range(2):  # Transformers executes a module again when its file has changed
+            spec.loader.exec_module(other)
+        assert other._scan_op._qualname != latents_trace._scan_op._qualname
+        inputs = scan_inputs()
+        wanted = recurrent_scan(*inputs, 2.0, "prior")
+        for module in (other, latents_trace):
+            compiled = torch.compile(module.recurrent_scan, backend="eager", fullgraph=True)
+            for own, eager in zip(compiled(*inputs, 2.0, "prior"), wanted, strict=True):
+                assert torch.equal(own, eager)
+    finally:
+        del sys.modules[name]
 
 
 def dynamics(seed=0, **settings):
