@@ -131,6 +131,7 @@ def last_token_index(segment_ids: torch.LongTensor, num_segments: int) -> torch.
     return index.scatter_reduce(1, slot, positions, reduce="amax")[:, : num_segments + 1]
 
 
+@torch.compiler.disable  # it is host work: traced, every number read from a tensor would break the graph
 def segment_layout(segment_ids: torch.LongTensor, hidden_size: int) -> dict:
     """
     Where the segments of a batch lie: all that a training step needs to know on the host, so that it never waits for
