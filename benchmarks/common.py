@@ -92,9 +92,9 @@ def make_batch(model, arguments: argparse.Namespace, segment_length: int | None 
     return torch.cat([start, tokens, end], dim=1).to(arguments.device)
 
 
-def training_step(model, optimizer, ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> None:
+def training_step(model, optimizer, ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **inputs) -> None:
     labels = ids if attention_mask is None else ids.masked_fill(attention_mask == 0, -100)
-    model(ids, attention_mask=attention_mask, labels=labels).loss.backward()
+    model(ids, attention_mask=attention_mask, labels=labels, **inputs).loss.backward()
     optimizer.step()
     optimizer.zero_grad()
 

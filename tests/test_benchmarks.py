@@ -14,6 +14,7 @@ from modeling_trace.data import FixedLengthSegmenter, SentenceSegmenter, TracePr
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
 import common
+import compiled
 import data
 import generation
 import long_texts
@@ -176,6 +177,14 @@ def test_contestants_do_not_find_each_other_in_the_cache(tmp_path):
     for dataset in prepared.values():
         data.remove_files(dataset)
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_compiled_writes_its_results(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda model, **_: model)  # compiling takes seconds at any size
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda *_, **__: None)
+    results = compiled.main(tiny(tmp_path))
+    assert json.loads((tmp_path / "compiled.json").read_text()) == results
+    assert [len(rows) for rows in results["tables"].values()] == [3, 6, 4, 4]
 
 
 def allocate(size):
