@@ -121,7 +121,7 @@ def test_transformers_finds_a_batch_size(tmp_path, monkeypatch):
         make_trainer(tmp_path, per_device_train_batch_size=2, **settings).train()
     assert sizes == [2, 1]
     fail_in(monkeypatch, cpu)
-    with pytest.raises(TrainingMemoryError, match="found no batch that fits .* got down to 1 text: set `grad"):
+    with pytest.raises(TrainingMemoryError, match="found no batch that fits .* got down to 1 text: set `activation"):
         make_trainer(tmp_path, per_device_train_batch_size=1, **settings).train()
 
 
