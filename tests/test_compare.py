@@ -357,6 +357,7 @@ def test_several_seeds_are_averaged(folder, tmp_path, capsys):
     assert (tmp_path / "out/report.md").read_text().startswith("# Evaluation of trace-r")
 
 
+@pytest.mark.slow
 def test_goes_on_where_it_was_stopped(folder, report, tmp_path, capsys, monkeypatch):
     arguments = ["compare", folder / "gpt2", folder / "trace-r", "--dataset", "reviews", *DATA, *SMALL]
     arguments += ["--judge", folder / "judge", "--output", tmp_path / "out"]
@@ -492,7 +493,7 @@ def test_half_written_parts_are_computed_again(tmp_path):
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["b.json"]
 
 
-@pytest.mark.parametrize("judge", ["nowhere", "nowhere.gguf"])
+@pytest.mark.parametrize("judge", ["nowhere", pytest.param("nowhere.gguf", marks=pytest.mark.slow)])
 def test_without_the_judge_the_rest_is_written(judge, folder, report, tmp_path, capsys):
     arguments = ["compare", folder / "gpt2", folder / "trace-r", "--dataset", "reviews", *DATA, *SMALL]
     arguments += ["--extra_metrics", "mauve", "vendi_score"]
@@ -577,22 +578,15 @@ def test_findings_name_texts_of_other_lengths():
     assert "(50 words): b 30." in found and "all texts of b are the same" in found
 
 
-@pytest.mark.parametrize(
-    "flags, warned",
-    [
-        (["--max_texts", 160, "--validation_split", 120], ""),
-        (["--max_texts", 160, "--validation_split", 0.5], "another `validation_split` (120, here 0.5)"),
-        (["--max_texts", 150, "--validation_split", 120], "another `max_texts` (160, here 150)"),
-        (["--max_texts", 160, "--validation_split", "none"], "another `validation_split` (120, here None)"),
-    ],
-)
-def test_runs_that_may_have_seen_the_texts_are_named(flags, warned, folder, tmp_path, capsys):
-    arguments = [folder / "gpt2", folder / "trace-r", "--dataset", "reviews", *flags, "--max_words", 12, *SMALL[:6]]
+def test_runs_that_may_have_seen_the_texts_are_named(folder, report, tmp_path, capsys):
+    arguments = [folder / "gpt2", folder / "trace-r", "--dataset", "reviews", *DATA[:2], "--max_words", 12, *SMALL[:6]]
     arguments += ["--max_new_tokens", 6, "--curve_temperatures", "--judge", "none", "--decoding", "top-k"]
+    arguments += ["--validation_split", 0.5]
     code, out, err = run(capsys, "compare", *arguments, "--output", tmp_path / "out")
     assert code == 0, err
     found = [one for one in read(tmp_path / "out")["findings"] if "it may have seen these texts" in one]
-    assert len(found) == (2 if warned else 0) and all(warned in one for one in found)
+    assert len(found) == 2 and all("another `validation_split` (120, here 0.5)" in one for one in found)
+    assert not any("it may have seen these texts" in one for one in read(report)["findings"])
 
 
 def test_another_split_or_path_is_seen_for_what_it_is(tmp_path):
@@ -601,15 +595,16 @@ def test_another_split_or_path_is_seen_for_what_it_is(tmp_path):
     (tmp_path / "m").mkdir()
     trained = "dataset: {}\nsplit: train\nvalidation_split: 0.1\nmax_texts: null\ndrop_empty: false\n"
 
-    def warned(dataset, split, validation_split):
+    def warned(dataset, split, validation_split, max_texts=None):
         (tmp_path / "m" / "train_config.yaml").write_text(trained.format(tmp_path / "data"))
-        arguments = Namespace(dataset=dataset, split=split, max_texts=None, drop_empty=False, text_column=None)
+        arguments = Namespace(dataset=dataset, split=split, max_texts=max_texts, drop_empty=False, text_column=None)
         system = Namespace(name="m", path=str(tmp_path / "m"))
         return bool(real_texts_of_command._seen_in_training(arguments, validation_split, [system]))
 
     same, other = str(tmp_path / "link"), str(tmp_path)
     assert not warned(same, "train", 0.1) and not warned(same, "test", None) and not warned(same, "train", "test")
     assert warned(same, "train", None) and warned(same, "test", "train") and not warned(other, "train", None)
+    assert warned(same, "train", 0.1, max_texts=150)
 
 
 # ---- Small things ----
