@@ -19,6 +19,7 @@ from modeling_trace import TraceConfig, TraceForConditionalGeneration
 from modeling_trace.data.presets import SYSTEMS
 
 BOS, EOS, PAD, SEP = 0, 1, 2, 3
+CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
 PLAIN = "plain LM"  # Transformers' own GPT2LMHeadModel
 # A small vocabulary makes "small" a hard case: most of its time is in the layers, of which TRACE runs three times as
 # many. "gpt2" is GPT-2 small.
@@ -45,6 +46,11 @@ def add_run_arguments(parser: argparse.ArgumentParser, rounds: int = 7) -> None:
     parser.add_argument("--rounds", type=int, default=rounds, help="one more comes first, to warm up")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--output", default=str(Path(__file__).parent / "results"), help="folder of the results")
+
+
+def add_clock_argument(parser: argparse.ArgumentParser) -> None:
+    clocks = "processor: of this process alone, for one thread on a machine that others use too; not for a GPU"
+    parser.add_argument("--clock", choices=list(CLOCKS), default="wall", help=clocks)
 
 
 def parse(parser: argparse.ArgumentParser, argv=None, sizes=SIZES, default: str | None = "small"):
@@ -104,15 +110,15 @@ def _wait_for_gpu() -> None:
         torch.cuda.synchronize()
 
 
-def seconds(call, clock=time.perf_counter) -> float:
+def seconds(call, clock: str = "wall") -> float:
     _wait_for_gpu()
-    start = clock()
+    start = CLOCKS[clock]()
     call()
     _wait_for_gpu()
-    return clock() - start
+    return CLOCKS[clock]() - start
 
 
-def interleave(calls: dict, rounds: int, clock=time.perf_counter) -> dict[str, list[float]]:
+def interleave(calls: dict, rounds: int, clock: str = "wall") -> dict[str, list[float]]:
     """Seconds of every call, by round. All take turns in every round; the first round warms up and is not kept."""
     taken = [{name: seconds(call, clock) for name, call in calls.items()} for _ in range(rounds + 1)]
     return {name: [one[name] for one in taken[1:]] for name in calls}

@@ -17,6 +17,7 @@ import torch
 from common import (
     PLAIN,
     SIZES,
+    add_clock_argument,
     add_size_arguments,
     interleave,
     make_batch,
@@ -66,7 +67,9 @@ def measure_training(arguments: argparse.Namespace) -> tuple[list[dict], list[di
             steps[system, name] = functools.partial(make_step, model, callee, optimizer, arguments)
             calls[system, name] = steps[system, name](arguments.tokens)
         first(system, arguments.tokens)
-    taken = interleave(calls, arguments.rounds)  # before other lengths: what is timed was compiled for this one
+    taken = interleave(
+        calls, arguments.rounds, arguments.clock
+    )  # before other lengths: what is timed was compiled for this one
     for system in SYSTEMS:
         for tokens in arguments.other_tokens:
             first(system, tokens)
@@ -105,7 +108,7 @@ def measure_generation(arguments: argparse.Namespace) -> tuple[list[dict], list[
             before = graphs()
             first = seconds(calls[system, "compiled"])
             firsts.append({"system": system, "batch": many, "seconds": first, "graphs": graphs() - before})
-        taken = interleave(calls, arguments.rounds)
+        taken = interleave(calls, arguments.rounds, arguments.clock)
         rows += [{"batch": many, **row} for row in compare(taken, systems)]
     return rows, firsts
 
@@ -115,6 +118,7 @@ def main(argv=None) -> dict:
     add_size_arguments(parser)
     parser.add_argument("--other_tokens", type=int, nargs="+", default=[48, 72], help="of texts after the first ones")
     parser.add_argument("--new_tokens", type=int, default=100)
+    add_clock_argument(parser)
     parser.add_argument("--backend", default="inductor", help="of torch.compile")
     arguments = parse(parser, argv, {size: SIZES[size] | own for size, own in OWN.items()})
     torch._dynamo.config.recompile_limit = 64  # models of one class share their code, and so the limit of its graphs

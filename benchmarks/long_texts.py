@@ -16,7 +16,6 @@ it, the same quantiles of either pass by length.
 
 import argparse
 import math
-import time
 from typing import NamedTuple
 
 import torch
@@ -27,6 +26,7 @@ from common import (
     PLAIN,
     SEP,
     SIZES,
+    add_clock_argument,
     add_size_arguments,
     interleave,
     make_model,
@@ -45,7 +45,6 @@ OWN = {
     "small": {},
     "gpt2": {"batch_size": 32},  # 8 texts of 96 tokens have fewer than one of 1,024
 }
-CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
 DROPOUTS = (0.1, 0.0)  # of attention weights: GPT-2's own, and none
 
 
@@ -101,7 +100,7 @@ def measure_lengths(arguments: argparse.Namespace) -> tuple[list[dict], list[dic
     cases += [Case("trace-r", dropout, True, long) for dropout in DROPOUTS]
     trained = {case[:3]: make_trained(case, arguments) for case in cases if case.length == long}
     calls = {case: prepare_step(case, arguments, trained[case[:3]]) for case in cases}
-    taken = interleave(calls, arguments.rounds, CLOCKS[arguments.clock])
+    taken = interleave(calls, arguments.rounds, arguments.clock)
     peaks = {case: peak_bytes(prepare_step, case, arguments, device=arguments.device) for case in cases}
     rows, checkpointed = [], []
     for case in cases:
@@ -161,7 +160,7 @@ def measure_grouping(arguments: argparse.Namespace) -> list[dict]:
         timed[name] = [passes[name][part * len(passes[name]) // parts] for part in range(1, parts, 2)]
         inputs = [padded(batch, arguments) for batch in timed[name]]
         calls[name] = lambda i=inputs: [training_step(*trained, *one) for one in i]
-    taken = interleave(calls, arguments.rounds, CLOCKS[arguments.clock])
+    taken = interleave(calls, arguments.rounds, arguments.clock)
     per_token = {name: [value / sum(map(sum, timed[name])) for value in taken[name]] for name in samplers}
     return [
         {
@@ -194,8 +193,7 @@ def main(argv=None) -> dict:
     parser.add_argument("--num_texts", type=int, default=10_000, help="of unequal lengths")
     parser.add_argument("--texts_per_batch", type=int, default=8, help="of unequal lengths")
     parser.add_argument("--timed_batches", type=int, default=8)
-    clocks = "processor: of this process alone, for one thread on a machine that others use too; not for a GPU"
-    parser.add_argument("--clock", choices=list(CLOCKS), default="wall", help=clocks)
+    add_clock_argument(parser)
     arguments = parse(parser, argv, {size: SIZES[size] | own for size, own in OWN.items()})
     rows, checkpointed = measure_lengths(arguments)
     grouping = measure_grouping(arguments)

@@ -15,8 +15,8 @@ class TraceCache(DynamicCache):
     Beam search reorders the cache and nothing else, so all per-row state lives here and moves as one.
 
     Attributes:
-        encoder (`DynamicCache`): keys and values of the context pass, one slot per token of the text, filled up to
-            `segment_start` in each row. Slots past it are not valid.
+        encoder (`DynamicCache`): keys and values of the context pass, one slot per token of the text and a few spare
+            ones, filled up to `segment_start` in each row. Slots past it are not valid.
         latents (`torch.Tensor` of shape `(rows, num_segments, latent_size)`): z of every segment begun so far; None
             before the first draw.
         segment (`torch.LongTensor` of shape `(rows,)`): number (1, 2, ...) of the segment that the next token is in.
@@ -83,7 +83,7 @@ class TraceCache(DynamicCache):
         """
         Write what a pass over `window` `(n, width)` (True for tokens) appended to `past` back to the rows' own slots.
 
-        Row i's window begins at slot `segment_start[rows[i]]`; the cache grows to `total` slots.
+        Row i's window begins at slot `segment_start[rows[i]]`; the cache grows to `total` slots at least.
         """
         every_row = rows.numel() == self.segment.numel()
         if every_row and total == past_length + window.shape[1] and bool(window.all()):

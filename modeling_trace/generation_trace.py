@@ -29,9 +29,11 @@ class SegmentLogitsProcessor(LogitsProcessor):
     """
     Keeps segments between a least and a greatest length, and never empty; `generate()` adds it by itself.
 
-    A row's place in its segment is read from the ids so far: tokens since the last [SEP], or since the leading run of
-    BOS and padding (which cannot follow itself). Below `min_length` tokens [SEP] is ruled out; at `max_length` only
-    [SEP] or the end of the text can follow. A text may end in any segment that has a token.
+    A row's place in its segment: in `generate()` the cache knows where segments start, by the rule of
+    [`segment_ids_from_input_ids`]. Used by itself, the processor reads it from the ids so far: tokens since the last
+    [SEP], or since the leading run of BOS and padding (which cannot follow itself). Below `min_length` tokens [SEP] is
+    ruled out; at `max_length` only [SEP] or the end of the text can follow. A text may end in any segment that has a
+    token.
 
     Args:
         sep_token_id (`int`): id of [SEP].

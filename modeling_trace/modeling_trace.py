@@ -358,6 +358,12 @@ class TraceForConditionalGeneration(
             generator=generator,
         )
 
+    @property
+    def packed_hidden_size(self) -> int | None:
+        """`hidden_size` of [`segment_layout`]: None where no pass reads segments alone, so that none are packed."""
+        reads_segments = self.has_latents and self.latents.posterior_pass == "segment"
+        return self.config.backbone_config.hidden_size if reads_segments else None
+
     def _encoder(self) -> nn.Module:
         """What reads the text for the latents: the backbone, or its first layers."""
         layers = self.config.encoder_layers
@@ -368,7 +374,7 @@ class TraceForConditionalGeneration(
         if layout is None:
             if self.config.conditional:
                 check_prompts(segment_ids)
-            layout = segment_layout(segment_ids, self.config.backbone_config.hidden_size)
+            layout = segment_layout(segment_ids, self.packed_hidden_size)
         ends = layout["ends"].to(input_ids.device)
         posterior_pass, reads_context = self.latents.posterior_pass, self.latents.reads_context
         names = sorted({posterior_pass, *(["context"] if reads_context else [])} - {"segment"})

@@ -132,7 +132,7 @@ def last_token_index(segment_ids: torch.LongTensor, num_segments: int) -> torch.
 
 
 @torch.compiler.disable  # it is host work: traced, every number read from a tensor would break the graph
-def segment_layout(segment_ids: torch.LongTensor, hidden_size: int) -> dict:
+def segment_layout(segment_ids: torch.LongTensor, hidden_size: int | None) -> dict:
     """
     Where the segments of a batch lie: all that a training step needs to know on the host, so that it never waits for
     the device. [`TraceTrainer`] works it out beside the collator.
@@ -142,7 +142,8 @@ def segment_layout(segment_ids: torch.LongTensor, hidden_size: int) -> dict:
 
     Args:
         segment_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`): -1 padding, 0 prefix, 1..T.
-        hidden_size (`int`): of the backbone: it decides what attention costs beside the rest.
+        hidden_size (`int`, *optional*): of the backbone: it decides what attention costs beside the rest. None packs
+            nothing.
 
     Returns:
         `dict` of
@@ -158,7 +159,7 @@ def segment_layout(segment_ids: torch.LongTensor, hidden_size: int) -> dict:
     # the last segment of a text is read by no prior
     read = torch.arange(num_segments + 1) < segment_ids.amax(dim=1, keepdim=True)
     context_length = 1 + int((ends * read).max())
-    packed, packed_ends = _pack(segment_ids, num_segments, hidden_size)
+    packed, packed_ends = (None, None) if hidden_size is None else _pack(segment_ids, num_segments, hidden_size)
     return {
         "num_segments": num_segments,
         "ends": ends,

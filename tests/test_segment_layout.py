@@ -7,11 +7,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_trainer import make_texts, make_trainer
+from test_trainer import make_model, make_texts, make_trainer
 from tiny import BOS, SEP, make_batch, make_text, tiny_model
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import GPT2LMHeadModel
 
+from modeling_trace.dynamics_trace import LATENT_DYNAMICS
 from modeling_trace.segments_trace import (
     ENCODER_MASKS,
     gather_positions,
@@ -174,3 +175,21 @@ def test_trainer_works_the_layout_out(tmp_path):
     trainer.compute_loss(trainer.model, batch)
     segments = trainer.model._segment_ids(batch["input_ids"], batch["attention_mask"], None)
     assert torch.equal(given[0]["ends"], segment_layout(segments, 1)["ends"])
+
+
+@pytest.mark.parametrize("dynamics", ["single", "independent", "context"])
+def test_nothing_is_packed_where_no_pass_reads_segments_alone(dynamics):
+    model = tiny_model(latent_dynamics=dynamics)
+    ids, mask, _ = make_batch([make_text([2] * 20)])
+    segments = model._segment_ids(ids, mask, None)
+    assert segment_layout(segments, 1)["packed"] is not None or dynamics == "single"
+    assert segment_layout(segments, model.packed_hidden_size)["packed"] is None
+
+
+def test_trainer_numbers_segments_as_the_model_does(tmp_path, monkeypatch):
+    """Also by dynamics that this package's registry does not know, as those of remote code."""
+    model = make_model(latent_dynamics="single", posterior_norm="none")
+    trainer = make_trainer(tmp_path / "known", model)
+    monkeypatch.delitem(LATENT_DYNAMICS, "single")
+    for made in (trainer, make_trainer(tmp_path / "unknown", model)):
+        assert next(iter(made.get_train_dataloader()))["segment_layout"]["num_segments"] == 1

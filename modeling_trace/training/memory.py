@@ -4,7 +4,7 @@ import contextlib
 import os
 
 import torch
-from transformers import TrainingArguments
+from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
 # Some devices have an error class for it, the others raise a RuntimeError with one of these in it.
@@ -55,9 +55,22 @@ def step_must_fit(args: TrainingArguments, inputs: dict, training: bool):
         ) from error
 
 
+class OptimizerStepCallback(TrainerCallback):
+    """Knows whether the optimizer is at work, which allocates its state in its first step."""
+
+    inside = False
+
+    def on_pre_optimizer_step(self, args, state, control, **kwargs):
+        self.inside = True
+
+    def on_optimizer_step(self, args, state, control, **kwargs):
+        self.inside = False
+
+
 @contextlib.contextmanager
-def run_must_fit(args: TrainingArguments, num_trained: int):
-    """The same for what is outside of the steps: the optimizer, and the search for a batch size."""
+def run_must_fit(args: TrainingArguments, num_trained: int, optimizer_step: OptimizerStepCallback):
+    """The same for the optimizer and for the search for a batch size. Another lack of memory stays what it is."""
+    optimizer_step.inside = False
     try:
         yield
     except TrainingMemoryError:
@@ -68,7 +81,7 @@ def run_must_fit(args: TrainingArguments, num_trained: int):
                 f"`auto_find_batch_size` found no batch that fits in the memory of {args.device}, got down to 1 text: "
                 f"{', or '.join(_less_memory(args))}.{_saved(args)}"
             ) from error
-        if not _is_out_of_memory(error):
+        if not (optimizer_step.inside and _is_out_of_memory(error)):
             raise
         raise TrainingMemoryError(
             f"`optim` {args.optim.value} does not fit in the memory of {args.device} beside the model, got "
@@ -90,4 +103,4 @@ def _saved(args: TrainingArguments) -> str:
     return "" if checkpoint is None else f" Go on from '{checkpoint}', which is intact, by `resume_from_checkpoint`."
 
 
-__all__ = ["TrainingMemoryError", "run_must_fit", "step_must_fit"]
+__all__ = ["OptimizerStepCallback", "TrainingMemoryError", "run_must_fit", "step_must_fit"]

@@ -17,11 +17,10 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging
 
-from ..dynamics_trace import has_segments
 from ..segments_trace import check_prompts, segment_ids_from_input_ids, segment_layout
 from .callbacks import CollapseWarningCallback, KLWeightCallback, get_kl_weight
 from .distributed import OneOrder, check_processes
-from .memory import run_must_fit, step_must_fit
+from .memory import OptimizerStepCallback, run_must_fit, step_must_fit
 
 logger = logging.get_logger(__name__)
 
@@ -212,16 +211,30 @@ def _own_class(model: torch.nn.Module):
         model.__class__ = sharded
 
 
+def _own_part(parameter: torch.nn.Parameter) -> torch.Tensor:
+    """What this process holds of a parameter."""
+    for name in ("_local_tensor", "ds_tensor"):  # a shard, under FSDP2 and ZeRO-3
+        if hasattr(parameter, name):
+            return getattr(parameter, name).detach()
+    return parameter.detach()
+
+
 class _SegmentCollator:
     """
     A collator whose batches say where their segments lie, so that the model need not wait for the device to know, and
     have no targets in their prompts.
     """
 
-    def __init__(self, collator: Callable, config, one_per_text: bool, with_layout: bool):
+    def __init__(self, collator: Callable, model, with_layout: bool):
         self.collator, self.with_layout = collator, with_layout
-        self.conditional, self.hidden_size = config.conditional, config.backbone_config.hidden_size
-        self.segment_settings = (config.sep_token_id, config.bos_token_id, config.conditional, one_per_text)
+        config = model.config  # nothing else of the model: workers get a copy
+        self.conditional, self.hidden_size = config.conditional, model.packed_hidden_size
+        self.segment_settings = (
+            config.sep_token_id,
+            config.bos_token_id,
+            config.conditional,
+            model.one_latent_per_text,
+        )
 
     def __call__(self, features):
         from ..data.collator import mask_prompts
@@ -274,7 +287,8 @@ class TraceTrainer(Trainer):
 
     Raises:
         ValueError: For a data set that cannot be used, a missing collator, or settings that cannot work with the
-            ELBO (label smoothing, another loss function, `DataParallel`).
+            ELBO (label smoothing, another loss function, `DataParallel`) or with several processes
+            ([`check_processes`]).
 
     Note: In a data set without a length (streamed) that several processes evaluate, the last batch may hold texts
     twice, which are then counted twice; with one process, or with a length, every text counts once.
@@ -319,6 +333,8 @@ class TraceTrainer(Trainer):
             callbacks.append(KLWeightCallback(kl_schedule))
         if not any(isinstance(callback, CollapseWarningCallback) for callback in callbacks):
             callbacks.append(CollapseWarningCallback())
+        self._optimizer_step = OptimizerStepCallback()
+        callbacks.append(self._optimizer_step)
         super().__init__(
             model=model,
             args=args,
@@ -342,8 +358,7 @@ class TraceTrainer(Trainer):
         # batches that one process reads for all are cut into tensors of one shape, which a layout is not
         with_layout = config.latent_dynamics != "none" and not self.args.accelerator_config.dispatch_batches
         if config.conditional or with_layout:  # whatever collator: the loss is divided by its number of targets
-            one_per_text = not has_segments(config.latent_dynamics)
-            self.data_collator = _SegmentCollator(self.data_collator, config, one_per_text, with_layout)
+            self.data_collator = _SegmentCollator(self.data_collator, self.model, with_layout)
 
     def _check_settings(self) -> None:
         if get_kl_weight(self.model) is None:
@@ -372,7 +387,7 @@ class TraceTrainer(Trainer):
                 f"`processing_class` has conditional={conditional}, the model {config.conditional}: prompts would be "
                 "taken for text, or the reverse. Make both the same."
             )
-        segments = has_segments(config.latent_dynamics)
+        segments = self.model.has_latents and not self.model.one_latent_per_text
         if not (segments or conditional) or not hasattr(tokenizer, "sep_token_id"):
             return
         if tokenizer.sep_token_id != config.sep_token_id:
@@ -397,7 +412,8 @@ class TraceTrainer(Trainer):
     def _get_train_sampler(self, train_dataset=None):
         sampler = super()._get_train_sampler(train_dataset)
         if isinstance(sampler, LengthGroupedSampler) and self.args.world_size > 1:
-            sampler = OneOrder(sampler, lambda: self.args.seed + int(self.state.epoch or 0))
+            seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+            sampler = OneOrder(sampler, lambda: seed + int(self.state.epoch or 0))
         return sampler
 
     # ---- Loss ----
@@ -539,7 +555,9 @@ class TraceTrainer(Trainer):
             check_output_dir(self.args.output_dir, self.model.config, resume_from_checkpoint)
             self._owns_output_dir = True
         self._sums = _LossSums(self.args.device)
-        with run_must_fit(self.args, sum(p.numel() for p in self.model.parameters() if p.requires_grad)):
+        # under ZeRO-3 `numel` is that of what is not dealt out: nothing
+        trained = sum(getattr(p, "ds_numel", p.numel()) for p in self.model.parameters() if p.requires_grad)
+        with run_must_fit(self.args, trained, self._optimizer_step):
             result = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
         self._read_sums()  # what came after the last log
         return result
@@ -552,9 +570,7 @@ class TraceTrainer(Trainer):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         # Each process looks at its own weights: users may call this in one process only.
-        trained = [parameter.detach() for parameter in self.model.parameters() if parameter.requires_grad]
-        trained = [getattr(parameter, "_local_tensor", parameter) for parameter in trained]  # a shard, under FSDP2
-        finite = [parameter.isfinite().all() for parameter in trained]
+        finite = [_own_part(p).isfinite().all() for p in self.model.parameters() if p.requires_grad]
         if finite and not all(torch.stack(finite).tolist()):
             what = f"the weights are not finite after step {self.state.global_step}, and were not saved"
             raise TrainingDivergedError(self._diverged_message(what))
