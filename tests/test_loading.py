@@ -246,7 +246,7 @@ def test_empty_datasets():
         load_texts(Dataset.from_dict({"text": ["a"] * 25_000 + [None]}))
 
 
-@pytest.mark.parametrize("step", ["load", "prepare"])
+@pytest.mark.parametrize("step", ["load", "load where no folder can be", "prepare"])
 def test_cache_that_cannot_be_written(step, tmp_path, processor, monkeypatch):
     file = write_jsonl(tmp_path / "reviews.jsonl", ROWS)
     texts, _ = load_texts(file, validation_split=None)
@@ -255,12 +255,15 @@ def test_cache_that_cannot_be_written(step, tmp_path, processor, monkeypatch):
         (tmp_path / "cache").write_text("")
         monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
         folder = tmp_path / "cache"
+    elif step == "load where no folder can be":
+        folder = Path("/proc/cache")  # not found, like a data set
+        monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", folder)
     else:
         folder = Path(texts.cache_files[0]["filename"]).parent
         shutil.rmtree(folder)
         folder.write_text("")
     with pytest.raises(ValueError, match="`HF_DATASETS_CACHE` must be a folder that can be written") as error:
-        if step == "load":
+        if step != "prepare":
             load_texts(file, validation_split=None)
         else:
             prepare_dataset(texts, processor)

@@ -85,6 +85,7 @@ def _load(source: dict, argument: str, split: str, name: str, streaming: bool):
                 f"`{argument}` {split!r} is not in '{name}', which has {', '.join(splits)}.{remedy}"
             ) from None
     except (FileNotFoundError, ConnectionError) as error:
+        check_cache(datasets.config.HF_DATASETS_CACHE, error)  # its folders may be what was not found
         raise ValueError(f"`dataset` could not be found, got '{name}': {one_line(error)} {_FORMS}.") from None
     except datasets.exceptions.DatasetGenerationError as error:
         cause = error.__cause__ or error
