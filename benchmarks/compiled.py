@@ -67,9 +67,8 @@ def measure_training(arguments: argparse.Namespace) -> tuple[list[dict], list[di
             steps[system, name] = functools.partial(make_step, model, callee, optimizer, arguments)
             calls[system, name] = steps[system, name](arguments.tokens)
         first(system, arguments.tokens)
-    taken = interleave(
-        calls, arguments.rounds, arguments.clock
-    )  # before other lengths: what is timed was compiled for this one
+    # before other lengths: what is timed was compiled for this one
+    taken = interleave(calls, arguments.rounds, arguments.clock)
     for system in SYSTEMS:
         for tokens in arguments.other_tokens:
             first(system, tokens)
