@@ -107,7 +107,7 @@ def test_inductor_computes_the_same_numbers(name):
 
 @pytest.mark.parametrize("num_beams", [1, 3])
 def test_compiled_backbone_writes_the_same_tokens(num_beams):
-    """One graph for a cache of any length, of the decoder and of the segments; beams reorder it."""
+    """A few graphs for a cache of any length, of the decoder and of the encoder; beams reorder it."""
     eager = tiny_model().double()
     compiled = copy.deepcopy(eager)
     compiled.backbone.compile(backend="aot_eager", dynamic=True)
@@ -116,7 +116,7 @@ def test_compiled_backbone_writes_the_same_tokens(num_beams):
     for model in (eager, compiled):
         torch.manual_seed(0)
         found.append(model.generate(num_return_sequences=3, do_sample=False, **settings))
-    assert counters["stats"]["unique_graphs"] <= 8  # of the first token and the others, of the decoder and the encoder
+    assert counters["stats"]["unique_graphs"] <= 6  # of the first token and the others, of the decoder and the encoder
     torch.testing.assert_close(found[1].sequences, found[0].sequences, rtol=0, atol=0)
     torch.testing.assert_close(found[1].latents, found[0].latents, rtol=0, atol=1e-10)
 

@@ -177,18 +177,18 @@ def test_trainer_works_the_layout_out(tmp_path):
     assert torch.equal(given[0]["ends"], segment_layout(segments, 1)["ends"])
 
 
-@pytest.mark.parametrize("dynamics", ["single", "independent", "context"])
+@pytest.mark.parametrize("dynamics", ["independent", "context"])
 def test_nothing_is_packed_where_no_pass_reads_segments_alone(dynamics):
     model = tiny_model(latent_dynamics=dynamics)
     ids, mask, _ = make_batch([make_text([2] * 20)])
     segments = model._segment_ids(ids, mask, None)
-    assert segment_layout(segments, 1)["packed"] is not None or dynamics == "single"
+    assert segment_layout(segments, 1)["packed"] is not None
     assert segment_layout(segments, model.packed_hidden_size)["packed"] is None
 
 
 def test_trainer_numbers_segments_as_the_model_does(tmp_path, monkeypatch):
     """Also by dynamics that this package's registry does not know, as those of remote code."""
-    model = make_model(latent_dynamics="single", posterior_norm="none")
+    model = make_model(latent_dynamics="single")
     trainer = make_trainer(tmp_path / "known", model)
     monkeypatch.delitem(LATENT_DYNAMICS, "single")
     for made in (trainer, make_trainer(tmp_path / "unknown", model)):
