@@ -48,6 +48,7 @@ SPLIT, UNEVEN, DISPATCH = (
             {},
             "`per_device_eval_batch_size` must be a multiple of the 2 processes.* got 5. Use 6, or leave",
         ),
+        ({"per_device_train_batch_size": 0}, {}, "`per_device_train_batch_size` must be >= 1, got 0. Use 8"),
         (UNEVEN, {}, "`even_batches` must be true for 2 processes, got false"),
         (DISPATCH, {}, "`dispatch_batches` must be false for 2 processes, got true"),
         (

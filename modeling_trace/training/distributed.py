@@ -21,6 +21,9 @@ def check_processes(args: TrainingArguments, train_dataset=None, eval_dataset=No
     """
     number, batches = args.world_size, args.accelerator_config
     sizes = {name: getattr(args, name) for name in ("per_device_train_batch_size", "per_device_eval_batch_size")}
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"`{name}` must be >= 1, got {size}. Use 8, or 1 where memory is short.")
     if batches.split_batches:
         for name, size in sizes.items():
             if size % number:
