@@ -3,7 +3,7 @@
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from .cache_trace import TraceCache
-from .configuration_trace import TraceConfig
+from .configuration_trace import TraceConfig, middle_layer
 from .data import TraceProcessor
 from .dynamics_trace import LatentDynamics, register_latent_dynamics
 from .generation_trace import SegmentLogitsProcessor
@@ -31,5 +31,6 @@ __all__ = [
     "TracePreTrainedModel",
     "TraceProcessor",
     "gamma_for_rate",
+    "middle_layer",
     "register_latent_dynamics",
 ]

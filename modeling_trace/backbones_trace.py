@@ -1,4 +1,4 @@
-"""From a language model to a backbone: where it is found, what it must be, and the [SEP] row that it gets."""
+"""From a language model to a backbone: where it is found, what it must be, and the [SEP] row that it may get."""
 
 import copy
 import importlib.util
@@ -144,6 +144,18 @@ def add_separator(backbone, tokenizer, settings) -> dict:
     return {**settings, "sep_token_id": sep_token_id}
 
 
+def layer_stack(backbone: nn.Module) -> tuple[str, nn.ModuleList]:
+    """The name of a Transformers decoder's list of layers in it, and the list."""
+    depth = backbone.config.num_hidden_layers
+    for name, module in backbone.named_modules():
+        if isinstance(module, nn.ModuleList) and len(module) == depth and name:
+            return name, module
+    raise ValueError(
+        f"`latent_layer` and `encoder_layers` need a backbone with one list of layers, got "
+        f"'{backbone.config.model_type}' without. Use None for both."
+    )
+
+
 def first_layers(backbone: nn.Module, count: int) -> nn.Module:
     """
     The backbone with its first layers only, and its last norm: the same weights, not copied, in another module.
@@ -152,19 +164,7 @@ def first_layers(backbone: nn.Module, count: int) -> nn.Module:
         backbone (`nn.Module`): a Transformers decoder.
         count (`int`): layers to keep.
     """
-    depth = backbone.config.num_hidden_layers
-    stacks = (
-        name
-        for name, module in backbone.named_modules()
-        if isinstance(module, nn.ModuleList) and len(module) == depth and name
-    )
-    path = next(stacks, None)
-    if path is None:
-        raise ValueError(
-            f"`encoder_layers` needs a backbone with one list of layers, got '{backbone.config.model_type}' without. "
-            "Use None for all layers."
-        )
-    *parents, name = path.split(".")
+    *parents, name = layer_stack(backbone)[0].split(".")
     short = module = _shallow(backbone)
     for parent in parents:
         module._modules[parent] = _shallow(module._modules[parent])
@@ -179,4 +179,4 @@ def _shallow(module: nn.Module) -> nn.Module:
     return twin
 
 
-__all__ = ["BACKBONE_ALIASES", "first_layers", "load_backbone", "resolve_backbone"]
+__all__ = ["BACKBONE_ALIASES", "first_layers", "layer_stack", "load_backbone", "resolve_backbone"]

@@ -15,15 +15,21 @@ class TraceCache(DynamicCache):
     Beam search reorders the cache and nothing else, so all per-row state lives here and moves as one.
 
     Attributes:
-        encoder (`DynamicCache`): keys and values of the context pass, one slot per token of the text and a few spare
-            ones, filled up to `segment_start` in each row. Slots past it are not valid.
-        latents (`torch.Tensor` of shape `(rows, num_segments, latent_size)`): z of every segment begun so far; None
-            before the first draw.
+        encoder (`DynamicCache`): for latents at the embeddings: keys and values of the context pass, one slot for each
+            token of the text and a few spare ones, filled up to `segment_start` in each row. Slots past it are not
+            valid.
+        input_ids, attention_mask (`torch.Tensor` of shape `(rows, sequence_length)`): the whole text so far, set
+            before every step; the mask may be None.
+        latents (`torch.Tensor` of shape `(rows, capacity, latent_size)`): z of every segment begun so far, zero after;
+            None before the first draw.
+        current (`torch.Tensor` of shape `(rows, latent_size)`): z of the segment that each row's next token is in.
         segment (`torch.LongTensor` of shape `(rows,)`): number (1, 2, ...) of the segment that the next token is in.
         segment_start (`torch.LongTensor` of shape `(rows,)`): position of that segment's first token.
         prompt_latents, prompt_segments: `latents` and `segment` at the first step, in the rows' order of that step.
         step_latents (`list[torch.Tensor]`): the latent of the next token at every step, in the rows' order of that
             step: what a finished beam has to be looked up in, since its row may be gone from the cache.
+        end_ids (`tuple[int]`): the tokens that end a text.
+        ended (`torch.BoolTensor` of shape `(rows,)`): whose text has ended.
         draws (`LatentDraws`): how new latents are drawn; the same for all beams of a prompt, so never reordered.
     """
 
@@ -34,34 +40,65 @@ class TraceCache(DynamicCache):
         # the encoder reads whole texts, whatever the decoder's sliding windows
         self.encoder = DynamicCache()
         self.draws = None
+        self.end_ids = ()
         self._clear_rows()
 
     def _clear_rows(self) -> None:
+        self.input_ids = None
+        self.attention_mask = None
         self.latents = None
+        self.current = None
+        self.ended = None
+        # what is known without asking the device: the most segments of any row, tokens whose end was
+        # looked for, and where the prompts' open segments start
+        self.num_segments = 0
+        self.looked_at = 0
+        self.starts = set()
         self.segment = None
         self.segment_start = None
         self.prompt_latents = None
         self.prompt_segments = None
         self.step_latents = []
 
-    def current_latents(self) -> torch.Tensor:
-        """z of the segment that each row's next token is in, `(rows, latent_size)`."""
-        index = (self.segment - 1).view(-1, 1, 1).expand(-1, 1, self.latents.shape[-1])
-        return self.latents.gather(1, index).squeeze(1)
-
     def begin(self, latents: torch.Tensor, segment: torch.LongTensor, segment_start: torch.LongTensor) -> None:
-        """Set the rows' state after the prompt. Arguments as the attributes of the same names."""
+        """
+        Set the rows' state after the prompt.
+
+        Args:
+            latents (`torch.Tensor` of shape `(rows, num_segments, latent_size)`): z_1 to that of the open segment.
+            segment, segment_start: as the attributes of the same names.
+        """
         self.latents, self.segment, self.segment_start = latents, segment, segment_start
+        self.current = latents.gather(1, (segment - 1).view(-1, 1, 1).expand(-1, 1, latents.shape[-1])).squeeze(1)
+        self.num_segments = latents.shape[1]
+        self.ended = torch.zeros_like(segment, dtype=torch.bool)
+        self.looked_at = self.input_ids.shape[1]
+        self.starts = set(segment_start.tolist())
         self.prompt_latents, self.prompt_segments = latents, segment
 
-    def open_segments(self, rows: torch.LongTensor, latents: torch.Tensor, position: int) -> None:
-        """Begin the next segment of `rows` `(n,)` at `position`, under `latents` `(n, latent_size)`."""
-        self.segment = self.segment.index_add(0, rows, torch.ones_like(rows))
-        self.segment_start = self.segment_start.index_fill(0, rows, position)
-        slots = self.segment[rows] - 1
-        missing = max(0, int(slots.max()) + 1 - self.latents.shape[1])
-        grown = torch.nn.functional.pad(self.latents, (0, 0, 0, missing))
-        self.latents = grown.index_put((rows, slots), latents)
+    def may_close(self, rule) -> bool:
+        """
+        Whether the last token may close a segment in some row. Where segments end at positions, the prompts have said
+        at which ones, so that the steps between cost nothing.
+
+        Args:
+            rule ([`SegmentRule`]): of the model.
+        """
+        if rule.separator == "token" or rule.segment_length is None:
+            return True
+        return any((self.input_ids.shape[1] - start) % rule.segment_length == 0 for start in self.starts)
+
+    def open_segments(self, closed: torch.BoolTensor, latents: torch.Tensor, position: int) -> None:
+        """Begin the next segment, at `position` and under `latents` `(rows, latent_size)`, of the rows `closed`."""
+        self.num_segments += 1
+        missing = self.num_segments - self.latents.shape[1]
+        if missing > 0:  # twice as many: a copy for every token would be as dear as the tokens
+            self.latents = torch.nn.functional.pad(self.latents, (0, 0, 0, max(missing, self.latents.shape[1])))
+        self.segment = self.segment + closed.long()
+        self.segment_start = torch.where(closed, position, self.segment_start)
+        self.current = torch.where(closed.unsqueeze(-1), latents, self.current)
+        slot = (self.segment - 1).view(-1, 1, 1).expand(-1, 1, latents.shape[-1])
+        self.latents.scatter_(1, slot, self.current.unsqueeze(1))  # where a row closed nothing: what stands there
 
     def encoder_past(self, rows: torch.LongTensor, length: int) -> DynamicCache:
         """The first `length` encoder slots of `rows` as a cache of their own, for a pass that appends to them."""
@@ -109,6 +146,8 @@ class TraceCache(DynamicCache):
     def _apply_to_rows(self, change) -> None:
         if self.latents is not None:
             self.latents = change(self.latents)
+            self.current = change(self.current)
+            self.ended = change(self.ended)
             self.segment = change(self.segment)
             self.segment_start = change(self.segment_start)
 

@@ -15,14 +15,23 @@ REGISTERED_DYNAMICS: set[str] = set()  # names of users' own, see `register_late
 RESIDUAL_SCALES = ("prior", "none")
 POSTERIOR_NORMS = ("layer", "batch", "none")
 KL_REDUCTIONS = ("sum", "mean")
+SEPARATORS = ("token", "none")
 
+# The paper's architecture (Sec. 4.1): two passes of an encoder, z at the embeddings, [SEP], the KL's floor
+PAPER_ARCHITECTURE = {
+    "latent_layer": None,
+    "separator": "token",
+    "posterior_norm": "layer",
+    "residual_posterior": True,
+    "free_nats": 0.0,
+    "latent_init_scale": 0.5,
+}
 # [`TraceConfig.paper`]: Sec. 4.1, 4.2 and 5.2; kl_reduction: from the published values.
 PAPER_RECIPE = {
+    **PAPER_ARCHITECTURE,
     "latent_size": 32,
     "segment_length": 10,
-    "residual_posterior": True,
     "residual_scale": "none",
-    "posterior_norm": "layer",
     "posterior_norm_gamma": 3.0,
     "posterior_sigma_init": 1.0,
     "prior_logvar_bound": None,
@@ -48,6 +57,34 @@ _UNSUITABLE = ("bloom", "xlnet")  # build their own masks
 _ATTENTION_LAYERS = {"full_attention", "sliding_attention"}
 
 
+def middle_layer(backbone_config: PreTrainedConfig) -> int:
+    """
+    The `latent_layer` that "middle" stands for: half of the layers are the encoder, half read the latents.
+
+    Args:
+        backbone_config (`PreTrainedConfig`): of a backbone of at least 2 layers.
+
+    Raises:
+        ValueError: for a backbone of one layer.
+
+    Example:
+
+    ```python
+    >>> from transformers import GPT2Config
+    >>> from modeling_trace import middle_layer
+    >>> middle_layer(GPT2Config(n_layer=12))
+    6
+    ```
+    """
+    layers = backbone_config.num_hidden_layers
+    if layers < 2:
+        raise ValueError(
+            f"`latent_layer` needs a backbone of at least 2 layers, got {layers}. Use None for the embeddings, as in "
+            "the paper."
+        )
+    return layers // 2
+
+
 class TraceConfig(PreTrainedConfig):
     r"""
     Configuration of a [`TraceForConditionalGeneration`].
@@ -57,25 +94,41 @@ class TraceConfig(PreTrainedConfig):
             Configuration of any decoder-only Transformers language model (the paper: GPT-2).
         latent_dynamics (`str`, defaults to `"recurrent"`):
             How latents depend on each other: "recurrent" (TRACE-R, the paper's model), "parallel" (TRACE-P),
-            "independent" (IND), "context" (CGD), "single" (No Recurrence) or "none" (plain language model, no [SEP]);
+            "independent" (IND), "context" (CGD), "single" (No Recurrence) or "none" (plain language model);
             or a name given to [`register_latent_dynamics`].
         conditional (`bool`, defaults to `False`):
-            Texts have a prompt: `BOS prompt [SEP] | x_1 [SEP] | ...`. All up to the first [SEP] is then prefix: no
+            Texts have a prompt: `BOS prompt [SEP] | x_1 | x_2 ...`. All up to the first [SEP] is then prefix: no
             latent, no target, and what the prior of z_1 is given. Paper: True on WritingPrompts.
+        latent_layer (`int` or `str`, *optional*, defaults to `"middle"`):
+            Where latents enter. k from 1 to the backbone's layers - 1: z is added to the residual stream after layer
+            k, and layers 1 to k of the same pass are the encoder, so that a text is read once, in training and in
+            generation. "middle": half of the layers ([`middle_layer`]). None: at the embeddings, with one or two
+            passes of the backbone as encoder before, as in the paper.
+        separator (`str`, defaults to `"none"`):
+            What closes a segment. "token": a [SEP] that is written into the text, as in the paper. "none": the text
+            stays as the backbone knows it; a segment is closed by its last token, every `segment_length` tokens, or at
+            each of `closing_token_ids`.
+        closing_token_ids (`list[int]`, *optional*):
+            With `separator="none"` and segments of varying length: the tokens that close a segment, such as those
+            that end a sentence. The first one of several in a row closes. [`TraceProcessor`] knows them.
         latent_size (`int`, defaults to 32):
             Dimensions l of each segment's latent. Paper: 32.
         segment_length (`int`, *optional*, defaults to 10):
             Tokens in a segment, [SEP] not counted; generation then closes a segment exactly there. None for segments
             of varying length (sentences), which the model closes by itself. Paper: 10, or sentences.
         sep_token_id (`int`, *optional*):
-            Id of [SEP], a token of its own. Needed unless `latent_dynamics="none"`.
+            Id of [SEP], a token of its own. Needed where `separator="token"`, and for prompts.
         bos_token_id, eos_token_id, pad_token_id (`int`, *optional*):
             Ids of the token that starts every text, that ends it, and of padding.
-        residual_posterior (`bool`, defaults to `True`):
+        residual_posterior (`bool`, defaults to `False`):
             The posterior is a residual on the prior (Eq. 10). False: the posterior network gives its mean and log
-            variance as they are (Table 5, -RP), and no KL is kept above anything.
-        posterior_norm (`str`, defaults to `"layer"`):
-            Normalisation of the posterior network's output: "layer" (Eq. 11), "batch" (Table 5, +BN) or "none" (-LN).
+            variance as they are (Table 5, -RP), so that the KL trains the prior, too.
+        posterior_norm (`str`, defaults to `"none"`):
+            Normalisation of the posterior network's output: "layer" (Eq. 11; keeps the KL above a floor), "batch"
+            (Table 5, +BN) or "none" (-LN).
+        free_nats (`float`, defaults to 1.0):
+            Free bits (Kingma et al. 2016): the loss counts a segment's KL only as far as it is above so many nats, so
+            that latents have that much to say for nothing. The KL and the ELBO that are reported know nothing of it.
         spectral_norm (`bool`, defaults to `True`):
             Spectral normalisation of W_mu1 and W_sigma1, for `latent_dynamics="parallel"` only. False: Table 5, -SN.
         residual_scale (`str`, defaults to `"prior"`):
@@ -98,9 +151,10 @@ class TraceConfig(PreTrainedConfig):
         encoder_layers (`int`, *optional*):
             Layers of the backbone that read the text for the latents, the first ones; its last norm follows. Fewer
             make training faster, and the latents know the text less well. None: all, as in the paper.
-        latent_init_std (`float`, defaults to 0.02):
-            Standard deviation of W_z, which adds latents to token embeddings, at the start of training. Larger values
-            (0.05) teach a small model faster to read z, but drown the embeddings of a pretrained one at first.
+        latent_init_scale (`float`, defaults to 0.1):
+            How large W_z z is at the start of training, z ~ N(0, I), as a fraction of what it is added to: the
+            embeddings, or the residual stream after `latent_layer`, whose root mean square is measured when the model
+            is made ([`residual_rms`]).
         initializer_range (`float`, defaults to 0.02):
             Standard deviation of the prior and posterior networks' weights at the start of training.
 
@@ -137,21 +191,25 @@ class TraceConfig(PreTrainedConfig):
     latent_dynamics: str = "recurrent"
     latent_size: int = 32
     conditional: bool = False
+    latent_layer: int | str | None = "middle"
+    separator: str = "none"
+    closing_token_ids: list[int] | None = None
     segment_length: int | None = 10
     sep_token_id: int | None = None
     bos_token_id: int | None = None
     eos_token_id: int | list[int] | None = None
     pad_token_id: int | None = None
-    residual_posterior: bool = True
+    residual_posterior: bool = False
     residual_scale: str = "prior"
-    posterior_norm: str = "layer"
+    posterior_norm: str = "none"
+    free_nats: float = 1.0
     spectral_norm: bool = True
     posterior_norm_gamma: float = 0.7
     posterior_sigma_init: float = 0.7
     prior_logvar_bound: float | None = 2.0
     kl_reduction: str = "sum"
     encoder_layers: int | None = None
-    latent_init_std: float = 0.02
+    latent_init_scale: float = 0.1
     initializer_range: float = 0.02
     tie_word_embeddings: bool | None = None
 
@@ -184,6 +242,10 @@ class TraceConfig(PreTrainedConfig):
                 "With a name use TraceForConditionalGeneration.from_backbone."
             )
         self.backbone_config = backbone
+        if self.latent_dynamics == "none":
+            self.latent_layer = None  # there is nothing to enter
+        elif self.latent_layer == "middle":
+            self.latent_layer = middle_layer(backbone)
         if self.tie_word_embeddings is None:
             self.tie_word_embeddings = bool(getattr(backbone, "tie_word_embeddings", True))
         for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
@@ -243,6 +305,9 @@ class TraceConfig(PreTrainedConfig):
         _check_choice("posterior_norm", self.posterior_norm, POSTERIOR_NORMS)
         _check_choice("residual_scale", self.residual_scale, RESIDUAL_SCALES)
         _check_choice("kl_reduction", self.kl_reduction, KL_REDUCTIONS)
+        _check_choice("separator", self.separator, SEPARATORS)
+        self._check_latent_layer()
+        self._check_rate()
         # LayerNorm of one number is zero: a single dimension could carry nothing
         _check_integer("latent_size", self.latent_size, "Use 32 as in the paper.", least=2)
         if self.segment_length is not None:
@@ -251,6 +316,11 @@ class TraceConfig(PreTrainedConfig):
                 self.segment_length,
                 "Use 10 as in the paper, or None for segments of varying length.",
             )
+            if self.closing_token_ids is not None:
+                raise ValueError(
+                    f"`closing_token_ids` are for segments of varying length, got them with `segment_length="
+                    f"{self.segment_length}`. Set segment_length=None."
+                )
             # the text needs BOS before and [SEP] after its first segment
             limit = getattr(self.backbone_config, "max_position_embeddings", None)
             if limit is not None and self.segment_length > limit - 2:
@@ -258,6 +328,7 @@ class TraceConfig(PreTrainedConfig):
                     f"`segment_length` must fit the backbone's context of {limit} tokens with BOS and [SEP], "
                     f"got {self.segment_length}. Use 10 as in the paper."
                 )
+        self._check_closing_tokens()
         if self.encoder_layers is not None:
             remedy = "Use None for all layers, as in the paper."
             _check_integer("encoder_layers", self.encoder_layers, remedy)
@@ -269,7 +340,7 @@ class TraceConfig(PreTrainedConfig):
                 )
         _check_number("posterior_norm_gamma", self.posterior_norm_gamma, "Use 0.7, or 3 as in the paper.", zero=True)
         _check_number("posterior_sigma_init", self.posterior_sigma_init, "Use 0.7, or 1 as in the paper.")
-        _check_number("latent_init_std", self.latent_init_std, "Use 0.02.", zero=True)
+        _check_number("latent_init_scale", self.latent_init_scale, "Use 0.1.", zero=True)
         _check_number("initializer_range", self.initializer_range, "Use 0.02.", zero=True)
         if self.prior_logvar_bound is not None:
             _check_number("prior_logvar_bound", self.prior_logvar_bound, "Use 2, or None as in the paper.")
@@ -293,6 +364,70 @@ class TraceConfig(PreTrainedConfig):
                         "Add one: tokenizer.add_special_tokens({'sep_token': '[SEP]'})."
                     )
 
+    def _check_latent_layer(self) -> None:
+        if self.latent_layer is None:
+            return
+        layers = self.backbone_config.num_hidden_layers
+        remedy = 'Use "middle", or None for the embeddings, as in the paper.'
+        good = isinstance(self.latent_layer, int) and not isinstance(self.latent_layer, bool)
+        if not good or not 1 <= self.latent_layer < layers:
+            raise ValueError(
+                f"`latent_layer` must be from 1 to {layers - 1}, one less than the backbone's layers, got "
+                f"{self.latent_layer!r}. {remedy}"
+            )
+        if self.encoder_layers is not None:
+            raise ValueError(
+                f"`encoder_layers` is for latents at the embeddings, got {self.encoder_layers} with `latent_layer="
+                f"{self.latent_layer}`, whose encoder are the layers below. Leave it out, or set latent_layer=None."
+            )
+        if self.latent_dynamics == "context":
+            raise ValueError(
+                f"`latent_dynamics='context'` reads the whole text, which one pass with `latent_layer="
+                f"{self.latent_layer}` cannot. Set latent_layer=None."
+            )
+
+    def _check_rate(self) -> None:
+        _check_number("free_nats", self.free_nats, "Use 1, or 0 as in the paper.", zero=True)
+        if not self.free_nats or self.latent_dynamics == "none":
+            return
+        if self.kl_reduction == "mean":
+            raise ValueError(
+                f"`free_nats` are nats of a segment's summed KL, got {self.free_nats} with `kl_reduction='mean'`. Set "
+                "free_nats=0."
+            )
+        floor = 0.0
+        if self.residual_posterior and self.residual_scale == "prior" and self.posterior_norm == "layer":
+            floor = self.latent_size * self.posterior_norm_gamma**2 / 2
+        if floor >= self.free_nats:
+            raise ValueError(
+                f"`free_nats` must be above the KL's floor of {floor:.3g} nats (`posterior_norm='layer'`, "
+                f"`posterior_norm_gamma={self.posterior_norm_gamma}`), got {self.free_nats}. Set free_nats=0, or "
+                "posterior_norm='none'."
+            )
+
+    def _check_closing_tokens(self) -> None:
+        ids = self.closing_token_ids
+        if ids is None:
+            return
+        if self.separator != "none":
+            raise ValueError(
+                f"`closing_token_ids` are for `separator='none'`, got them with separator='{self.separator}'. Leave "
+                "them out: [SEP] closes."
+            )
+        good = isinstance(ids, (list, tuple)) and all(isinstance(x, int) and not isinstance(x, bool) for x in ids)
+        eos = self.eos_token_id if isinstance(self.eos_token_id, (list, tuple)) else [self.eos_token_id]
+        control = {self.sep_token_id, self.bos_token_id, self.pad_token_id, *eos}
+        if good and control.intersection(ids):
+            raise ValueError(
+                f"`closing_token_ids` must be tokens of the text, got {control.intersection(ids).pop()}, which is "
+                "BOS, EOS, PAD or [SEP]. Use TraceProcessor(...).closing_token_ids."
+            )
+        if not good or not ids or not all(0 <= x < self.backbone_config.vocab_size for x in ids):
+            raise ValueError(
+                f"`closing_token_ids` must be ids of tokens in the backbone's vocabulary, got {ids!r:.80}. Use "
+                "TraceProcessor(...).closing_token_ids."
+            )
+
     def _check_backbone(self) -> None:
         backbone = self.backbone_config
         name = backbone.model_type
@@ -310,6 +445,10 @@ class TraceConfig(PreTrainedConfig):
                 f"`backbone_config` must be a decoder-only language model, got '{name}', {kind}. "
                 "Use GPT-2, Llama, Qwen or another causal language model."
             )
+
+    def to_diff_dict(self):
+        # defaults are left out of config.json, and "middle" is another layer in another backbone
+        return {**super().to_diff_dict(), "latent_layer": self.latent_layer}
 
     def get_text_config(self, decoder=None, encoder=None):
         """The backbone's configuration: vocabulary, layers and context length are its own."""
@@ -334,4 +473,4 @@ def _check_number(name, value, remedy, zero=False):
         raise ValueError(f"`{name}` must be a number {'>=' if zero else '>'} 0, got {value!r}. {remedy}")
 
 
-__all__ = ["TraceConfig"]
+__all__ = ["TraceConfig", "middle_layer"]

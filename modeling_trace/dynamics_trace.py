@@ -28,21 +28,23 @@ class LatentDynamics(nn.Module, ABC):
 
         prior      [mu_t, log sigma_t^2] = `prior(z_{t-1}, c_{t-1})`
         residual   [dmu_t, log dsigma_t^2] = norm(W^g s_t)                          Eq. 11
-        posterior  N(mu_t + sigma_t dmu_t, sigma_t^2 dsigma_t^2)                    residual_scale "prior"
-                   N(mu_t + dmu_t, sigma_t^2 dsigma_t^2)                            residual_scale "none", Eq. 10
-                   N(dmu_t, dsigma_t^2)                                             residual_posterior False (-RP)
+        posterior  N(dmu_t, dsigma_t^2)                                             residual_posterior False (-RP)
+                   N(mu_t + sigma_t dmu_t, sigma_t^2 dsigma_t^2)                    True, residual_scale "prior"
+                   N(mu_t + dmu_t, sigma_t^2 dsigma_t^2)                            True, residual_scale "none", Eq. 10
 
-    c_{t-1} is the backbone's state at the end of segment t-1 in the context pass (it has seen x_<t). s_t is the state
-    at the end of segment t in the pass named by `posterior_pass`: "segment" (h_t, sees x_t only), "context" (c_t, sees
-    x_<=t) or "whole" (sees the whole text).
+    c_{t-1} is a state at the end of segment t-1, which has seen x_<t. s_t is what the posterior reads. With a
+    `latent_layer` both come from the decoder's own pass, and s_t has seen x_<=t ([`StateReader`]). For latents at the
+    embeddings they are outputs of the backbone as an encoder, s_t at the end of segment t in the pass named by
+    `posterior_pass`: "segment" (h_t, sees x_t only), "context" (c_t, sees x_<=t) or "whole" (sees the whole text).
 
     For dynamics of your own subclass this, override `prior` (and `residual`, `combine`, `__init__` where needed), and
     register it: see [`register_latent_dynamics`]. Note: dsigma_t starts at `config.posterior_sigma_init` rather than
     1, so that z carries a signal.
 
     Class attributes:
-        posterior_pass (`str`): see above.
-        reads_context (`bool`): whether the prior reads c_{t-1}. Without, generation encodes no closed segment.
+        posterior_pass (`str`): see above. With a `latent_layer` it has no effect, but "whole" is refused (unless
+            `one_per_text`).
+        reads_context (`bool`): whether the prior reads c_{t-1}. Without, no encoder pass is made for it.
         reads_previous (`bool`): whether the prior reads z_{t-1}. Without, all steps are computed at once.
         one_per_text (`bool`): one latent for the whole text instead of one per segment.
     """
@@ -173,7 +175,7 @@ class RecurrentDynamics(LatentDynamics):
 
         prior      [mu_t, log sigma_t^2] = W^f [z_{t-1}; c_{t-1}], z_0 = 0         Eq. 8, 9
                    z_1 ~ N(0, I); in a conditional model its prior is given the prompt, c_0
-        posterior  residual on the prior, from h_t (the segment alone)             Eq. 10, 11
+        posterior  from s_t; in the paper a residual on the prior, from h_t         Eq. 10, 11
     """
 
     def _make_prior(self, hidden_size, config):
@@ -338,7 +340,7 @@ class IndependentDynamics(LatentDynamics):
     IND, `latent_dynamics="independent"` (TWR-VAE, Li et al. 2020; Eq. 3): latents that know nothing of each other.
 
         prior      N(0, I), also in a conditional model
-        posterior  from c_t, which has seen x_<=t
+        posterior  from what has seen x_<=t (c_t at the embeddings)
     """
 
     posterior_pass = "context"
@@ -379,7 +381,8 @@ class SingleDynamics(ContextDynamics):
     No Recurrence, `latent_dynamics="single"` (Optimus, Li et al. 2020): one latent, added at every position.
 
         prior      N(0, I); in a conditional model [mu, log sigma^2] = W^f c_0, given the prompt
-        posterior  from the whole text: the state at its last token in a bidirectional pass
+        posterior  from the whole text: the state at its last token in a bidirectional pass, or, with a `latent_layer`,
+                   s_1 of the whole text
 
     Texts need no [SEP]; where they have some, they are tokens like others.
     """

@@ -6,20 +6,24 @@ import torch
 from transformers import StoppingCriteria, StoppingCriteriaList
 from transformers.utils import logging
 
+from .segments_trace import SegmentRule
+
 logger = logging.get_logger(__name__)
 
 
 class _StopAfterSegments(StoppingCriteria):
     """Ends each row after as many segments as it has latents for: what follows would be drawn from the prior."""
 
-    def __init__(self, sep_token_id: int, prompt_length: int, wanted: torch.LongTensor):
-        self.sep_token_id, self.prompt_length, self.wanted = sep_token_id, prompt_length, wanted
+    def __init__(self, rule: SegmentRule, prompt_mask: torch.Tensor, wanted: torch.LongTensor):
+        self.rule, self.prompt_mask, self.wanted = rule, prompt_mask, wanted
 
     def __call__(self, input_ids, scores, **kwargs):
-        closed = (input_ids[:, self.prompt_length :] == self.sep_token_id).sum(dim=1)
         # rows of one prompt stand together, however many beams or returned texts it has
-        wanted = self.wanted.to(input_ids.device).repeat_interleave(len(input_ids) // len(self.wanted))
-        return closed >= wanted
+        copies, prompt_length = len(input_ids) // len(self.wanted), self.prompt_mask.shape[1]
+        mask = self.prompt_mask.to(input_ids.device).repeat_interleave(copies, dim=0)
+        mask = torch.nn.functional.pad(mask, (0, input_ids.shape[1] - prompt_length), value=1)
+        closed = self.rule.closes(input_ids, mask)[:, prompt_length:].sum(dim=1)
+        return closed >= self.wanted.to(input_ids.device).repeat_interleave(copies)
 
 
 class LatentEditingMixin:
@@ -219,7 +223,7 @@ class LatentEditingMixin:
             kwargs["max_new_tokens"] = wanted
         criteria = StoppingCriteriaList(kwargs.pop("stopping_criteria", None) or [])
         if not self.one_latent_per_text:
-            criteria.append(_StopAfterSegments(self.config.sep_token_id, prompt_ids.shape[1], counts - before))
+            criteria.append(_StopAfterSegments(self.segment_rule, prompt_mask, counts - before))
         kwargs.update(return_dict_in_generate=True, stopping_criteria=criteria)
         out = self.generate(prompt_ids, attention_mask=prompt_mask, latents=latents, **kwargs)
         # a row that is done waits for the others, and may have drawn a latent for a segment that it does not write

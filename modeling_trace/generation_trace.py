@@ -1,22 +1,15 @@
-"""Generation: where segments close, and the new latent that each [SEP] draws (paper Sec. 5.2)."""
+"""Generation: where segments close, and the latent that is drawn for the next one there (paper Sec. 5.2)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList
-from transformers.masking_utils import create_bidirectional_mask
 from transformers.utils import logging
 
 from .cache_trace import TraceCache
 from .latents_trace import standard_normal
-from .segments_trace import (
-    ENCODER_MASKS,
-    gather_positions,
-    last_token_index,
-    next_segment_ids,
-    token_positions,
-)
+from .segments_trace import ids_tensor, next_segment_ids
 
 logger = logging.get_logger(__name__)
 
@@ -27,10 +20,11 @@ SegmentCallback = Callable[
 
 class SegmentLogitsProcessor(LogitsProcessor):
     """
-    Keeps segments between a least and a greatest length, and never empty; `generate()` adds it by itself.
+    Keeps segments between a least and a greatest length, and never empty, where [SEP] closes them
+    (`separator="token"`); `generate()` adds it by itself.
 
-    A row's place in its segment: in `generate()` the cache knows where segments start, by the rule of
-    [`segment_ids_from_input_ids`]. Used by itself, the processor reads it from the ids so far: tokens since the last
+    A row's place in its segment: in `generate()` the cache knows where segments start, by the model's
+    [`SegmentRule`]. Used by itself, the processor reads it from the ids so far: tokens since the last
     [SEP], or since the leading run of BOS and padding (which cannot follow itself). Below `min_length` tokens [SEP] is
     ruled out; at `max_length` only [SEP] or the end of the text can follow. A text may end in any segment that has a
     token.
@@ -60,14 +54,13 @@ class SegmentLogitsProcessor(LogitsProcessor):
         self.start_token_ids = start_token_ids
         self.raw_sep_scores = None
         self.cache = None  # a TraceCache, which knows where segments start
-        self._tensors = {}
         self.min_length, self.max_length = min_length, max_length
 
     def position_in_segment(self, input_ids: torch.LongTensor) -> torch.LongTensor:
         """Tokens that each row's open segment has so far, `(batch_size,)`."""
         if self.cache is not None:
             return input_ids.shape[1] - self.cache.segment_start
-        start = self._ids(tuple(self.start_token_ids), input_ids.device)
+        start = ids_tensor(tuple(self.start_token_ids), input_ids.device)
         leading = torch.isin(input_ids, start).long().cumprod(dim=-1).bool()
         boundary = leading | (input_ids == self.sep_token_id)
         after = torch.arange(1, input_ids.shape[1] + 1, device=input_ids.device)
@@ -75,41 +68,35 @@ class SegmentLogitsProcessor(LogitsProcessor):
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         position = self.position_in_segment(input_ids)
-        # A few columns of few rows change: the whole matrix is copied once, and read once at the end
+        # nothing here reads a number from the device: a step would wait for it
         masked = scores.clone()
         masked[:, self.sep_token_id].masked_fill_(position < self.min_length, -float("inf"))
-        unbegun = self._ids((*self.eos_token_ids, *self.start_token_ids), scores.device)
+        unbegun = ids_tensor((*self.eos_token_ids, *self.start_token_ids), scores.device)
         empty = (position == 0).unsqueeze(-1)
         masked[:, unbegun] = masked[:, unbegun].masked_fill(empty, -float("inf"))
         if self.max_length is not None:
-            full = (position >= self.max_length).nonzero().squeeze(-1)
-            if full.numel():
-                masked[full] = self._closing(scores[full], None if self.raw_sep_scores is None else full)
-                scores = scores.clone()
-                scores[full, self.sep_token_id] = masked[full, self.sep_token_id]
+            full = (position >= self.max_length).unsqueeze(-1)
+            columns = ids_tensor((self.sep_token_id, *self.eos_token_ids), scores.device)
+            closing = self._closing(scores)
+            masked.masked_fill_(full, -float("inf"))
+            masked[:, columns] = torch.where(full, closing, masked[:, columns])
+            scores = scores.clone()
+            scores[:, self.sep_token_id] = torch.where(full[:, 0], closing[:, 0], scores[:, self.sep_token_id])
         # what another processor forced stands, where nothing else would be left
-        dead = masked.amax(dim=-1).isneginf()
-        return torch.where(dead.unsqueeze(-1), scores, masked) if dead.any() else masked
+        dead = masked.amax(dim=-1, keepdim=True).isneginf()
+        return torch.where(dead, scores, masked)
 
-    def _closing(self, scores: torch.FloatTensor, rows: torch.LongTensor | None) -> torch.FloatTensor:
-        """Scores `(n, vocab_size)` of full segments: only [SEP] and the end of the text are left."""
-        eos = self._ids(tuple(self.eos_token_ids), scores.device)
+    def _closing(self, scores: torch.FloatTensor) -> torch.FloatTensor:
+        """Scores of [SEP] and of the ends of the text in a full segment, `(rows, 1 + ends)`: only these are left."""
+        eos = ids_tensor(tuple(self.eos_token_ids), scores.device)
         # [SEP] repeats by design. Where another processor ruled it out or weighed it down for that (n-grams,
         # repetition), the segment still closes by the model's own score, unless EOS alone was forced.
-        others = scores.index_fill(1, eos, -float("inf"))
-        forced = others.amax(dim=-1).isneginf()
-        alone = scores.amax(dim=-1).isneginf()  # nothing left at all: [SEP] it is
-        raw = torch.zeros_like(scores[:, 0]) if rows is None else self.raw_sep_scores[rows, 0].to(scores)
-        closing = torch.full_like(scores, -float("inf"))
-        closing[:, eos] = scores[:, eos]
-        closing[:, self.sep_token_id] = torch.where(~forced | alone, raw, scores[:, self.sep_token_id])
-        return closing
-
-    def _ids(self, ids: tuple[int, ...], device: torch.device) -> torch.LongTensor:
-        """As a tensor, made once: a copy to a GPU at every step would wait for it."""
-        if (ids, device) not in self._tensors:
-            self._tensors[ids, device] = torch.tensor(ids, device=device, dtype=torch.long)
-        return self._tensors[ids, device]
+        others = scores.index_fill(1, eos, -float("inf")).amax(dim=-1)
+        forced = others.isneginf()
+        alone = forced & scores[:, eos].isneginf().all(dim=-1)  # nothing left at all: [SEP] it is
+        raw = torch.zeros_like(others) if self.raw_sep_scores is None else self.raw_sep_scores[:, 0].to(scores)
+        sep = torch.where(~forced | alone, raw, scores[:, self.sep_token_id])
+        return torch.cat([sep.unsqueeze(-1), scores[:, eos]], dim=-1)
 
 
 class _RememberSeparatorScores(LogitsProcessor):
@@ -152,19 +139,30 @@ class LatentDraws:
         given = self.given[rows, torch.where(known, segment - 1, 0)].to(latents)
         return torch.where(known.unsqueeze(-1) & ~given.isnan(), given, latents)
 
-    def show(self, latents, prior, rows, segment):
-        """Let the callback look at, or replace, latents `(n, latent_size)` drawn from `prior`."""
-        if self.callback is None or rows.numel() == 0:
+    def show(self, latents, prior, here, segment):
+        """
+        Let the callback look at, or replace, the latents that are drawn in the rows `here`.
+
+        Args:
+            latents (`torch.Tensor` of shape `(rows, latent_size)`).
+            prior (`tuple[torch.Tensor, torch.Tensor]`): mean and log variance, each of the shape of `latents`.
+            here (`torch.BoolTensor` of shape `(rows,)`): whose latents are drawn now.
+            segment (`torch.LongTensor` of shape `(rows,)`): the segment that they are for.
+        """
+        if self.callback is None:
             return latents
-        replaced = self.callback(latents, prior, rows, segment)
+        rows = here.nonzero().squeeze(-1)
+        if rows.numel() == 0:
+            return latents
+        replaced = self.callback(latents[rows], tuple(p[rows] for p in prior), rows, segment[rows])
         if replaced is None:
             return latents
-        if replaced.shape != latents.shape:
+        if replaced.shape != latents[rows].shape:
             raise ValueError(
-                f"`segment_callback` must return None or latents of shape {tuple(latents.shape)}, "
+                f"`segment_callback` must return None or latents of shape {tuple(latents[rows].shape)}, "
                 f"got {tuple(replaced.shape)}."
             )
-        return replaced.to(latents)
+        return latents.index_copy(0, rows, replaced.to(latents))
 
 
 class SegmentGenerationMixin:
@@ -188,28 +186,31 @@ class SegmentGenerationMixin:
         r"""
         Transformers' `generate()`, with every argument of it, plus latents. Without a prompt it starts from BOS.
 
-        Every [SEP] draws a new latent from the prior, so repeated calls write different texts even under greedy or
-        beam decoding; greedy decoding takes `num_return_sequences` here. A prompt's complete segments get latents from
-        their posterior, an open last segment and every later one from the prior. The beams of one prompt share z_1.
+        The token that closes a segment draws a new latent from the prior, so repeated calls write different texts even
+        under greedy or beam decoding; greedy decoding takes `num_return_sequences` here. A prompt's complete segments
+        get latents from their posterior, an open last segment and every later one from the prior. The beams of one
+        prompt share z_1.
 
         Args:
             inputs (`torch.LongTensor` of shape `(num_prompts, sequence_length)`, *optional*): prompts, padded left,
-                BOS first and [SEP] after each complete segment, as `TraceProcessor(..., add_eos=False)` makes them.
+                BOS first and, with `separator="token"`, [SEP] after each complete segment, as
+                `TraceProcessor(..., add_eos=False)` makes them.
             generation_config, logits_processor: as in Transformers.
             latents (`torch.Tensor` of shape `(num_segments, latent_size)`, or `(num_prompts, ...)`, or `(rows, ...)`,
                 *optional*): z to hold, NaN = draw. Segments past `num_segments` are drawn.
             latent_temperature (`float`, defaults to 1.0): scales the prior's sigma. 0 takes the prior's mean, and the
                 posterior's mean for a prompt's segments.
-            min_segment_length, max_segment_length (`int`, *optional*): tokens in a segment, [SEP] not counted. A model
-                with fixed `config.segment_length` closes exactly there unless one of them is given.
+            min_segment_length, max_segment_length (`int`, *optional*): tokens in a segment, [SEP] not counted, for
+                `separator="token"` only. A model with fixed `config.segment_length` closes exactly there unless one of
+                them is given.
             segment_callback (`Callable`, *optional*): called as `segment_callback(latents, prior, rows, segment)` for
                 every draw from the prior: `latents` `(n, latent_size)`; `prior` its mean and log variance; `rows`
                 `(n,)`; `segment` `(n,)`, counted from 1. What it returns, unless None, replaces `latents`.
             generator (`torch.Generator`, *optional*): for the latents. `torch.manual_seed` also makes them repeatable.
 
         Returns:
-            Token ids, [SEP] included; with `return_dict_in_generate=True` Transformers' output plus `latents` of shape
-            `(returned rows, num_segments, latent_size)`, zero where a row has fewer segments.
+            Token ids, any [SEP] included; with `return_dict_in_generate=True` Transformers' output plus `latents` of
+            shape `(returned rows, num_segments, latent_size)`, zero where a row has fewer segments.
 
         Raises:
             ValueError: for latents of the wrong shape, a prompt longer than the context, and what cannot work with
@@ -265,15 +266,21 @@ class SegmentGenerationMixin:
 
         cache = TraceCache(self.config.backbone_config)
         cache.draws = LatentDraws(given, latent_temperature, segment_callback, generator)
+        eos = setting("eos_token_id", self.config.eos_token_id)
+        cache.end_ids = () if eos is None else tuple(eos) if isinstance(eos, (list, tuple)) else (eos,)
         processors = LogitsProcessorList(logits_processor or [])
-        if not self.one_latent_per_text:
+        if self.one_latent_per_text or self.config.separator == "none":
+            if min_segment_length is not None or max_segment_length is not None:
+                why = "has no segments" if self.one_latent_per_text else "writes no [SEP] that could be ruled out"
+                raise ValueError(
+                    f"`min_segment_length` and `max_segment_length` cannot be used: this model {why}. Leave them out."
+                )
+        else:
             processors.append(self._segment_processor(cache, min_segment_length, max_segment_length, setting))
-        elif min_segment_length is not None or max_segment_length is not None:
-            raise ValueError("`latent_dynamics='single'` has no segments: leave out `min_`, `max_segment_length`.")
         outputs = super().generate(inputs, generation_config, logits_processor=processors, cache=cache, **kwargs)
         if isinstance(outputs, torch.Tensor):
             return outputs
-        outputs["latents"] = self._returned_latents(outputs, cache, inputs.shape[1])
+        outputs["latents"] = self._returned_latents(outputs, cache, inputs.shape[1], kwargs.get("attention_mask"))
         if not setting("use_cache", True):
             outputs["cache"] = None
         return outputs
@@ -286,7 +293,7 @@ class SegmentGenerationMixin:
         refusals = (
             (
                 kwargs.get("assistant_model") is not None or setting("prompt_lookup_num_tokens") is not None,
-                "Assisted decoding takes tokens back, which a latent drawn at [SEP] cannot be. Leave out "
+                "Assisted decoding takes tokens back, which a latent that was drawn cannot be. Leave out "
                 "`assistant_model` and `prompt_lookup_num_tokens`.",
             ),
             (
@@ -301,7 +308,7 @@ class SegmentGenerationMixin:
             ),
             (
                 kwargs.get("inputs_embeds") is not None,
-                "`inputs_embeds` prompts cannot be segmented: [SEP] must be seen. Pass `input_ids`.",
+                "`inputs_embeds` prompts cannot be segmented: the tokens must be seen. Pass `input_ids`.",
             ),
             (
                 setting("guidance_scale") not in (None, 1),
@@ -405,12 +412,10 @@ class SegmentGenerationMixin:
     def _segment_processor(self, cache, min_length, max_length, setting) -> SegmentLogitsProcessor:
         if min_length is None and max_length is None:
             min_length = max_length = self.config.segment_length
-        eos = setting("eos_token_id", self.config.eos_token_id)
-        eos = [] if eos is None else list(eos) if isinstance(eos, (list, tuple)) else [eos]
         start = {setting("bos_token_id", self.config.bos_token_id), setting("pad_token_id", self.config.pad_token_id)}
         processor = SegmentLogitsProcessor(
             self.config.sep_token_id,
-            eos,
+            list(cache.end_ids),
             sorted(start - {None}),
             1 if min_length is None else min_length,
             max_length,
@@ -428,7 +433,7 @@ class SegmentGenerationMixin:
         use_cache: bool | None = True,
         **kwargs,
     ):
-        """Draw the latents that the next forward needs: at the first step, and for rows that ended in [SEP]."""
+        """Hand the rows' text so far to the cache: latents are drawn in the pass itself, see `_next_latents`."""
         if not isinstance(cache, TraceCache):
             return super().prepare_inputs_for_generation(
                 input_ids,
@@ -439,28 +444,13 @@ class SegmentGenerationMixin:
                 use_cache=use_cache,
                 **kwargs,
             )
-        first = cache.latents is None
-        if first:
-            self._begin(cache, input_ids, attention_mask)
-        else:
-            self._redraw(cache, input_ids, attention_mask)
-        cache.step_latents.append(cache.current_latents())
-        if first or not use_cache:
-            segment_ids = self._segment_ids(input_ids, attention_mask, None)
-            following = next_segment_ids(segment_ids)
-            following[:, -1] = cache.segment  # what comes next may be in a segment that has no token yet
-            latents = cache.latents.gather(
-                1, (following - 1).clamp_min(0).unsqueeze(-1).expand(-1, -1, cache.latents.shape[-1])
-            )
-            latents = latents * (following > 0).unsqueeze(-1)
-        else:
-            latents = cache.step_latents[-1].unsqueeze(1)
-        length = latents.shape[1]
+        cache.input_ids, cache.attention_mask = input_ids, attention_mask  # the whole text, in the rows' present order
+        if use_cache and cache.latents is not None:
+            input_ids = input_ids[:, -1:]
         if position_ids is not None:
-            position_ids = position_ids[:, -length:]
+            position_ids = position_ids[:, -input_ids.shape[1] :]
         return {
-            "input_ids": input_ids[:, -length:],
-            "token_latents": latents,
+            "input_ids": input_ids,
             "attention_mask": attention_mask,
             "position_ids": position_ids,
             "cache": cache,
@@ -468,18 +458,37 @@ class SegmentGenerationMixin:
             **kwargs,
         }
 
-    def _begin(self, cache: TraceCache, input_ids, attention_mask) -> None:
-        """Encode the prompt's complete segments and draw z up to the segment that generation continues."""
-        segment_ids = self._segment_ids(input_ids, attention_mask, None)
+    @torch.compiler.disable  # a step of the host's between two layers, also of a backbone that is compiled
+    def _next_latents(self, cache: TraceCache, hidden: torch.Tensor) -> torch.Tensor:
+        """
+        z of the segment of each *next* token, `(rows, L, latent_size)`, for a pass over `L` tokens that has come to
+        the latents' place: drawn at the first step, and for rows whose last token closed a segment.
+        """
+        if cache.latents is None:
+            self._begin(cache, hidden)
+        else:
+            self._redraw(cache, hidden)
+        cache.step_latents.append(cache.current)
+        if hidden.shape[1] == 1:
+            return cache.current.unsqueeze(1)
+        following = next_segment_ids(self._segment_ids(cache.input_ids, cache.attention_mask, None))
+        following[:, -1] = cache.segment  # what comes next may be in a segment that has no token yet
+        index = (following - 1).clamp_min(0).unsqueeze(-1).expand(-1, -1, cache.latents.shape[-1])
+        return cache.latents.gather(1, index) * (following > 0).unsqueeze(-1)
+
+    def _begin(self, cache: TraceCache, hidden: torch.Tensor) -> None:
+        """Latents of the prompt's complete segments, and z of the segment that generation continues."""
+        input_ids = cache.input_ids
+        segment_ids = self._segment_ids(input_ids, cache.attention_mask, None)
         rows = input_ids.shape[0]
         every_row = torch.arange(rows, device=input_ids.device)
-        current = (segment_ids[:, -1] + self._closed(input_ids).long()).clamp_min(1)
+        current = (segment_ids[:, -1] + self._closed(cache).long()).clamp_min(1)
         if self.one_latent_per_text:
             current = torch.ones_like(current)
         # first token of the open segment; past the end where it has none yet
         start = (segment_ids < current.unsqueeze(1)).sum(dim=1)
         total = int(current.max())
-        context, states = self._encode_prompt(cache, input_ids, segment_ids, start, total)
+        context, states = self._prompt_states(cache, hidden, segment_ids, start, total)
         draws = cache.draws
         steps = []
         previous = torch.zeros(rows, self.config.latent_size, device=input_ids.device)
@@ -493,108 +502,39 @@ class SegmentGenerationMixin:
                 mean, logvar = (torch.where(complete, q, p) for q, p in zip(posterior, prior, strict=True))
             scale = torch.where(complete, float(draws.temperature > 0), draws.temperature)
             z = draws.hold(draws.draw(mean, logvar, scale), every_row, torch.full_like(every_row, t))
-            here = every_row[t == current]
-            z = z.index_copy(0, here, draws.show(z[here], tuple(p[here] for p in prior), here, current[here]))
+            z = draws.show(z, prior, t == current, current)
             z = z * (t <= current).unsqueeze(-1)
             steps.append(z)
             previous = z
         cache.begin(torch.stack(steps, dim=1), current, start)
 
-    def _closed(self, input_ids) -> torch.BoolTensor:
-        """Which rows end in [SEP], `(rows,)`."""
-        if self.config.sep_token_id is None:
-            return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
-        return input_ids[:, -1] == self.config.sep_token_id
+    def _closed(self, cache: TraceCache) -> torch.BoolTensor:
+        """Whose last token closes a segment, `(rows,)`. What stands after the end of a text does not."""
+        input_ids = cache.input_ids
+        if cache.latents is None:  # a prompt
+            return self.segment_rule.closes(input_ids, cache.attention_mask)[:, -1]
+        written, cache.looked_at = input_ids[:, cache.looked_at :], input_ids.shape[1]
+        cache.ended = cache.ended | torch.isin(written, ids_tensor(cache.end_ids, input_ids.device)).any(dim=1)
+        return self.segment_rule.last_closes(input_ids, cache.segment_start) & ~cache.ended
 
-    def _encode_prompt(self, cache, input_ids, segment_ids, start, total):
+    def _redraw(self, cache: TraceCache, hidden: torch.Tensor) -> None:
         """
-        What the latents of the prompt's complete segments read: c_t and s_t for t = 0..total-1, each None where it is
-        not read. The context pass leaves its keys and values in the cache.
+        Give the rows whose last token closed a segment the latent of their next one.
+
+        Every row is computed and those are chosen, so that no number is read from the device to know how many.
         """
-        dynamics, end = self.latents, int(start.max())
-        names = {"context"} if dynamics.reads_context else set()
-        if total > 1:
-            names.add(dynamics.posterior_pass)
-        if end == 0:
-            shape = (input_ids.shape[0], 1, self.config.backbone_config.hidden_size)
-            return torch.zeros(shape, device=input_ids.device) if dynamics.reads_context else None, None
-        ids, segments = input_ids[:, :end], segment_ids[:, :end]
-        position = torch.arange(end, device=ids.device)
-        mask = ((segments >= 0) & (position < start.unsqueeze(1))).long()
-        segments = segments.masked_fill(mask == 0, -1)
-        embeds = self.get_input_embeddings()(ids)
-        last = last_token_index(segments, total - 1)
-
-        def read(name):
-            past = cache.encoder if name == "context" and dynamics.reads_context else None
-            states = self._encoder()(
-                inputs_embeds=embeds,
-                attention_mask=ENCODER_MASKS[name](self.config.backbone_config, embeds, mask, segments),
-                position_ids=token_positions(mask),
-                cache=past,
-                use_cache=past is not None,
-            ).last_hidden_state
-            return gather_positions(states, last)
-
-        states = {name: read(name) for name in names}
-        return states.get("context") if dynamics.reads_context else None, states.get(dynamics.posterior_pass)
-
-    def _redraw(self, cache: TraceCache, input_ids, attention_mask) -> None:
-        """Give the rows whose last token is [SEP] the latent of their next segment."""
-        if self.one_latent_per_text:
+        if self.one_latent_per_text or not cache.may_close(self.segment_rule):
             return
-        rows = self._closed(input_ids).nonzero().squeeze(-1)
-        if rows.numel() == 0:
-            return
-        context = None
-        if self.latents.reads_context:
-            context = self._encode_closed(cache, rows, input_ids, attention_mask)
-        previous = cache.current_latents()[rows]
-        prior = self.latents.prior(previous, context, torch.zeros_like(rows, dtype=torch.bool))
-        segment = cache.segment[rows] + 1
-        z = cache.draws.hold(cache.draws.draw(*prior, cache.draws.temperature), rows, segment)
-        cache.open_segments(rows, cache.draws.show(z, prior, rows, segment), input_ids.shape[1])
+        closed = self._closed(cache)
+        context = self._closed_states(cache, hidden, closed)
+        prior = self.latents.prior(cache.current, context, torch.zeros_like(closed))
+        segment = cache.segment + 1
+        every_row = torch.arange(len(closed), device=closed.device)
+        z = cache.draws.hold(cache.draws.draw(*prior, cache.draws.temperature), every_row, segment)
+        z = cache.draws.show(z, prior, closed, segment)
+        cache.open_segments(closed, z, cache.input_ids.shape[1])
 
-    def _encode_closed(self, cache: TraceCache, rows, input_ids, attention_mask) -> torch.Tensor:
-        """
-        c_t of the segments that `rows` just closed, `(n, hidden_size)`: their tokens, once, against the cached ones.
-
-        Keys are the cached slots, then the window of new tokens, which starts at each row's own place: it is ragged.
-        """
-        start, total = cache.segment_start[rows], input_ids.shape[1]
-        past_length = int(start.max())
-        lengths = total - start
-        offsets = torch.arange(int(lengths.max()), device=input_ids.device)
-        window = offsets < lengths.unsqueeze(1)  # (n, width)
-        columns = (start.unsqueeze(1) + offsets).clamp_max(total - 1)
-        ids = input_ids[rows].gather(1, columns)
-        if attention_mask is None:
-            real, positions = torch.ones_like(input_ids[rows]), columns
-        else:
-            real = attention_mask[rows]
-            positions = token_positions(real).gather(1, columns)
-        slots = torch.arange(past_length, device=input_ids.device)
-        seen = (slots < start.unsqueeze(1)) & real[:, :past_length].bool()
-        embeds = self.get_input_embeddings()(ids)
-        past = cache.encoder_past(rows, past_length)
-        states = self._encoder()(
-            inputs_embeds=embeds,
-            # a token of the window sees all of its own segment and all that the row encoded before
-            attention_mask=create_bidirectional_mask(
-                self.config.backbone_config,
-                embeds,
-                torch.cat([seen, window], dim=1).long(),
-                cache=past,
-                allow_is_bidirectional_skip=False,
-            ),
-            position_ids=positions,
-            cache=past,
-            use_cache=True,
-        ).last_hidden_state
-        cache.store_encoder(rows, past, past_length, window, total)
-        return gather_positions(states, (lengths - 1).unsqueeze(1)).squeeze(1)
-
-    def _returned_latents(self, outputs, cache: TraceCache, prompt_length: int) -> torch.Tensor:
+    def _returned_latents(self, outputs, cache: TraceCache, prompt_length: int, prompt_mask) -> torch.Tensor:
         """
         The latents of each returned row.
 
@@ -603,15 +543,22 @@ class SegmentGenerationMixin:
         """
         beams = outputs.get("beam_indices")
         if beams is None:
-            return cache.latents
+            return cache.latents[:, : int(cache.segment.max())]
+        sequences, mask = outputs.sequences, None
+        if prompt_mask is not None:
+            prompt_mask = prompt_mask.repeat_interleave(len(sequences) // len(prompt_mask), dim=0)
+            mask = torch.nn.functional.pad(prompt_mask, (0, sequences.shape[1] - prompt_length), value=1)
+        closes = self.segment_rule.closes(sequences, mask).tolist()
         rows = []
-        for sequence, path in zip(outputs.sequences.tolist(), beams.tolist(), strict=True):
+        for closed, path in zip(closes, beams.tolist(), strict=True):
             path = [row for row in path if row >= 0]
             first = path[0]
             begun = [cache.prompt_latents[first, : cache.prompt_segments[first]]]
             for step in range(1, len(path)):
-                closes = sequence[prompt_length + step - 1] == self.config.sep_token_id
-                if closes and not self.one_latent_per_text:
+                if closed[prompt_length + step - 1] and not self.one_latent_per_text:
                     begun.append(cache.step_latents[step][path[step]].unsqueeze(0))
             rows.append(torch.cat(begun))
         return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+
+
+__all__ = ["LatentDraws", "SegmentGenerationMixin", "SegmentLogitsProcessor"]

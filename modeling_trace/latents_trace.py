@@ -51,6 +51,25 @@ def gamma_for_rate(nats_per_segment: float, latent_size: int) -> float:
     return math.sqrt(2.0 * nats_per_segment / latent_size)
 
 
+def free_bits(kl: torch.Tensor, num_segments: torch.LongTensor, free_nats: float) -> torch.Tensor:
+    """
+    What the loss counts of the KL under free bits: max(KL_t, lambda) for each segment (Kingma et al. 2016).
+
+    Each segment has its own threshold, as each token has in the Free Transformer (Fleuret 2025), so that the sum does
+    not depend on how texts are batched, accumulated or dealt to processes.
+
+    Args:
+        kl (`torch.Tensor` of shape `(batch_size, num_segments)`): nats per segment, zero where a text has fewer.
+        num_segments (`torch.LongTensor` of shape `(batch_size,)`): segments of each text.
+        free_nats (`float`): lambda, nats per segment.
+
+    Returns:
+        `torch.Tensor` of shape `()`: nats, summed.
+    """
+    there = torch.arange(1, kl.shape[1] + 1, device=kl.device) <= num_segments.unsqueeze(1)
+    return torch.where(there, kl.clamp_min(free_nats), 0.0).sum()
+
+
 def smooth_bound(x: torch.Tensor, bound: float | None) -> torch.Tensor:
     """c * tanh(x / c), which keeps log variances in (-c, c); the identity where `bound` is None (the paper's form)."""
     return x if bound is None else bound * torch.tanh(x / bound)

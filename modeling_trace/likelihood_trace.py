@@ -1,4 +1,7 @@
-"""Likelihood of texts under a model: the importance-weighted bound (Burda et al. 2016) and the ELBO (paper Eq. 6)."""
+"""
+Likelihood of texts under a model: by importance weighting (Burda et al. 2016) or a particle filter (FIVO, Maddison et
+al. 2017), and the ELBO (paper Eq. 6).
+"""
 
 import math
 from contextlib import contextmanager
@@ -7,11 +10,14 @@ from dataclasses import dataclass
 import torch
 from transformers.utils import ModelOutput
 
+from .latents_trace import gaussian_kl, standard_normal
+from .particles_trace import filter_texts, target_nats
+from .segments_trace import next_segment_ids
+
+LIKELIHOOD_METHODS = ("importance", "particle")
 # Logits that one decoder pass may hold: on a CPU 32 MiB of float32, above which passes get slower; elsewhere 512 MiB
 _MAX_LOGITS_CPU = 2**23
 _MAX_LOGITS = 2**27
-# Encoder states that the dynamics are given at once, copied for each sample
-_MAX_STATES = 2**24
 
 
 @dataclass
@@ -22,18 +28,26 @@ class LikelihoodOutput(ModelOutput):
     Args:
         log_likelihood (`torch.DoubleTensor` of shape `(batch_size,)`): L_n, a lower bound in expectation that rises
             with n; exact with `latent_dynamics="none"`.
-        effective_sample_size (`torch.DoubleTensor` of shape `(batch_size,)`): (sum w)^2 / sum w^2, from 1 to n. Near
-            1 the bound is loose: one sample carries it.
+        effective_sample_size (`torch.DoubleTensor` of shape `(batch_size,)`): (sum w)^2 / sum w^2, from 1 to n; of a
+            particle filter the least of a text's steps. Near 1 the bound is loose: one sample carries it.
+        effective_sample_size_per_step (`torch.DoubleTensor` of shape `(batch_size, num_segments)`): that of the
+            weights up to and with segment t; NaN where a text has fewer. None with `latent_dynamics="none"`.
+        resampled (`torch.BoolTensor` of shape `(batch_size, num_segments)`): whether the particles were resampled
+            after segment t. Of a particle filter only.
         elbo (`torch.DoubleTensor` of shape `(batch_size,)`): mean log p(x | z) - KL, with the KL in closed form.
         reconstruction (`torch.DoubleTensor` of shape `(batch_size, num_samples)`): log p(x | z) under each sample.
         log_weights (`torch.DoubleTensor` of shape `(batch_size, num_samples)`): log p(x | z) p(z) / q(z | x).
         kl (`torch.DoubleTensor` of shape `(batch_size, num_segments, latent_size)`): KL(q || p), mean over samples;
             zero where a text has fewer segments. None with `latent_dynamics="none"`.
         latents (`torch.FloatTensor` of shape `(batch_size, num_samples, num_segments, latent_size)`): the samples.
+
+    Note: `elbo` and what follows it are of draws from q; resampled particles are none, so a particle filter has none.
     """
 
     log_likelihood: torch.Tensor | None = None
     effective_sample_size: torch.Tensor | None = None
+    effective_sample_size_per_step: torch.Tensor | None = None
+    resampled: torch.Tensor | None = None
     elbo: torch.Tensor | None = None
     reconstruction: torch.Tensor | None = None
     log_weights: torch.Tensor | None = None
@@ -110,15 +124,24 @@ class LikelihoodMixin:
         attention_mask: torch.Tensor | None = None,
         num_samples: int = 100,
         *,
+        method: str = "importance",
         segment_ids: torch.LongTensor | None = None,
         generator: torch.Generator | None = None,
         max_rows: int | None = None,
         return_dict: bool = False,
     ) -> torch.Tensor | LikelihoodOutput:
         """
-        The importance-weighted bound on log p(x) of each text, in nats (Burda et al. 2016).
+        A lower bound on log p(x) of each text, in nats, from n draws of its latents.
 
-            L_n = log 1/n sum_k p(x | z^k) p(z^k) / q(z^k | x),  z^k ~ q(z_1 | x) ... q(z_T | z_<T, x)
+            importance    L_n = log 1/n sum_k p(x | z^k) p(z^k) / q(z^k | x),  z^k ~ q(z_1 | x) ... q(z_T | z_<T, x)
+                          (Burda et al. 2016)
+            particle      L_n = sum_t log sum_k w_t-1^k alpha_t^k,
+                          alpha_t^k = p(x_t | x_<t, z_<=t^k) p(z_t^k | z_<t^k) / q(z_t^k | z_<t^k, x),
+                          the n particles resampled where their effective sample size falls below n / 2
+                          (FIVO, Maddison et al. 2017); of one segment the same as importance weighting
+
+        Both estimate p(x) without bias. Over several segments the weights of whole paths degenerate and those of
+        steps do not, so that the particle filter is the tighter one; it takes texts one by one.
 
         Texts are encoded once; only the latent dynamics and the decoder run n times. A text's samples depend on the
         generator and on the texts before it, not on padding, `max_rows` or how texts are batched.
@@ -128,17 +151,20 @@ class LikelihoodMixin:
                 model with their prompts, which are given and not paid for.
             attention_mask (`torch.Tensor` of shape `(batch_size, sequence_length)`, *optional*): 0 for padding.
             num_samples (`int`, defaults to 100): n. Without latents the likelihood is exact, and n is not used.
+            method (`str`, defaults to `"importance"`): or `"particle"`, see above.
             segment_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*): as in `forward`.
             generator (`torch.Generator`, *optional*): for the draws.
             max_rows (`int`, *optional*): texts x samples that one decoder pass takes. By default as many as have 32
-                MiB of logits on a CPU, 512 MiB on an accelerator.
+                MiB of logits on a CPU, 512 MiB on an accelerator. The particle filter also keeps keys and values of a
+                text's n particles.
             return_dict (`bool`, defaults to `False`): return a [`LikelihoodOutput`].
 
         Returns:
             `torch.DoubleTensor` of shape `(batch_size,)`, nats per text; or a [`LikelihoodOutput`].
 
         Raises:
-            ValueError: for `num_samples` or `max_rows` below 1, or a row without a token to predict.
+            ValueError: for `num_samples` or `max_rows` below 1, an unknown `method`, or a row without a token to
+                predict.
 
         Note: A row that does not start with BOS is scored given its first token. A sample whose latents overflow,
         which an unbounded prior allows, has weight zero: L_n stays a lower bound.
@@ -163,6 +189,7 @@ class LikelihoodMixin:
         for name, value in (("num_samples", num_samples), ("max_rows", 1 if max_rows is None else max_rows)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"`{name}` must be an integer >= 1, got {value!r}. Leave it out for the default.")
+        check_likelihood_method(method)
         self._check_length(input_ids)
         with evaluation_mode(self):
             segment_ids = self._segment_ids(input_ids, attention_mask, segment_ids)
@@ -172,23 +199,17 @@ class LikelihoodMixin:
                 raise ValueError(f"`input_ids` has no token to predict in row {row}. Take texts without tokens out.")
             rows = (input_ids, attention_mask, segment_ids)
             if not self.has_latents:
-                reconstruction = self._reconstruction(*rows, targets, None, max_rows)
+                reconstruction = self._reconstruction(*rows, targets, None, max_rows).squeeze(2)
                 exact = reconstruction.squeeze(1)
-                out = LikelihoodOutput(exact, torch.full_like(exact, num_samples), exact, reconstruction)
-                out.log_weights = reconstruction
-                return out if return_dict else exact
-            latents, log_ratio, kl = self._posterior_samples(*rows, num_samples, generator)
-            overflow = ~(log_ratio.isfinite() & latents.flatten(2).isfinite().all(dim=-1))
-            usable = latents.masked_fill(overflow[:, :, None, None], 0.0)
-            reconstruction = self._reconstruction(*rows, targets, usable, max_rows)
-            overflow = overflow | ~reconstruction.isfinite()  # large latents can be too much for the decoder only
-            reconstruction = reconstruction.masked_fill(overflow, -math.inf)
-            log_weights = (reconstruction + log_ratio).masked_fill(overflow, -math.inf)
-        bound, effective = importance_weighted_bound(log_weights)
-        if not return_dict:
-            return bound
-        elbo = reconstruction.mean(dim=1) - kl.sum(dim=(1, 2))
-        return LikelihoodOutput(bound, effective, elbo, reconstruction, log_weights, kl, latents)
+                effective = torch.full_like(exact, num_samples)
+                out = LikelihoodOutput(
+                    exact, effective, elbo=exact, reconstruction=reconstruction, log_weights=reconstruction
+                )
+            elif method == "particle":
+                out = self._filtered(*rows, targets, num_samples, generator, max_rows)
+            else:
+                out = self._importance_weighted(*rows, targets, num_samples, generator, max_rows)
+        return out if return_dict else out.log_likelihood
 
     def elbo(
         self,
@@ -212,42 +233,116 @@ class LikelihoodMixin:
         Returns:
             `torch.DoubleTensor` of shape `(batch_size,)`, nats per text; or a [`LikelihoodOutput`].
         """
-        out = self.log_likelihood(input_ids, attention_mask, num_samples, return_dict=True, **kwargs)
+        settings = {"method": "importance", "return_dict": True}
+        out = self.log_likelihood(input_ids, attention_mask, num_samples, **settings, **kwargs)
         return out if return_dict else out.elbo
 
-    def _posterior_samples(self, input_ids, attention_mask, segment_ids, num_samples, generator):
-        """Latents `(B, n, S, D)`, log p(z) - log q(z | x) of each sample `(B, n)` and the mean KL `(B, S, D)`."""
+    # ---- Draws from q, step by step ----
+
+    def _proposals(self, input_ids, attention_mask, segment_ids, num_samples, generator):
+        """
+        For each text the noise of its draws `(T, n, D)`, and what draws z_t: a function of t and z_{t-1} `(n, D)` that
+        gives z_t, log p(z_t) - log q(z_t) `(n,)` and the KL `(n, D)`. Each text by itself, so that its noise does not
+        depend on the others' lengths.
+        """
         context, states, mask = self._encoder_states(input_ids, attention_mask, segment_ids)
-        batch_size, num_segments, hidden_size = states.shape
-        size = self.config.latent_size
-        latents = torch.zeros(batch_size, num_samples, num_segments, size, device=states.device)
-        log_ratio = _float64(torch.zeros(batch_size, num_samples, device=states.device))
-        kl = _float64(torch.zeros(batch_size, num_segments, size, device=states.device))
-        for row, steps in enumerate(mask.sum(dim=1).tolist()):
-            # a text by itself, so that its noise does not depend on the others' lengths
-            own = [None if x is None else x[row : row + 1, :steps] for x in (context, states)]
-            for part in torch.arange(num_samples).split(max(1, _MAX_STATES // (steps * hidden_size))):
-                repeated = [None if x is None else x.repeat(len(part), 1, 1) for x in own]
-                found = self.latents(*repeated, mask.new_ones(len(part), steps), sample=True, generator=generator)
-                z = found.latents
-                ratio = gaussian_log_density(z, found.prior_mean, found.prior_logvar)
-                ratio = ratio - gaussian_log_density(z, found.posterior_mean, found.posterior_logvar)
-                chosen = slice(int(part[0]), int(part[-1]) + 1)
-                latents[row, chosen, :steps] = z
-                log_ratio[row, chosen] = ratio.sum(dim=(1, 2))
-                kl[row, :steps] += _float64(found.kl()).sum(dim=0) / num_samples
-        return latents, log_ratio, kl
+        for row, steps in enumerate(mask.sum(dim=1).clamp_min(1).tolist()):
+            own = None if context is None else context[row]
+            delta = self.latents.residual(states[row : row + 1, :steps])  # each (1, T, D)
+            noise = standard_normal(delta[0].new_empty(steps, num_samples, delta[0].shape[-1]), generator)
+
+            def draw(t, previous, own=own, delta=delta, noise=noise):
+                count = len(previous)
+                first = torch.full((count,), t == 0, device=previous.device)
+                prior = self.latents.prior(previous, None if own is None else own[t].expand(count, -1), first)
+                posterior = self.latents.combine(*prior, *(x[0, t].expand(count, -1) for x in delta))
+                z = posterior[0] + torch.exp(0.5 * posterior[1]) * noise[t]
+                log_ratio = (gaussian_log_density(z, *prior) - gaussian_log_density(z, *posterior)).sum(dim=-1)
+                return z, log_ratio, gaussian_kl(*posterior, *prior)
+
+            yield noise, draw
+
+    def _importance_weighted(
+        self, input_ids, attention_mask, segment_ids, targets, num_samples, generator, max_rows
+    ) -> LikelihoodOutput:
+        rows = (input_ids, attention_mask, segment_ids)
+        batch_size, num_segments = len(input_ids), max(1, int(segment_ids.max()))
+        shape = (batch_size, num_samples, num_segments)
+        latents = None
+        log_ratio = _float64(torch.zeros(shape, device=input_ids.device))  # log p(z_t) - log q(z_t)
+        kl = log_ratio.new_zeros(batch_size, num_segments, self.config.latent_size)
+        there = torch.zeros(batch_size, num_segments, dtype=torch.bool, device=input_ids.device)
+        for row, (noise, draw) in enumerate(self._proposals(*rows, num_samples, generator)):
+            if latents is None:
+                latents = noise.new_zeros(*shape, noise.shape[-1])
+            z = torch.zeros_like(noise[0])
+            for t in range(len(noise)):
+                z, log_ratio[row, :, t], each_kl = draw(t, z)
+                latents[row, :, t] = z
+                kl[row, t] = _float64(each_kl).mean(dim=0)
+            there[row, : len(noise)] = True
+        overflow = ~(log_ratio.isfinite().all(dim=2) & latents.flatten(2).isfinite().all(dim=2))
+        usable = latents.masked_fill(overflow[:, :, None, None], 0.0)
+        per_step = self._reconstruction(*rows, targets, usable, max_rows)
+        overflow = overflow | ~per_step.isfinite().all(dim=2)  # large latents can be too much for the decoder only
+        reconstruction = per_step.sum(dim=2).masked_fill(overflow, -math.inf)
+        paths = (per_step + log_ratio).cumsum(dim=2).masked_fill(overflow.unsqueeze(2), -math.inf)
+        log_weights = paths[:, :, -1]
+        bound, effective = importance_weighted_bound(log_weights)
+        by_step = importance_weighted_bound(paths.transpose(1, 2))[1].masked_fill(~there, math.nan)
+        elbo = reconstruction.mean(dim=1) - kl.sum(dim=(1, 2))
+        return LikelihoodOutput(
+            log_likelihood=bound,
+            effective_sample_size=effective,
+            effective_sample_size_per_step=by_step,
+            elbo=elbo,
+            reconstruction=reconstruction,
+            log_weights=log_weights,
+            kl=kl,
+            latents=latents,
+        )
+
+    def _filtered(
+        self, input_ids, attention_mask, segment_ids, targets, num_samples, generator, max_rows
+    ) -> LikelihoodOutput:
+        rows = (input_ids, attention_mask, segment_ids)
+        found = filter_texts(
+            self,
+            *rows,
+            _labels(input_ids, targets),
+            self._proposals(*rows, num_samples, generator),
+            generator,
+            self._max_rows if max_rows is None else lambda length: max_rows,
+        )
+        by_step = torch.full((len(found), max(1, int(segment_ids.max()))), math.nan, dtype=torch.float64)
+        resampled = torch.zeros(by_step.shape, dtype=torch.bool)
+        for row, one in enumerate(found):
+            by_step[row, : len(one.resampled)] = one.effective_sample_size
+            resampled[row, : len(one.resampled)] = one.resampled
+        bound = torch.tensor([one.log_likelihood for one in found], dtype=torch.float64)
+        least = torch.stack([one.effective_sample_size.amin() for one in found])
+        dtype = _float64(torch.zeros((), device=input_ids.device)).dtype
+        values = (x.to(dtype).to(input_ids.device) for x in (bound, least, by_step))
+        return LikelihoodOutput(*values, resampled=resampled.to(input_ids.device))
+
+    # ---- The decoder ----
+
+    def _max_rows(self, length: int) -> int:
+        """Texts of `length` tokens whose logits may be in memory at once."""
+        budget = _MAX_LOGITS_CPU if self.device.type == "cpu" else _MAX_LOGITS
+        return max(1, budget // (length * self.config.backbone_config.vocab_size))
 
     def _reconstruction(self, input_ids, attention_mask, segment_ids, targets, latents, max_rows):
-        """log p(x | z) of each text under each of its samples, `(B, n)`; n = 1 without latents."""
+        """log p(x_t | x_<t, z_<=t) of each text under each of its samples, `(B, n, S)`; n = S = 1 without latents."""
         batch_size, length = input_ids.shape
-        num_samples = 1 if latents is None else latents.shape[1]
+        num_samples, num_segments = (1, 1) if latents is None else latents.shape[1:3]
         if max_rows is None:
-            budget = _MAX_LOGITS_CPU if input_ids.device.type == "cpu" else _MAX_LOGITS
-            max_rows = max(1, budget // (length * self.config.backbone_config.vocab_size))
+            max_rows = self._max_rows(length)
         real = segment_ids >= 0
         first, last = real.long().argmax(dim=1).tolist(), (length - real.flip(1).long().argmax(dim=1)).tolist()
-        labels = torch.nn.functional.pad(input_ids.masked_fill(~targets, -100)[:, 1:], (0, 1), value=-100)
+        labels = _labels(input_ids, targets)
+        # a token without a segment that is paid for, after a prefix longer than BOS, counts in the first step
+        steps = next_segment_ids(segment_ids).clamp(1, num_segments) - 1
         sums = []
         for start in range(0, batch_size * num_samples, max_rows):
             rows = torch.arange(start, min(start + max_rows, batch_size * num_samples), device=input_ids.device)
@@ -264,12 +359,20 @@ class LikelihoodMixin:
                 use_cache=False,
                 **settings,
             ).logits
-            wanted = labels[texts, columns]
-            nats = torch.nn.functional.cross_entropy(
-                logits.float().flatten(0, 1), wanted.flatten(), reduction="none", ignore_index=-100
-            )
-            sums.append(-_float64(nats.view_as(wanted)).sum(dim=1))
-        return torch.cat(sums).view(batch_size, num_samples)
+            nats = _float64(target_nats(logits, labels[texts, columns]))
+            sums.append(nats.new_zeros(len(rows), num_segments).scatter_add(1, steps[texts, columns], nats))
+        return torch.cat(sums).view(batch_size, num_samples, num_segments)
+
+
+def check_likelihood_method(method: str) -> None:
+    """Raise a ValueError for what is none of `LIKELIHOOD_METHODS`."""
+    if method not in LIKELIHOOD_METHODS:
+        raise ValueError(f"`method` must be 'importance' or 'particle', got {method!r:.80}.")
+
+
+def _labels(input_ids: torch.LongTensor, targets: torch.BoolTensor) -> torch.LongTensor:
+    """The next token at every position, -100 where it is not paid for."""
+    return torch.nn.functional.pad(input_ids.masked_fill(~targets, -100)[:, 1:], (0, 1), value=-100)
 
 
 def _float64(x: torch.Tensor) -> torch.Tensor:
@@ -277,8 +380,10 @@ def _float64(x: torch.Tensor) -> torch.Tensor:
 
 
 __all__ = [
+    "LIKELIHOOD_METHODS",
     "LikelihoodMixin",
     "LikelihoodOutput",
+    "check_likelihood_method",
     "evaluation_mode",
     "gaussian_log_density",
     "importance_weighted_bound",

@@ -19,27 +19,20 @@ from .backbones_trace import (
     LOADING_ARGUMENTS,
     add_separator,
     check_head,
-    first_layers,
+    layer_stack,
     load_backbone,
     special_tokens,
 )
+from .cache_trace import TraceCache
 from .configuration_trace import LATENT_DYNAMICS_VALUES, TraceConfig
 from .custom_dynamics_trace import CustomDynamicsMixin, check_own_dynamics
 from .dynamics_trace import LATENT_DYNAMICS
 from .editing_trace import LatentEditingMixin
+from .encoding_trace import EncodingMixin, StateNorm, StateReader, open_layer
 from .generation_trace import SegmentGenerationMixin
-from .latents_trace import PosteriorNorm, SegmentLatents, at_least_float32
+from .latents_trace import PosteriorNorm, at_least_float32, free_bits, gaussian_kl
 from .likelihood_trace import LikelihoodMixin
-from .segments_trace import (
-    ENCODER_MASKS,
-    broadcast_segments,
-    check_prompts,
-    gather_positions,
-    next_segment_ids,
-    segment_ids_from_input_ids,
-    segment_layout,
-    token_positions,
-)
+from .segments_trace import SegmentRule, broadcast_segments, check_prompts, next_segment_ids, token_positions
 
 logger = logging.get_logger(__name__)
 
@@ -59,9 +52,10 @@ class TraceOutput(ModelOutput):
     Output of [`TraceForConditionalGeneration`]. Latents and Gaussians are float32, zero past a row's last segment.
 
     Args:
-        loss (`torch.FloatTensor` of shape `()`): (reconstruction + kl_weight * KL) / target tokens, in nats per token.
-        reconstruction_loss (`torch.FloatTensor` of shape `()`): -log p(x | z) in nats, summed over tokens ([SEP]
-            included), mean over texts.
+        loss (`torch.FloatTensor` of shape `()`): (reconstruction + kl_weight * KL) / target tokens, in nats per token;
+            of the KL only what is above `config.free_nats` in a segment.
+        reconstruction_loss (`torch.FloatTensor` of shape `()`): -log p(x | z) in nats, summed over tokens (a [SEP]
+            that is written included), mean over texts.
         kl_loss (`torch.FloatTensor` of shape `()`): KL in nats, summed over segments and dimensions, mean over texts.
             None when latents were given.
         logits (`torch.FloatTensor` of shape `(batch_size, sequence_length, vocab_size)`): None in training with
@@ -97,7 +91,7 @@ class TracePreTrainedModel(CustomDynamicsMixin, PreTrainedModel):
     _supports_flex_attn = False
     _supports_attention_backend = True
     _can_compile_fullgraph = False
-    _is_stateful = True  # a latent drawn at [SEP] cannot be taken back: no assisted decoding
+    _is_stateful = True  # a latent that was drawn cannot be taken back: no assisted decoding
 
     @torch.no_grad()
     def _init_weights(self, module):
@@ -114,7 +108,9 @@ class TracePreTrainedModel(CustomDynamicsMixin, PreTrainedModel):
                 module.train().weight  # noqa: B018 - computing it in training mode is a power iteration
             module.train(training)
         elif isinstance(module, LatentInjection):
-            nn.init.normal_(module.weight, std=self.config.latent_init_std)
+            # E[(W_z z)^2] = latent_size std^2 for z ~ N(0, I)
+            scale = self.config.latent_init_scale / self.config.latent_size**0.5
+            nn.init.normal_(module.weight, std=scale * module.residual_rms)
         elif isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=std)
             if module.bias is not None:
@@ -122,13 +118,25 @@ class TracePreTrainedModel(CustomDynamicsMixin, PreTrainedModel):
         elif isinstance(module, TraceForConditionalGeneration):
             # the buffer is in no checkpoint: loading leaves it as it comes
             nn.init.ones_(module.kl_weight)
+        elif isinstance(module, StateNorm):
+            nn.init.constant_(module.weight, module.scale)
+            nn.init.zeros_(module.bias)
 
 
 class LatentInjection(nn.Linear):
-    """W_z: adds W_z z_t to the token embeddings (paper Sec. 4.1, end). Starts small: z must not be noise at first."""
+    """
+    W_z: adds W_z z_t to the token embeddings (paper Sec. 4.1, end), or to the residual stream after `latent_layer`.
+
+    Starts as large as `config.latent_init_scale` says in units of what it is added to (`residual_rms`): z must be
+    heard, and must not drown what the backbone knows.
+    """
 
     def __init__(self, config: TraceConfig):
         super().__init__(config.latent_size, config.backbone_config.hidden_size, bias=False)
+        # Until it is measured, which ZeRO-3 prevents: weights that are dealt out cannot be run at once
+        self.residual_rms = 1.0
+        if config.latent_layer is None:
+            self.residual_rms = getattr(config.backbone_config, "initializer_range", 0.02)
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
         # an adapter (PEFT) comes here with its weights only: say which setting it was made with
@@ -141,8 +149,21 @@ class LatentInjection(nn.Linear):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
+def _settings_of(processor) -> dict:
+    """The fields of [`TraceConfig`] that a `TraceProcessor` decides."""
+    settings = {"conditional": processor.conditional}
+    if processor.segmenter is not None:
+        settings |= {name: getattr(processor, name) for name in ("segment_length", "separator", "closing_token_ids")}
+    return settings
+
+
 class TraceForConditionalGeneration(
-    TracePreTrainedModel, SegmentGenerationMixin, LatentEditingMixin, LikelihoodMixin, GenerationMixin
+    TracePreTrainedModel,
+    EncodingMixin,
+    SegmentGenerationMixin,
+    LatentEditingMixin,
+    LikelihoodMixin,
+    GenerationMixin,
 ):
     """
     A decoder-only Transformers language model as a segment-wise variational autoencoder with recurrent latents.
@@ -184,11 +205,30 @@ class TraceForConditionalGeneration(
             self.latent_injection = LatentInjection(config)
         self.one_latent_per_text = self.has_latents and self.latents.one_per_text
         # a plain language model, and one latent for the whole text, have no segments to separate
-        if config.sep_token_id is None and (config.conditional or (self.has_latents and not self.one_latent_per_text)):
+        segments = self.has_latents and not self.one_latent_per_text
+        if config.sep_token_id is None and (config.conditional or (segments and config.separator == "token")):
             raise ValueError(
                 "`sep_token_id` is needed for segments and prompts, got None. Build the model by "
                 "TraceForConditionalGeneration.from_backbone, which adds [SEP], or pass the id."
             )
+        if (
+            segments
+            and config.separator == "none"
+            and (config.segment_length, config.closing_token_ids) == (None, None)
+        ):
+            raise ValueError(
+                "`closing_token_ids` are needed for segments of varying length with `separator='none'`, got None. "
+                "Pass TraceProcessor(...).closing_token_ids, or set separator='token'."
+            )
+        self.segment_rule = SegmentRule(
+            config.sep_token_id,
+            config.bos_token_id,
+            config.conditional,
+            self.one_latent_per_text,
+            config.separator,
+            config.segment_length,
+            None if config.closing_token_ids is None else tuple(config.closing_token_ids),
+        )
         self.backbone = AutoModel.from_config(config.backbone_config) if backbone is None else backbone
         if type(self.backbone)._is_stateful:
             raise ValueError(
@@ -196,6 +236,11 @@ class TraceForConditionalGeneration(
                 "reach. Use a model with attention only: GPT-2, Llama or Qwen."
             )
         hidden_size, vocab_size = config.backbone_config.hidden_size, config.backbone_config.vocab_size
+        self.latent_entry = self.state_reader = None  # at the embeddings: see `EncodingMixin`
+        if config.latent_layer is not None and self.has_latents:
+            self._check_passes()
+            self.latent_entry = open_layer(layer_stack(self.backbone)[1][config.latent_layer])
+            self.state_reader = StateReader(hidden_size)
         self.lm_head = nn.Linear(hidden_size, vocab_size, bias=False) if lm_head is None else lm_head
         # Weight of the KL in the loss. A schedule writes to it; it is 1, the ELBO, in every saved or loaded model.
         self.register_buffer("kl_weight", torch.ones(()), persistent=False)
@@ -206,6 +251,22 @@ class TraceForConditionalGeneration(
         # save_pretrained registers one Auto class only; a saved model loads by all of them, also without this package
         config.auto_map = {**(getattr(config, "auto_map", None) or {}), **AUTO_MAP}
         self.post_init()
+        if self.has_latents:
+            self._start_injection()
+
+    def _check_passes(self) -> None:
+        if self.latents.posterior_pass == "whole" and not self.one_latent_per_text:
+            raise ValueError(
+                f"`posterior_pass='whole'` of {type(self.latents).__name__} reads the whole text, which one pass with "
+                f"`latent_layer={self.config.latent_layer}` cannot. Set latent_layer=None, or read the context."
+            )
+
+    def _start_injection(self) -> None:
+        """Draw W_z again, now that what it is added to can be measured. Not while loading: it is in the checkpoint."""
+        if any(p.is_meta or hasattr(p, "ds_id") for p in self.parameters()):
+            return
+        self.latent_injection.residual_rms = self.residual_rms()
+        self._init_weights(self.latent_injection)
 
     def get_input_embeddings(self):
         return self.backbone.get_input_embeddings()
@@ -225,12 +286,15 @@ class TraceForConditionalGeneration(
     @classmethod
     def from_backbone(cls, backbone, tokenizer=None, **kwargs) -> "TraceForConditionalGeneration":
         """
-        Turn a pretrained decoder-only language model into TRACE: add [SEP], resize, start the latent networks.
+        Turn a pretrained decoder-only language model into TRACE: start the latent networks and, where it is needed,
+        add [SEP] and resize.
 
         Args:
             backbone (`str` or `PreTrainedModel`): a Hub id, a local folder, a path to a GGUF file, the alias
                 `"smollm2-135m"`, or a causal language model in memory (which becomes part of the new model).
-            tokenizer (`PreTrainedTokenizerBase`, *optional*): gets [SEP] added in place. Left out, the backbone's own
+            tokenizer (`TraceProcessor` or `PreTrainedTokenizerBase`, *optional*): a processor says what segments are
+                (`segment_length`, `separator`, `closing_token_ids`, `conditional`), a tokenizer only which ids BOS,
+                EOS and PAD have. Where [SEP] is needed it is added in place. Left out, the backbone's own
                 tokenizer says which id [SEP] has; for a model in memory without a tokenizer, [SEP] is a new last row.
             **kwargs: fields of [`TraceConfig`]; and arguments of `from_pretrained` such as `revision`, `dtype`
                 (float32 unless given) or `attn_implementation`.
@@ -247,7 +311,9 @@ class TraceForConditionalGeneration(
 
         >>> config = GPT2Config(vocab_size=100, n_embd=32, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0)
         >>> lm = GPT2LMHeadModel(config)
-        >>> TraceForConditionalGeneration.from_backbone(lm, latent_size=8).config.sep_token_id
+        >>> TraceForConditionalGeneration.from_backbone(lm, latent_size=8).config.latent_layer
+        1
+        >>> TraceForConditionalGeneration.from_backbone(lm, latent_size=8, separator="token").config.sep_token_id
         100
         ```
         """
@@ -255,6 +321,9 @@ class TraceForConditionalGeneration(
         settings = {name: value for name, value in kwargs.items() if name in config_fields}
         loading = {name: value for name, value in kwargs.items() if name in LOADING_ARGUMENTS}
         TraceConfig._check_names(kwargs.keys() - settings.keys() - loading.keys())
+        if hasattr(tokenizer, "segment_rule"):  # a TraceProcessor: the model must know what it makes of texts
+            settings = {**_settings_of(tokenizer), **settings}
+            tokenizer = tokenizer.tokenizer
         name = str(backbone) if isinstance(backbone, (str, Path)) else getattr(backbone, "name_or_path", "")
         if isinstance(backbone, (str, Path)):
             backbone, tokenizer = load_backbone(backbone, tokenizer, loading)
@@ -273,7 +342,9 @@ class TraceForConditionalGeneration(
         TraceConfig(backbone_config=backbone_config, **{k: v for k, v in settings.items() if k != "sep_token_id"})
         check_head(backbone, backbone_config)
         dynamics = LATENT_DYNAMICS.get(settings.get("latent_dynamics", TraceConfig.latent_dynamics))
-        if settings.get("conditional") or (dynamics is not None and not dynamics.one_per_text):
+        segments = dynamics is not None and not dynamics.one_per_text
+        separator = settings.get("separator", TraceConfig.separator)
+        if settings.get("conditional") or (segments and separator == "token"):
             settings = add_separator(backbone, tokenizer, settings)
         config = TraceConfig(backbone_config=backbone_config, **settings)
         # base_model is what AutoModel builds from the same config (OPT's decoder alone is not)
@@ -333,109 +404,13 @@ class TraceForConditionalGeneration(
 
     def _segment_ids(self, input_ids, attention_mask, segment_ids):
         if segment_ids is None:
-            return segment_ids_from_input_ids(
-                input_ids,
-                attention_mask,
-                self.config.sep_token_id,
-                self.config.bos_token_id,
-                self.config.conditional,
-                self.one_latent_per_text,
-            )
+            return self.segment_rule.segment_ids(input_ids, attention_mask)
         if segment_ids.shape != input_ids.shape:
             raise ValueError(
                 f"`segment_ids` must have the shape of `input_ids` {tuple(input_ids.shape)}, "
                 f"got {tuple(segment_ids.shape)}."
             )
         return segment_ids if attention_mask is None else segment_ids.masked_fill(attention_mask == 0, -1)
-
-    def _encode(
-        self, input_ids, attention_mask, segment_ids, sample=None, generator=None, layout=None
-    ) -> SegmentLatents:
-        """The encoder passes, then the latent dynamics (paper Sec. 4.1, Fig. 1)."""
-        return self.latents(
-            *self._encoder_states(input_ids, attention_mask, segment_ids, layout),
-            sample=self.training if sample is None else sample,
-            generator=generator,
-        )
-
-    @property
-    def packed_hidden_size(self) -> int | None:
-        """`hidden_size` of [`segment_layout`]: None where no pass reads segments alone, so that none are packed."""
-        reads_segments = self.has_latents and self.latents.posterior_pass == "segment"
-        return self.config.backbone_config.hidden_size if reads_segments else None
-
-    def _encoder(self) -> nn.Module:
-        """What reads the text for the latents: the backbone, or its first layers."""
-        layers = self.config.encoder_layers
-        return self.backbone if layers is None else first_layers(self.backbone, layers)
-
-    def _encoder_states(self, input_ids, attention_mask, segment_ids, layout=None):
-        """What the dynamics read: c_{t-1} (or None), s_t and the steps that a row has."""
-        if layout is None:
-            if self.config.conditional:
-                check_prompts(segment_ids)
-            layout = segment_layout(segment_ids, self.packed_hidden_size)
-        ends = layout["ends"].to(input_ids.device)
-        posterior_pass, reads_context = self.latents.posterior_pass, self.latents.reads_context
-        names = sorted({posterior_pass, *(["context"] if reads_context else [])} - {"segment"})
-        states = {}
-        if names:
-            # only priors read the context: they have not seen the last segment
-            length = layout["context_length"] if posterior_pass == "segment" else input_ids.shape[1]
-            found = self._read(names, input_ids, attention_mask, segment_ids, length)
-            last = ends.clamp_max(length - 1).repeat(len(names), 1)
-            states = dict(zip(names, gather_positions(found, last).chunk(len(names)), strict=True))
-        if posterior_pass == "segment":
-            segment_states = self._segment_states(input_ids, attention_mask, segment_ids, layout)
-        else:
-            segment_states = states[posterior_pass][:, 1:]
-        steps = torch.arange(1, layout["num_segments"] + 1, device=input_ids.device)
-        mask = steps <= segment_ids.amax(dim=1, keepdim=True)
-        # the prior of step t reads c_{t-1}, which has not seen x_t
-        return states["context"][:, :-1] if reads_context else None, segment_states, mask
-
-    def _read(self, names, input_ids, attention_mask, segment_ids, length=None) -> torch.Tensor:
-        """Encoder passes over the first `length` tokens as one batch, `(passes * batch_size, length, hidden_size)`."""
-        input_ids, segment_ids = input_ids[:, :length], segment_ids[:, :length]
-        attention_mask = None if attention_mask is None else attention_mask[:, :length]
-        embeds = self.get_input_embeddings()(input_ids)
-        config = self.config.backbone_config
-        masks = [ENCODER_MASKS[name](config, embeds, attention_mask, segment_ids) for name in names]
-        positions = token_positions(torch.ones_like(input_ids) if attention_mask is None else attention_mask)
-        return self._encoder()(
-            inputs_embeds=embeds.repeat(len(names), 1, 1),
-            attention_mask=torch.cat(masks),
-            position_ids=positions.repeat(len(names), 1),
-            use_cache=False,
-        ).last_hidden_state
-
-    def _segment_states(self, input_ids, attention_mask, segment_ids, layout) -> torch.Tensor:
-        """
-        h_t, `(batch_size, num_segments, hidden_size)`. One call of the encoder however it is laid out: processes that
-        share a model's weights (FSDP) must call alike.
-        """
-        if layout["packed"] is None:
-            states = self._read(["segment"], input_ids, attention_mask, segment_ids)
-            return gather_positions(states, layout["ends"][:, 1:].to(input_ids.device))
-        packed = layout["packed"].to(input_ids.device)
-        batch_size, rows, width = packed.shape
-        index = packed.view(batch_size, -1)
-        positions = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-
-        def arrange(values):
-            return values.gather(1, index.clamp_min(0)).view(batch_size * rows, width)
-
-        embeds = self.get_input_embeddings()(arrange(input_ids))
-        segment_ids = arrange(segment_ids).masked_fill(packed.view(-1, width) < 0, -1)
-        states = self._encoder()(
-            inputs_embeds=embeds,
-            attention_mask=ENCODER_MASKS["segment"](self.config.backbone_config, embeds, None, segment_ids),
-            position_ids=arrange(token_positions(positions)),
-            use_cache=False,
-        ).last_hidden_state
-        return gather_positions(
-            states.reshape(batch_size, rows * width, -1), layout["packed_ends"].to(input_ids.device)
-        )
 
     def approximation_error(
         self,
@@ -492,13 +467,13 @@ class TraceForConditionalGeneration(
         r"""
         Args:
             input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`):
-                BOS, then segments closed by [SEP], the last one by EOS.
+                BOS, then the text, with `separator="token"` a [SEP] after each segment but the last, then EOS.
             attention_mask (`torch.Tensor` of shape `(batch_size, sequence_length)`, *optional*):
                 0 for padding, left or right.
             labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
                 Targets, usually `input_ids` with -100 where there is none; shifted inside the model.
             segment_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
-                Segment of every token, where it is not to be read from [SEP].
+                Segment of every token, where [`SegmentRule`] is not to find it.
             segment_layout (`dict`, *optional*):
                 What [`segment_layout`] says of the batch, where it was worked out before: the Trainer passes it.
             latents (`torch.Tensor` of shape `(batch_size, num_segments, latent_size)`, *optional*):
@@ -519,27 +494,40 @@ class TraceForConditionalGeneration(
         """
         # PeftModelForCausalLM passes `inputs_embeds=None`
         if input_ids is None or kwargs.pop("inputs_embeds", None) is not None:
-            raise ValueError("`input_ids` is needed, got None. `inputs_embeds` cannot be used: [SEP] must be seen.")
+            raise ValueError("`input_ids` is needed, got None. `inputs_embeds` cannot be used: tokens must be seen.")
         if cache is None:
             self._check_length(input_ids)
         if labels is not None and use_cache is None:
             use_cache = False  # a loss needs no keys and values afterwards
         outputs = {}  # a ModelOutput is slow to write to: generation makes one for every token
-        found = None
-        embeds = self.get_input_embeddings()(input_ids)
+        enter = None
         if self.has_latents:
-            if token_latents is None:
+            if token_latents is not None:
+
+                def enter(hidden):
+                    return self._inject(hidden, token_latents)
+
+            elif isinstance(cache, TraceCache):  # generate(): latents are drawn on the way
+
+                def enter(hidden):
+                    return self._inject(hidden, self._next_latents(cache, hidden))
+
+            else:
                 segment_ids = outputs["segment_ids"] = self._segment_ids(input_ids, attention_mask, segment_ids)
-                if latents is None:
-                    found = self._encode(input_ids, attention_mask, segment_ids, sample_latents, layout=segment_layout)
-                    latents = found.latents
-                    outputs.update(found)
-                else:
+                following = next_segment_ids(segment_ids)
+                layout = None
+                if latents is not None:
                     self._check_latents(latents, input_ids, segment_ids)
-                outputs["latents"] = latents
-                token_latents = broadcast_segments(latents, next_segment_ids(segment_ids))
-            token_latents = token_latents.to(self.latent_injection.weight.dtype)
-            embeds = embeds + self.latent_injection(token_latents).to(embeds.dtype)
+                    outputs["latents"] = latents
+                else:
+                    layout = self._layout(segment_ids, segment_layout)  # before the pass: it is host work
+
+                def enter(hidden):
+                    if latents is None:
+                        rows = (input_ids, attention_mask, segment_ids)
+                        outputs.update(self._encode(*rows, sample_latents, layout=layout, hidden=hidden))
+                    return self._inject(hidden, broadcast_segments(outputs["latents"], following))
+
         elif latents is not None or token_latents is not None:
             raise ValueError("`latents` cannot be used with `latent_dynamics='none'`, a plain language model.")
         if labels is not None and self.config.conditional:  # the prompt is given, not modelled
@@ -550,8 +538,9 @@ class TraceForConditionalGeneration(
 
         if position_ids is None and attention_mask is not None:
             position_ids = token_positions(attention_mask)[:, -input_ids.shape[1] :]
-        decoded = self.backbone(
-            inputs_embeds=embeds,
+        decoded = self._run_backbone(
+            input_ids,
+            enter,
             attention_mask=attention_mask,
             position_ids=position_ids,
             cache=cache if use_cache is not False else None,
@@ -563,11 +552,14 @@ class TraceForConditionalGeneration(
         if labels is None or not self.training:
             outputs["logits"] = self._logits(hidden[:, -logits_to_keep:] if logits_to_keep else hidden)
         if labels is not None:
-            self._set_loss(outputs, hidden, labels, found, num_items_in_batch)
+            self._set_loss(outputs, hidden, labels, num_items_in_batch)
         return TraceOutput(**outputs)  # in the order of the fields: outputs[0] is the loss
 
-    def _set_loss(self, outputs, hidden, labels, found, num_items_in_batch):
-        """loss = (reconstruction + kl_weight * KL) / number of targets: the ELBO in nats per token (Eq. 6)."""
+    def _set_loss(self, outputs, hidden, labels, num_items_in_batch):
+        """
+        loss = (reconstruction + kl_weight * KL) / number of targets, in nats per token: with weight 1 and without free
+        bits the negative ELBO (Eq. 6).
+        """
         batch_size = labels.shape[0]
         targets = labels[:, 1:].reshape(-1)
         logits = outputs.get("logits")
@@ -579,13 +571,16 @@ class TraceForConditionalGeneration(
         if num_items_in_batch is None:
             num_items_in_batch = (targets != -100).sum()
         loss = reconstruction
-        if found is not None:
-            kl = found.kl()
+        if "posterior_mean" in outputs:
+            names = ("posterior_mean", "posterior_logvar", "prior_mean", "prior_logvar")
+            kl = gaussian_kl(*(outputs[name] for name in names))  # (B, S, D)
             kl_sum = kl.sum()
+            steps = outputs["segment_ids"].amax(dim=1)
             penalty = kl_sum
             if self.config.kl_reduction == "mean":  # per segment and dimension, summed over texts
-                steps = outputs["segment_ids"].amax(dim=1).clamp_min(1)
-                penalty = (kl.sum(dim=(1, 2)) / (steps * self.config.latent_size)).sum()
+                penalty = (kl.sum(dim=(1, 2)) / (steps.clamp_min(1) * self.config.latent_size)).sum()
+            elif self.config.free_nats:
+                penalty = free_bits(kl.sum(dim=-1), steps, self.config.free_nats)
             loss = loss + self.kl_weight.to(loss.dtype) * penalty
             outputs["kl_loss"] = kl_sum / batch_size
         outputs["reconstruction_loss"] = reconstruction / batch_size

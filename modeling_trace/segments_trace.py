@@ -1,4 +1,7 @@
-"""Segments: from [SEP] tokens to segment ids, attention masks and per-segment tensors (paper Sec. 4.1, Fig. 1)."""
+"""Segments: from tokens to segment ids, attention masks and per-segment tensors (paper Sec. 4.1, Fig. 1)."""
+
+from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
@@ -8,7 +11,8 @@ SEP_TOKEN = "[SEP]"
 
 def add_separator_token(tokenizer):
     """
-    Give a tokenizer the [SEP] token that closes a segment, in place, and PAD and BOS tokens where it has none.
+    Give a tokenizer the [SEP] token that closes a segment (or only a prompt), in place, and PAD and BOS tokens where
+    it has none.
 
     Tokenizers that already have a `sep_token` keep it. PAD falls back to EOS, and BOS (the token that starts every
     text) to EOS, as in GPT-2.
@@ -58,43 +62,108 @@ def check_separator(sep_token_id: int, **others: int | None) -> None:
             )
 
 
-def segment_ids_from_input_ids(
-    input_ids: torch.LongTensor,
-    attention_mask: torch.Tensor | None,
-    sep_token_id: int | None,
-    bos_token_id: int | None,
-    conditional: bool = False,
-    one_per_text: bool = False,
-) -> torch.LongTensor:
+@dataclass(frozen=True)
+class SegmentRule:
     """
-    Number the segments of every row: 0 for the prefix, 1..T for the segments, -1 for padding.
+    Where segments end, from the tokens alone: one rule for training, generation, likelihood and editing.
 
-    A [SEP] belongs to the segment that it closes. The prefix is BOS; a row that does not start with BOS has none, its
-    first token belongs to segment 1. With `conditional` the prefix is all up to the first [SEP], that one included.
-    Left and right padding both work.
+    Segments are numbered 0 for the prefix, 1..T, -1 for padding. The prefix is BOS; a row that does not start with BOS
+    has none, its first token belongs to segment 1. With `conditional` the prefix is all up to the first [SEP], that
+    one included. Left and right padding both work. A token closes a segment
+
+    - with `separator="token"` where it is [SEP];
+    - with "none" where it is the last of each `segment_length` tokens of the text, or, with `closing_token_ids`, the
+      first of a run of such tokens.
+
+    The token that closes a segment belongs to it.
 
     Args:
-        input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`): token ids.
-        attention_mask (`torch.Tensor` of shape `(batch_size, sequence_length)`, *optional*): 1 for tokens, 0 for
-            padding; all ones when left out.
-        sep_token_id, bos_token_id (`int`): ids of [SEP] and BOS.
-        conditional (`bool`): rows are `BOS prompt [SEP] | x_1 [SEP] | ...`.
-        one_per_text (`bool`): all after the prefix is segment 1, whatever [SEP] it holds.
-
-    Returns:
-        `torch.LongTensor` of shape `(batch_size, sequence_length)`.
+        sep_token_id, bos_token_id (`int`, *optional*): ids of [SEP] and BOS.
+        conditional (`bool`): rows are `BOS prompt [SEP] | x_1 | ...`.
+        one_per_text (`bool`): all after the prefix is segment 1, and nothing closes it.
+        separator (`str`), segment_length (`int`, *optional*), closing_token_ids (`tuple[int]`, *optional*): as in
+            [`TraceConfig`].
     """
-    real = torch.ones_like(input_ids) if attention_mask is None else attention_mask.long()
-    closes = torch.zeros_like(input_ids) if sep_token_id is None else (input_ids == sep_token_id).long() * real
-    ids = closes.cumsum(-1) - closes
-    if not conditional:
-        ids = ids + 1
-        if bos_token_id is not None:
-            is_prefix = (real.cumsum(-1) == 1) & (input_ids == bos_token_id)
-            ids = ids.masked_fill(is_prefix, 0)
-    if one_per_text:
-        ids = ids.clamp_max(1)
-    return ids.masked_fill(real == 0, -1)
+
+    sep_token_id: int | None = None
+    bos_token_id: int | None = None
+    conditional: bool = False
+    one_per_text: bool = False
+    separator: str = "token"
+    segment_length: int | None = None
+    closing_token_ids: tuple[int, ...] | None = None
+
+    def closes(self, input_ids: torch.LongTensor, attention_mask: torch.Tensor | None = None) -> torch.BoolTensor:
+        """
+        The tokens that close a segment (in a conditional model also the [SEP] that closes the prompt).
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`): token ids.
+            attention_mask (`torch.Tensor` of shape `(batch_size, sequence_length)`, *optional*): 1 for tokens, 0 for
+                padding; all ones when left out.
+
+        Returns:
+            `torch.BoolTensor` of shape `(batch_size, sequence_length)`.
+        """
+        real = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
+        is_separator = torch.zeros_like(real)
+        if self.sep_token_id is not None:
+            is_separator = real & (input_ids == self.sep_token_id)
+        if self.separator == "token":
+            return is_separator
+        prefix = self._prefix(input_ids, real, is_separator)
+        in_text = real & ~prefix
+        if self.segment_length is not None:
+            closes = in_text & (in_text.cumsum(-1) % self.segment_length == 0)
+        elif self.closing_token_ids is not None:
+            ends = torch.isin(input_ids, ids_tensor(self.closing_token_ids, input_ids.device)) & in_text
+            closes = ends & ~torch.nn.functional.pad(ends, (1, 0))[:, :-1]
+        else:
+            closes = torch.zeros_like(real)
+        if self.conditional:  # the last token of a prompt that is complete
+            closes = closes | (prefix & is_separator)
+        return closes
+
+    def last_closes(self, input_ids: torch.LongTensor, segment_start: torch.LongTensor) -> torch.BoolTensor:
+        """
+        Whether the last token of each row closes its segment: the last column of `closes`, from a token or two, for
+        rows that have begun a segment.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(rows, sequence_length)`): at least two tokens, padded on the left.
+            segment_start (`torch.LongTensor` of shape `(rows,)`): position of the first token of the open segment.
+        """
+        if self.separator == "token":
+            return input_ids[:, -1] == self.sep_token_id
+        if self.segment_length is not None:
+            return segment_start == input_ids.shape[1] - self.segment_length
+        # before the first token of a text stands BOS or [SEP], which never close
+        before, last = torch.isin(input_ids[:, -2:], ids_tensor(self.closing_token_ids, input_ids.device)).unbind(1)
+        return last & ~before
+
+    def _prefix(self, input_ids, real, is_separator) -> torch.BoolTensor:
+        if self.conditional:
+            return real & (is_separator.cumsum(-1) - is_separator.long() == 0)
+        if self.bos_token_id is None:
+            return torch.zeros_like(real)
+        return real & (real.cumsum(-1) == 1) & (input_ids == self.bos_token_id)
+
+    def segment_ids(self, input_ids: torch.LongTensor, attention_mask: torch.Tensor | None = None) -> torch.LongTensor:
+        """The segment of every token, `(batch_size, sequence_length)`. Arguments as for `closes`."""
+        real = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
+        closes = self.closes(input_ids, attention_mask).long()
+        ids = closes.cumsum(-1) - closes
+        if not self.conditional:
+            ids = (ids + 1).masked_fill(self._prefix(input_ids, real, closes.bool()), 0)
+        if self.one_per_text:
+            ids = ids.clamp_max(1)
+        return ids.masked_fill(~real, -1)
+
+
+@lru_cache(maxsize=64)
+def ids_tensor(ids: tuple[int, ...], device: torch.device) -> torch.LongTensor:
+    """As a tensor, made once: a copy to a GPU at every step would wait for it."""
+    return torch.tensor(ids, device=device, dtype=torch.long)
 
 
 def check_prompts(segment_ids: torch.LongTensor) -> None:

@@ -21,13 +21,16 @@ def make_backbone(family, **settings):
     return AutoModelForCausalLM.from_config(backbone_config(family, **settings)).eval()
 
 
+@pytest.mark.parametrize("latent_layer", [None, "middle"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_from_backbone_keeps_the_language_model_and_teaches_the_latents(family):
+def test_from_backbone_keeps_the_language_model_and_teaches_the_latents(family, latent_layer):
     lm = make_backbone(family)
     ids = torch.tensor([[BOS, 5, 6, 7, 8, 9, 5, EOS]])
     with torch.no_grad():
         wanted = lm(ids)
-    model = TraceForConditionalGeneration.from_backbone(lm, latent_size=4, segment_length=3)
+    model = TraceForConditionalGeneration.from_backbone(
+        lm, latent_size=4, segment_length=3, separator="token", latent_layer=latent_layer, free_nats=0.0
+    )
     assert model.config.sep_token_id == VOCAB
     plain = model(ids, latents=torch.zeros(1, 1, 4))
     torch.testing.assert_close(plain.logits[..., :VOCAB], wanted.logits, atol=1e-5, rtol=1e-5)
@@ -39,6 +42,7 @@ def test_from_backbone_keeps_the_language_model_and_teaches_the_latents(family):
         assert parameter.grad is not None and parameter.grad.any(), name
 
 
+@pytest.mark.usefixtures("architecture")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_padding_changes_no_text(family):
     """What each text costs, alone, padded right and padded left; its KL with it."""
@@ -57,6 +61,7 @@ def test_padding_changes_no_text(family):
             torch.testing.assert_close(out.latents[row, :steps], alone.latents[0], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.usefixtures("architecture")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_generated_texts_are_reproduced_by_their_latents(family):
     model = tiny_model(family)
@@ -72,7 +77,8 @@ def test_generated_texts_are_reproduced_by_their_latents(family):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_save_and_load(tmp_path, family):
-    model = TraceForConditionalGeneration.from_backbone(make_backbone(family), latent_size=4, segment_length=3)
+    settings = {"latent_size": 4, "segment_length": 3, "separator": "token"}
+    model = TraceForConditionalGeneration.from_backbone(make_backbone(family), **settings)
     model.save_pretrained(tmp_path)
     loaded = TraceForConditionalGeneration.from_pretrained(tmp_path).eval()
     ids, mask, labels = make_batch(TEXTS)

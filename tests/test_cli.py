@@ -85,12 +85,14 @@ def test_training_leaves_all_that_is_needed(trained):
     assert model.config.latent_size == 4
     assert model.config.segment_length == processor.segment_length == 10
     assert model.config.sep_token_id == processor.sep_token_id
-    assert len(processor.tokenizer) == model.config.backbone_config.vocab_size == 400
+    assert len(processor.tokenizer) == model.config.backbone_config.vocab_size == 399  # nothing is added for segments
     assert model.config.backbone_config.n_positions == 64
     metrics = json.loads((Path(trained) / "metrics.json").read_text())
     assert metrics["train_texts"] == 180
     assert metrics["eval_texts"] == 20
     assert metrics["eval_reconstruction"] > 0 and metrics["eval_kl_per_segment"] > 0
+    gain = metrics["eval_reconstruction_other"] - metrics["eval_reconstruction"]
+    assert metrics["eval_gain_per_nat"] == pytest.approx(gain / metrics["eval_kl"], rel=1e-3)
     state = json.loads((Path(trained) / "trainer_state.json").read_text())
     assert [entry["step"] for entry in state["log_history"] if "kl_weight" in entry] == [10, 20]
 
@@ -170,7 +172,12 @@ def test_backbone_without_its_tokenizer(empty_folder, capsys):
 
 
 @pytest.mark.parametrize(
-    "flags", [["--segmenter", "sentence"], ["--segmenter", "regex", "--segment_pattern", r"(?<=[.!?])\s+"]]
+    "flags",
+    [
+        ["--segmenter", "sentence"],
+        ["--segmenter", "sentence", "--separator", "token"],
+        ["--segmenter", "regex", "--segment_pattern", r"(?<=[.!?])\s+", "--separator", "token"],
+    ],
 )
 def test_segments_of_varying_length(config_file, tmp_path, flags):
     output_dir = str(tmp_path / "model")
@@ -178,7 +185,8 @@ def test_segments_of_varying_length(config_file, tmp_path, flags):
     assert TraceConfig.from_pretrained(output_dir).segment_length is None
     processor = TraceProcessor.from_pretrained(output_dir)
     ids = processor("It was good. We liked it a lot.")["input_ids"]
-    assert ids.count(processor.sep_token_id) == 1
+    assert processor.split(ids) == ["It was good.", " We liked it a lot."]
+    assert ids.count(processor.sep_token_id) == ("token" in flags)
     saved = read_yaml(f"{output_dir}/train_config.yaml")
     assert saved["segment_length"] is None and saved["segmenter"] == flags[1]
 
@@ -204,8 +212,19 @@ def test_local_file_and_kl_schedule(config_file, tmp_path):
 def test_every_field_is_a_flag():
     names = set(train_arguments.make_parser().names)
     own = set(TraceConfig.__annotations__) - {"backbone_config", "tie_word_embeddings"}
-    assert {name for name in own if not name.endswith("token_id")} - {"model_type"} <= names
+    assert {name for name in own if not name.endswith(("token_id", "token_ids"))} - {"model_type"} <= names
     assert {field.name for field in dataclasses.fields(TrainingArguments) if field.init} <= names
+
+
+@pytest.mark.parametrize(
+    "text,wanted",
+    [("3", 3), ("middle", "middle"), ("none", None), (None, "middle")],
+    ids=["layer", "name", "none", ""],
+)
+def test_latent_layer_is_a_number_a_name_or_none(text, wanted):
+    flags = [] if text is None else ["--latent_layer", text]
+    settings = train_arguments.to_dataclasses(train_arguments.parse_arguments(flags))[1]
+    assert settings["latent_layer"] == wanted and type(settings["latent_layer"]) is type(wanted)
 
 
 def test_values_of_a_file_are_read_as_flags(empty_folder):
@@ -226,7 +245,7 @@ def test_values_of_a_file_are_read_as_flags(empty_folder):
     )
 
 
-SCRATCH = ["--backbone_config", "{n_layer: 1, n_embd: 16, n_head: 2}", "--max_texts", "20", "--output_dir", "out"]
+SCRATCH = ["--backbone_config", "{n_layer: 2, n_embd: 16, n_head: 2}", "--max_texts", "20", "--output_dir", "out"]
 BAD_TRAINING = [
     (["nope.yaml"], "there is no config file 'nope.yaml'"),
     (["confg.yaml"], "Did you mean 'config.yaml'?"),
@@ -391,11 +410,19 @@ def test_output_file_is_whole_or_not_there(trained, empty_folder, monkeypatch, c
     assert "All 12 texts are in" in capsys.readouterr().out
 
 
-def test_latent_and_segment_flags(trained, tmp_path):
+def test_latent_and_segment_flags(trained, config_file, tmp_path, capsys):
     output = tmp_path / "texts.jsonl"
     arguments = ["--num_texts", "4", "--output", str(output), "--max_new_tokens", "20", "--latent_temperature", "0"]
     segments = ["--min_segment_length", "4", "--max_segment_length", "4", "--min_new_tokens", "20"]
-    assert main(["generate", trained, *arguments, *segments]) == 0
+    assert main(["generate", trained, *arguments]) == 0
+    assert len({row["text"] for row in read_lines(output)}) == 1  # all take the prior's mean
+    arguments.append("--overwrite")
+    assert main(["generate", trained, *arguments, *segments]) == 2  # there is no [SEP] to hold back or to force
+    assert "`min_segment_length` and `max_segment_length` cannot be used" in capsys.readouterr().err
+    with_separator = str(tmp_path / "model")
+    flags = ["--output_dir", with_separator, "--separator", "token", "--max_steps", "1"]
+    assert main(["train", config_file, *flags]) == 0
+    assert main(["generate", with_separator, *arguments, *segments]) == 0
     rows = read_lines(output)
     assert len({row["text"] for row in rows}) == 1  # all take the prior's mean
     assert len(rows[0]["segments"]) == 4  # four times four tokens and [SEP]
@@ -425,7 +452,7 @@ BAD_GENERATION = [
     (["--output", "."], "`output` must be a file, got the folder '.'"),
     (["--prompt", "a b c d " * 50], "must leave room in the model's context of 64 tokens"),
     (["--prompt", " "], "`text` must not be empty"),
-    (["--prompt", "one [SEP] two"], "control token '[SEP]'"),
+    (["--prompt", "one <|endoftext|> two"], "control token '<|endoftext|>'"),
     (["--max_new_tokens", "5000"], "use 63 or less"),
     (["--device", "tpux"], "`device` must be one of"),
 ]

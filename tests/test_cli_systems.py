@@ -12,7 +12,7 @@ from modeling_trace.data import TraceProcessor
 from modeling_trace.data.presets import PRESETS, SYSTEMS
 
 TINY = [
-    *("--backbone_config", "{model_type: gpt2, n_layer: 1, n_embd: 16, n_head: 2, n_positions: 64}"),
+    *("--backbone_config", "{model_type: gpt2, n_layer: 2, n_embd: 16, n_head: 2, n_positions: 64}"),
     *("--vocab_size", "300", "--max_texts", "40", "--max_steps", "2", "--per_device_train_batch_size", "4"),
     *("--latent_size", "4", "--segment_length", "5", "--use_cpu", "true", "--disable_tqdm", "true"),
 ]
@@ -40,6 +40,7 @@ def stories(tmp_path_factory) -> str:
     folder = tmp_path_factory.mktemp("stories")
     (folder / "stories.jsonl").write_text("".join(json.dumps(row) + "\n" for row in STORIES))
     flags = ["--dataset", str(folder / "stories.jsonl"), "--conditional", "true", "--segmenter", "regex"]
+    flags += ["--separator", "token"]
     flags += ["--segment_pattern", r"(?<=[.])\s", "--validation_split", "2", "--text_column", "story"]
     assert (
         main(["train", *TINY[:-6], *TINY[-4:], "--latent_size", "4", *flags, "--output_dir", str(folder / "m")]) == 0
@@ -195,7 +196,7 @@ def test_conditional_texts_keep_their_prompts(stories, tmp_path, capsys):
 
 
 BAD = [
-    (["train", "--system", "trace"], "`system` must be one of trace-r, trace-p"),
+    (["train", "--system", "trace-q"], "`system` must be one of trace, trace-r, trace-p"),
     (
         ["train", "--preset", "yelpp"],
         "`preset` must be one of yelp, yahoo, writing-prompts, got 'yelpp'. Did you mean",

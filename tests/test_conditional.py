@@ -7,7 +7,7 @@ import torch
 from datasets import Dataset
 from test_generation import MODES
 from test_remote_code import word_tokenizer
-from tiny import BOS, EOS, PAD, SEP, make_batch, tiny_model
+from tiny import BOS, EOS, PAD, SEP, make_batch, tiny_model, under_both
 from transformers import TrainingArguments
 
 from modeling_trace.data import (
@@ -18,7 +18,7 @@ from modeling_trace.data import (
     load_texts,
     prepare_dataset,
 )
-from modeling_trace.segments_trace import segment_ids_from_input_ids
+from modeling_trace.segments_trace import SegmentRule
 from modeling_trace.training import TraceTrainer
 
 DYNAMICS = ["recurrent", "parallel", "independent", "context", "single", "none"]
@@ -34,7 +34,7 @@ PROMPTS = [row[: row.index(SEP) + 1] for row in ROWS]
 def test_the_prefix_is_all_up_to_the_first_separator():
     for side in ("right", "left"):
         ids, mask, _ = make_batch(ROWS, side)
-        found = segment_ids_from_input_ids(ids, mask, SEP, BOS, conditional=True)
+        found = SegmentRule(SEP, BOS, conditional=True).segment_ids(ids, mask)
         wanted = [
             [0] * 4 + [1] * 4 + [2] * 4 + [3] * 2,
             [0] * 3 + [1] * 4,
@@ -43,12 +43,12 @@ def test_the_prefix_is_all_up_to_the_first_separator():
         for row, numbers in enumerate(wanted):
             assert found[row][mask[row] == 1].tolist() == numbers
             assert (found[row][mask[row] == 0] == -1).all()
-        one = segment_ids_from_input_ids(ids, mask, SEP, BOS, conditional=True, one_per_text=True)
+        one = SegmentRule(SEP, BOS, conditional=True, one_per_text=True).segment_ids(ids, mask)
         assert one.max() == 1 and torch.equal(one == 0, found == 0)
 
 
-@pytest.mark.parametrize("name", DYNAMICS)
-def test_only_the_text_is_paid_for(name):
+@pytest.mark.parametrize("architecture,name", under_both(DYNAMICS), indirect=["architecture"])
+def test_only_the_text_is_paid_for(name, architecture):
     """The loss is -log p(text | prompt, z): the targets after the prompt's [SEP], whatever the labels say of it."""
     model = tiny_model(latent_dynamics=name, conditional=True)
     ids, mask, labels = make_batch(ROWS)
@@ -103,8 +103,8 @@ def test_the_first_prior_is_given_the_prompt(name):
 
 
 @pytest.mark.parametrize("mode", ["greedy", "sample_3_returned", "beam_4_of_2"])
-@pytest.mark.parametrize("name", DYNAMICS[:-1])
-def test_a_list_of_prompts_with_several_continuations_each(name, mode):
+@pytest.mark.parametrize("architecture,name", under_both(DYNAMICS[:-1]), indirect=["architecture"])
+def test_a_list_of_prompts_with_several_continuations_each(name, mode, architecture):
     model = tiny_model(latent_dynamics=name, conditional=True, segment_length=None)
     ids, mask, _ = make_batch(PROMPTS, "left")
     settings = {"max_new_tokens": 12, "return_dict_in_generate": True, "output_logits": True, **MODES[mode]}
@@ -168,7 +168,7 @@ def test_generated_first_latents_have_the_prior_of_their_prompt():
 
 
 def processor(segmenter=None, conditional=True):
-    return TraceProcessor(word_tokenizer(), segmenter or FixedLengthSegmenter(3), conditional)
+    return TraceProcessor(word_tokenizer(), segmenter or FixedLengthSegmenter(3), conditional, separator="token")
 
 
 def test_the_processor_writes_and_reads_prompts(tmp_path):
@@ -227,7 +227,7 @@ def test_training(name, tmp_path):
     train, validation = load_texts(Dataset.from_dict(STORIES), conditional=True, validation_split=3)
     assert set(train.column_names) == {"prompt", "text"}
     segments = FixedLengthSegmenter(3) if name == "recurrent" else None
-    made = TraceProcessor(word_tokenizer(), segments, conditional=True)
+    made = TraceProcessor(word_tokenizer(), segments, conditional=True, separator="token")
     rows = prepare_dataset(train, made)
     kept_back = prepare_dataset(validation, made)
     model = tiny_model(latent_dynamics=name, conditional=True, sep_token_id=made.sep_token_id, backbone_config=_wide())

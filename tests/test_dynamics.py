@@ -1,12 +1,13 @@
 """The laws of each system of the paper: its Gaussians by hand, its KL floor, no leak, generation re-scored."""
 
 import math
+from itertools import product
 
 import pytest
 import torch
 from processes import one_and_two_processes
 from test_generation import MODES, rescoring_error, returned_mask, run
-from tiny import SEP, VOCAB, make_batch, make_text, tiny_config, tiny_model
+from tiny import SEP, VOCAB, make_batch, make_text, tiny_config, tiny_model, under_both
 from torch.distributions import Normal, kl_divergence
 
 from modeling_trace import TraceConfig
@@ -370,8 +371,8 @@ def test_batch_norm_survives_saving(tmp_path):
 
 
 @pytest.mark.parametrize("ablation", ["as_is", *ABLATIONS])
-@pytest.mark.parametrize("name", DYNAMICS)
-def test_training_reaches_every_part_and_padding_changes_nothing(name, ablation):
+@pytest.mark.parametrize("architecture,name", under_both(DYNAMICS), indirect=["architecture"])
+def test_training_reaches_every_part_and_padding_changes_nothing(name, ablation, architecture):
     model = tiny_model(latent_dynamics=name, **ABLATIONS.get(ablation, {}))
     for side in ("right", "left"):
         ids, mask, labels = make_batch(TEXTS, side)
@@ -388,8 +389,8 @@ def test_training_reaches_every_part_and_padding_changes_nothing(name, ablation)
         assert model.latents.prior_network.weight.grad.abs().max() > 0
 
 
-@pytest.mark.parametrize("name", DYNAMICS)
-def test_no_leak_into_the_prior(name):
+@pytest.mark.parametrize("architecture,name", under_both(DYNAMICS), indirect=["architecture"])
+def test_no_leak_into_the_prior(name, architecture):
     """Changing x_t changes no prior up to t, and, under the same latents, no logit before x_t."""
     model = tiny_model(latent_dynamics=name)
     text = make_text([3, 3, 3, 3], seed=5)
@@ -441,6 +442,11 @@ CASES = [
     for kind in ("none", "left_padded")
 ]
 CASES += [
+    (name, mode, "left_padded", {"latent_layer": 1})
+    for name in ("parallel", "independent", "single")
+    for mode in ("sample_3_returned", "beam_4_of_2")
+]
+CASES += [
     (name, mode, "left_padded", ABLATIONS[ablation])
     for name in ("recurrent", "context")
     for mode in ("top_p", "beam_4_of_2")
@@ -459,7 +465,7 @@ def test_every_returned_row_is_reproduced_by_its_own_latents(name, mode, kind, s
     assert rescoring_error(model, out, kind, out.latents + 0.1) > 1e-3  # the law can fail
 
 
-@pytest.mark.parametrize("name", DYNAMICS)
+@pytest.mark.parametrize("name", DYNAMICS)  # between layers: the recurrent one's, in test_generation.py
 def test_generated_latents_come_from_the_prior_of_the_text_so_far(name):
     """Every z that generate() drew, standardised by the prior that a full re-encoding gives, is standard normal."""
     model = tiny_model(latent_dynamics=name)
@@ -486,8 +492,8 @@ def test_generated_latents_come_from_the_prior_of_the_text_so_far(name):
 def test_prompt_segments_get_the_posterior_of_the_prompt():
     """At temperature 0 the latents of a prompt's complete segments are the means that `encode` gives them."""
     prompt = torch.tensor([[0, 4, 5, 6, SEP, 7, 8, 9, SEP]])
-    for name in DYNAMICS[:-1]:
-        model = tiny_model(latent_dynamics=name)
+    for latent_layer, name in [(None, "context"), *product([None, 1], ["recurrent", "parallel", "independent"])]:
+        model = tiny_model(latent_dynamics=name, latent_layer=latent_layer)
         out = model.generate(prompt, max_new_tokens=4, latent_temperature=0, return_dict_in_generate=True)
         wanted = model.encode(prompt)
         torch.testing.assert_close(out.latents[:, :2], wanted.posterior_mean, atol=1e-5, rtol=0)
@@ -497,7 +503,7 @@ def test_prompt_segments_get_the_posterior_of_the_prompt():
     "settings,message",
     [
         ({"latents": torch.zeros(2, 4)}, "`latents` must hold one latent per text for `latent_dynamics='single'`"),
-        ({"min_segment_length": 2}, "`latent_dynamics='single'` has no segments"),
+        ({"min_segment_length": 2}, "cannot be used: this model has no segments"),
     ],
 )
 def test_single_has_no_segment_to_draw_again(settings, message):
@@ -505,8 +511,8 @@ def test_single_has_no_segment_to_draw_again(settings, message):
         tiny_model(latent_dynamics="single").generate(max_new_tokens=3, **settings)
 
 
-@pytest.mark.parametrize("name", DYNAMICS)
-def test_save_and_load(name, tmp_path):
+@pytest.mark.parametrize("architecture,name", under_both(DYNAMICS), indirect=["architecture"])
+def test_save_and_load(name, tmp_path, architecture):
     model = tiny_model(latent_dynamics=name)
     model.save_pretrained(tmp_path)
     again = type(model).from_pretrained(tmp_path)
@@ -525,6 +531,7 @@ def test_the_papers_recipe(caplog):
     assert (config.residual_scale, config.prior_logvar_bound, config.kl_reduction) == ("none", None, "mean")
     assert (config.posterior_norm, config.residual_posterior, config.spectral_norm) == ("layer", True, True)
     assert config.latent_dynamics == "parallel" and config.posterior_sigma_init == 1.0
+    assert (config.latent_layer, config.separator, config.free_nats) == (None, "token", 0)
     assert TraceConfig.paper(latent_size=8).latent_size == 8
 
 
@@ -565,6 +572,8 @@ SCRIPT = """
              ("recurrent", "parallel", "independent", "context", "single")}}
     cases["+BN"] = dict(posterior_norm="batch")
     cases["-RP"] = dict(residual_posterior=False)
+    cases["between layers"] = dict(latent_layer=1)
+    cases["free bits"] = dict(latent_layer=1, posterior_norm="none", free_nats=3.0)
     for case, settings in cases.items():
         model = tiny_model(**settings).train()
         run = torch.nn.parallel.DistributedDataParallel(model) if processes > 1 else model

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny import BOS, EOS, PAD, SEP, make_batch, make_text, tiny_model
+from tiny import BOS, EOS, PAD, SEP, make_batch, make_text, tiny_model, under_both
 from transformers import GenerationConfig
 
 TEXTS = [make_text([3, 3, 3], seed=1), make_text([3, 2], seed=2)]
@@ -27,8 +27,8 @@ def segments_written(row):
 
 
 @pytest.mark.parametrize("decoding", DECODING)
-@pytest.mark.parametrize("name", DYNAMICS)
-def test_reconstruction_is_generation_under_the_posterior_means(name, decoding):
+@pytest.mark.parametrize("architecture,name", under_both(DYNAMICS), indirect=["architecture"])
+def test_reconstruction_is_generation_under_the_posterior_means(name, decoding, architecture):
     model = tiny_model(latent_dynamics=name)
     for side in ("right", "left"):
         ids, mask = texts(model, side)
@@ -60,8 +60,8 @@ def test_reconstruction_can_draw_from_the_posterior():
     assert (first[:, 0] - second[:, 0]).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("name", DYNAMICS)
-def test_interpolation_is_a_straight_line_between_the_latents(name):
+@pytest.mark.parametrize("architecture,name", under_both(DYNAMICS), indirect=["architecture"])
+def test_interpolation_is_a_straight_line_between_the_latents(name, architecture):
     model = tiny_model(latent_dynamics=name)
     ids, mask = texts(model)
     out = model.interpolate(ids[:1], ids[1:], mask[:1], mask[1:], num_steps=5, max_new_tokens=20, min_new_tokens=20)
@@ -82,8 +82,8 @@ def test_interpolation_is_a_straight_line_between_the_latents(name):
 
 
 @pytest.mark.parametrize("chosen", [[1], [2], [2, 3], [1, 3]])
-@pytest.mark.parametrize("name", DYNAMICS[:-1])
-def test_editing_holds_all_but_the_chosen(name, chosen):
+@pytest.mark.parametrize("architecture,name", under_both(DYNAMICS[:-1]), indirect=["architecture"])
+def test_editing_holds_all_but_the_chosen(name, chosen, architecture):
     model = tiny_model(latent_dynamics=name)
     text = make_text([3, 3, 3], seed=1)
     ids = torch.tensor([text])
@@ -105,6 +105,7 @@ def test_editing_holds_all_but_the_chosen(name, chosen):
     assert len({tuple(row.tolist()) for row in out.sequences}) > 1
 
 
+@pytest.mark.usefixtures("architecture")
 @pytest.mark.parametrize("decoding", DECODING)
 def test_every_draw_has_latents_of_its_own(decoding):
     """Also under beam search, whose beams share theirs; rows stand by text, then by draw."""
@@ -119,6 +120,7 @@ def test_every_draw_has_latents_of_its_own(decoding):
         assert strip(out.sequences[row])[:5] == TEXTS[row // 3][:5]
 
 
+@pytest.mark.usefixtures("architecture")
 def test_conditional_editing_of_unequal_prompts():
     model = tiny_model(conditional=True)
     rows = [[BOS, 9, 8, SEP, 4, 5, 6, SEP, 7, EOS], [BOS, 9, SEP, 7, 8, 9, SEP, 5, 5, EOS]]
@@ -131,7 +133,7 @@ def test_conditional_editing_of_unequal_prompts():
 
 
 def test_a_generation_config_is_kept_and_a_full_context_is_no_error(caplog):
-    model = tiny_model()
+    model = tiny_model(seed=1)
     ids, mask = texts(model)
     config = GenerationConfig(max_new_tokens=3, bos_token_id=BOS, eos_token_id=EOS, pad_token_id=PAD)
     assert model.reconstruct(ids, mask, generation_config=config).sequences.shape[1] == 4
@@ -145,6 +147,7 @@ def test_a_generation_config_is_kept_and_a_full_context_is_no_error(caplog):
     assert "leaves 22 tokens to each of its texts" in caplog.text
 
 
+@pytest.mark.usefixtures("architecture")
 def test_editing_a_batch_equals_editing_each():
     model = tiny_model()
     ids, mask = texts(model)
@@ -155,6 +158,7 @@ def test_editing_a_batch_equals_editing_each():
         assert strip(alone.sequences[0]) == strip(both.sequences[row])
 
 
+@pytest.mark.usefixtures("architecture")
 def test_average_is_the_mean_of_what_each_text_has():
     model = tiny_model()
     ids, mask = texts(model)
@@ -165,6 +169,7 @@ def test_average_is_the_mean_of_what_each_text_has():
     torch.testing.assert_close(out.latents[0, :2], found[:, :2].mean(0), atol=1e-5, rtol=0)
 
 
+@pytest.mark.usefixtures("architecture")
 def test_conditional_models_keep_the_prompt():
     model = tiny_model(conditional=True)
     rows = [[BOS, 9, 8, SEP, 4, 5, 6, SEP, 7, EOS], [BOS, 9, SEP, 7, 8, 9, EOS]]

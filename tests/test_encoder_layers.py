@@ -7,7 +7,7 @@ import torch
 from tiny import FAMILIES, make_batch, make_text, tiny_config, tiny_model
 from transformers import OPTConfig
 
-from modeling_trace import TraceConfig, TraceForConditionalGeneration
+from modeling_trace import TraceForConditionalGeneration
 from modeling_trace.backbones_trace import first_layers
 
 TEXTS = [make_text([3, 3, 2]), make_text([3, 1], seed=1)]
@@ -143,4 +143,4 @@ def test_the_setting_is_saved(tmp_path):
 )
 def test_bad_values(layers, message):
     with pytest.raises(ValueError, match=message):
-        TraceConfig(backbone_config=tiny_config().backbone_config, sep_token_id=3, encoder_layers=layers)
+        tiny_config(encoder_layers=layers)

@@ -67,6 +67,7 @@ def rescoring_error(model, out, kind, latents):
     return worst
 
 
+@pytest.mark.usefixtures("architecture")
 @pytest.mark.parametrize("kind", ["none", "left_padded"])
 @pytest.mark.parametrize("lengths", LENGTHS)
 @pytest.mark.parametrize("mode", MODES)
@@ -84,6 +85,7 @@ def test_every_returned_row_is_reproduced_by_its_own_latents(family, mode, lengt
     assert rescoring_error(model, out, kind, out.latents + 0.1) > 1e-3
 
 
+@pytest.mark.usefixtures("architecture")
 def test_rows_differ_under_greedy_decoding_and_a_seed_repeats_them():
     model = tiny_model()
     first, again, other = (run(model, "none", seed=s, num_return_sequences=8) for s in (0, 0, 1))
@@ -96,11 +98,13 @@ def test_rows_differ_under_greedy_decoding_and_a_seed_repeats_them():
     assert torch.equal(one.sequences, two.sequences)
 
 
+@pytest.mark.usefixtures("architecture")
 def test_beams_share_the_first_latent():
     out = run(tiny_model(), "none", num_beams=4, num_return_sequences=4)
     assert (out.latents[:, 0] == out.latents[0, 0]).all()
 
 
+@pytest.mark.usefixtures("architecture")
 @pytest.mark.parametrize("lengths", LENGTHS)
 def test_latents_have_the_priors_mean_and_variance(lengths):
     """z_1 ~ N(0, I); later ones standard normal once the prior, from a full re-encoding of the text, is taken out."""
@@ -130,6 +134,7 @@ def test_latents_have_the_priors_mean_and_variance(lengths):
         previous = out.latents[:, t]
 
 
+@pytest.mark.usefixtures("architecture")
 def test_temperature():
     model = tiny_model()
     cold = run(model, "left_padded", latent_temperature=0, num_return_sequences=2)
@@ -145,6 +150,7 @@ def test_temperature():
         model.generate(latent_temperature=-1)
 
 
+@pytest.mark.usefixtures("architecture")
 def test_prompt_segments_get_posterior_latents():
     model = tiny_model()
     rows = 3000
@@ -166,9 +172,10 @@ def test_prompt_segments_get_posterior_latents():
     assert (standard.var(0) - 1).abs().max() < 5 * math.sqrt(2 / rows)
 
 
+@pytest.mark.usefixtures("architecture")
 @pytest.mark.parametrize("mode", ["greedy", "sample_3_returned", "beam_4_of_2"])
 def test_latents_can_be_held(mode):
-    model = tiny_model()
+    model = tiny_model(seed=1)
     first = run(model, **MODES[mode])
     held = torch.full((2, 4), float("nan"))
     held[1] = torch.tensor([1.0, -2.0, 0.5, float("nan")])
@@ -187,6 +194,7 @@ def test_latents_can_be_held(mode):
         assert (third.latents[:, 2] - first.latents[:, 2]).abs().max() > 1e-2
 
 
+@pytest.mark.usefixtures("architecture")
 def test_segment_callback_sees_and_replaces():
     model = tiny_model()
     calls = []
@@ -210,7 +218,7 @@ def test_segment_callback_sees_and_replaces():
 @pytest.mark.parametrize("use_cache", [True, False])
 def test_every_token_is_encoded_once(use_cache, monkeypatch):
     """A row pays for a segment when it closes it, never again: as many tokens are encoded as closed segments have."""
-    model = tiny_model(segment_length=None)
+    model = tiny_model(segment_length=None, seed=1)
     ids, mask, _ = make_batch(PROMPTS, "left")
     encoded, stored = [], []
     store = TraceCache.store_encoder
@@ -252,9 +260,9 @@ def test_cached_encoder_equals_full_encoding(lengths):
     segments = model._segment_ids(out.sequences, mask, None)
     whole = TraceCache()
     end = cache.encoder.get_seq_length()
-    model._encode_prompt(
-        whole, out.sequences, segments, torch.full((len(segments),), end), int(segments[:, :end].max()) + 1
-    )
+    whole.input_ids = out.sequences
+    start, total = torch.full((len(segments),), end), int(segments[:, :end].max()) + 1
+    model._prompt_states(whole, torch.zeros(len(segments), end, 32), segments, start, total)
     for grown, once in zip(cache.encoder.layers, whole.encoder.layers, strict=True):
         for row in range(len(segments)):
             real = (mask[row, :end] == 1) & (torch.arange(end) < cache.segment_start[row])
@@ -265,12 +273,13 @@ def test_cached_encoder_equals_full_encoding(lengths):
 
 def test_cache_rows_move_as_one():
     cache = run(tiny_model("llama"), do_sample=True).cache
-    before = [cache.latents, cache.segment, cache.segment_start, cache.layers[0].keys, cache.encoder.layers[0].keys]
+    names = ("latents", "current", "segment", "segment_start")
+    before = [*(getattr(cache, name) for name in names), cache.layers[0].keys, cache.encoder.layers[0].keys]
     order = torch.tensor([2, 0, 0, 3])
     cache.reorder_cache(order)
     cache.batch_repeat_interleave(2)
     cache.batch_select_indices(torch.tensor([1, 6]))
-    after = [cache.latents, cache.segment, cache.segment_start, cache.layers[0].keys, cache.encoder.layers[0].keys]
+    after = [*(getattr(cache, name) for name in names), cache.layers[0].keys, cache.encoder.layers[0].keys]
     for old, new in zip(before, after, strict=True):
         assert torch.equal(new, old[torch.tensor([2, 3])])
     cache.reset()
@@ -280,8 +289,9 @@ def test_cache_rows_move_as_one():
 # --- where segments close ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("architecture")
 def test_fixed_length_models_close_exactly_there():
-    model = tiny_model(segment_length=3)
+    model = tiny_model(segment_length=3, seed=1)
     for mode in ("greedy", "sample_3_returned", "beam_4_of_2"):
         closed = 0
         for row in run(model, max_new_tokens=20, **MODES[mode]).sequences.tolist():
@@ -310,6 +320,7 @@ def test_lengths_can_be_told():
             model.generate(**bad)
 
 
+@pytest.mark.usefixtures("architecture")
 @pytest.mark.parametrize("mode", MODES)
 def test_the_cache_knows_the_place_in_a_segment(mode, monkeypatch):
     known = SegmentLogitsProcessor.position_in_segment
@@ -357,6 +368,7 @@ def test_segment_processor_by_hand():
     assert processor(ids, scores)[4].isfinite().nonzero().tolist() == [[SEP]]
 
 
+@pytest.mark.usefixtures("architecture")
 def test_other_processors_do_not_end_fixed_length_texts():
     """[SEP] repeats every third token: n-gram and repetition rules are not meant for it."""
     model = tiny_model(segment_length=3)
@@ -371,6 +383,7 @@ def test_other_processors_do_not_end_fixed_length_texts():
     assert last.sequences[0, -1] == EOS
 
 
+@pytest.mark.usefixtures("architecture")
 @pytest.mark.parametrize("mode", ["greedy", "top_k", "beam_4_of_2"])
 @pytest.mark.parametrize(
     "texts",
@@ -477,6 +490,7 @@ def test_a_model_without_bos_needs_a_prompt():
     assert model.generate(torch.tensor([[5, 6]]), max_new_tokens=6).shape[1] > 2
 
 
+@pytest.mark.usefixtures("architecture")
 @pytest.mark.parametrize("mode", ["greedy", "sample_3_returned", "beam_4_of_2"])
 def test_one_token_may_be_bos_eos_and_pad(mode, monkeypatch):
     """As in GPT-2: only the attention mask tells padding from text, and the law holds all the same."""

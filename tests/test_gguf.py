@@ -19,8 +19,9 @@ pytestmark = [
 
 @torch.no_grad()
 def test_smollm2_becomes_trace():
-    processor = TraceProcessor.from_backbone("smollm2-135m")
-    model = TraceForConditionalGeneration.from_backbone("smollm2-135m", processor.tokenizer, latent_size=8).eval()
+    processor = TraceProcessor.from_backbone("smollm2-135m", separator="token")
+    model = TraceForConditionalGeneration.from_backbone("smollm2-135m", processor, latent_size=8).eval()
+    assert model.config.latent_layer == 15
     assert model.config.sep_token_id == processor.sep_token_id == 49152
     assert model.lm_head.weight is model.get_input_embeddings().weight
     ids = processor("The food was good, but the service was slow.", return_tensors="pt")["input_ids"]

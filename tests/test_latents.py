@@ -11,7 +11,7 @@ from torch.distributions import Normal, kl_divergence
 
 from modeling_trace import gamma_for_rate, latents_trace
 from modeling_trace.dynamics_trace import RecurrentDynamics
-from modeling_trace.latents_trace import gaussian_kl, recurrent_scan, smooth_bound
+from modeling_trace.latents_trace import free_bits, gaussian_kl, recurrent_scan, smooth_bound
 
 
 def test_kl_equals_torch_distributions():
@@ -241,3 +241,15 @@ def test_bound_keeps_long_recurrences_finite():
     bounded = recurrent_scan(*inputs, 2.0, "none")[0]
     assert not (unbounded.isfinite().all() and unbounded.abs().max() < 1e6)
     assert bounded.isfinite().all() and bounded.abs().max() < 1e6
+
+
+def test_free_bits_by_hand():
+    """max(KL_t, lambda), for the segments that there are, and no gradient for those below."""
+    kl = torch.tensor([[0.5, 4.0, 2.0], [3.5, 0.0, 0.0], [0.0, 7.0, 0.0]], requires_grad=True)
+    counts = torch.tensor([3, 1, 2])
+    penalty = free_bits(kl, counts, 3.0)
+    assert penalty.item() == (3 + 4 + 3) + 3.5 + (3 + 7)
+    penalty.backward()
+    assert kl.grad.tolist() == [[0, 1, 0], [1, 0, 0], [0, 1, 0]]
+    rows = [free_bits(kl[row : row + 1, :count], counts[row : row + 1], 3.0) for row, count in enumerate(counts)]
+    assert sum(rows).item() == penalty.item()

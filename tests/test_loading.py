@@ -40,7 +40,7 @@ def own_cache(tmp_path_factory, monkeypatch):
 
 @pytest.fixture
 def processor():
-    return TraceProcessor(byte_level(), FixedLengthSegmenter(4))
+    return TraceProcessor(byte_level(), FixedLengthSegmenter(4), separator="token")
 
 
 def write_jsonl(path, rows, open_=open, column="text"):
@@ -397,7 +397,8 @@ def counted(self, texts, **kwargs):
 TraceProcessor.encode = counted
 texts, validation = load_texts(sys.argv[1])
 for part in (texts, validation):
-    prepare_dataset(part, TraceProcessor(byte_level(), SentenceSegmenter()), max_length=int(sys.argv[2]))
+    processor = TraceProcessor(byte_level(), SentenceSegmenter(), separator="token")
+    prepare_dataset(part, processor, max_length=int(sys.argv[2]))
 print("encoded", count)
 """
 
@@ -445,7 +446,7 @@ def test_prepare_is_the_processor_on_every_row(processor):
 
 def test_prepare_fits_punkt_to_the_training_texts():
     dataset = Dataset.from_dict({"text": TEXTS})
-    processor = TraceProcessor(byte_level(), SentenceSegmenter())
+    processor = TraceProcessor(byte_level(), SentenceSegmenter(), separator="token")
     prepared = prepare_dataset(dataset, processor)
     assert processor.segmenter == SentenceSegmenter().fit(TEXTS)
     punkt = processor.segmenter.to_dict()["punkt"]

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, TrainerCallback, TrainingArgument
 
 from modeling_trace import TraceForConditionalGeneration
 from modeling_trace.cli.main import main
+from modeling_trace.configuration_trace import PAPER_ARCHITECTURE
 from modeling_trace.data import TraceProcessor
 from modeling_trace.training import TraceTrainer, TrainingDivergedError, load_adapter_model, lora_config
 
@@ -21,12 +22,14 @@ peft = pytest.importorskip("peft")
 
 SEP = VOCAB  # the row that from_backbone adds
 TEXTS = [[BOS, 5, 6, 7, SEP, 8, 9, 10, SEP, 11, EOS], [BOS, 12, 13, 14, SEP, 15, 16, EOS], [BOS, 5, 9, 6, EOS]]
-SETTINGS = {"latent_size": 4, "segment_length": 3, "latent_init_std": 0.3}
+SETTINGS = {**PAPER_ARCHITECTURE, "latent_size": 4, "segment_length": 3, "latent_init_scale": 3.0}
+ONE_PASS = {"latent_layer": "middle", "separator": "none", "posterior_norm": "none", "free_nats": 3.0}
 VARIANTS = {
     "gpt2": ("gpt2", {}),  # a tied head
     "llama": ("llama", {}),  # a head of its own
     "gemma3": ("gemma3", {}),  # scaled embeddings
     "none": ("llama", {"latent_dynamics": "none"}),
+    "one pass": ("llama", ONE_PASS),
     "parallel": ("gpt2", {"latent_dynamics": "parallel"}),  # spectral norms
     "batch": ("llama", {"posterior_norm": "batch"}),  # running statistics
 }
@@ -57,8 +60,8 @@ def adapted(folder, family, r=4, **settings):
 
 
 def batch(model):
-    """Texts; a plain language model has no [SEP]."""
-    keep = model.config.latent_dynamics != "none"
+    """Texts, with [SEP] where the model knows it."""
+    keep = model.config.sep_token_id is not None
     return make_batch([[token for token in text if keep or token != SEP] for text in TEXTS])
 
 
@@ -98,7 +101,9 @@ def test_an_adapter_comes_back_on_a_fresh_model(folder, tmp_path, variant):
     kinds = ("lora_A", "lora_B", "latents", "latent_injection", "trainable_tokens_delta")
     for kind in kinds:
         there = any(kind in name for name in saved)
-        assert there == (variant != "none" or kind.startswith("lora")), kind
+        wanted = model.config.sep_token_id is not None if kind == "trainable_tokens_delta" else variant != "none"
+        assert there == (wanted or kind.startswith("lora")), kind
+    assert any("state_reader" in name for name in saved) == (variant == "one pass")
     if variant == "batch":
         assert saved["base_model.model.latents.mean_norm.running_mean"].any()
     if variant == "parallel":
@@ -379,7 +384,7 @@ def test_command_line(folder, tmp_path, capsys):
             *("--lora_r", "2", "--lora_target_modules", "c_attn")
         ],
         "`lora_r` adapts a trained language model, got 2 with `backbone_config`": [
-            *("--lora_r", "2", "--backbone_config", "{n_layer: 1, n_embd: 16, n_head: 1}")
+            *("--lora_r", "2", "--backbone_config", "{n_layer: 2, n_embd: 16, n_head: 1}")
         ],
     }
     capsys.readouterr()

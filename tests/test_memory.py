@@ -14,7 +14,7 @@ from modeling_trace.training import TraceTrainer, TrainingMemoryError
 from modeling_trace.training.memory import OptimizerStepCallback, run_must_fit, step_must_fit
 
 CONFIG = """\
-backbone_config: {model_type: gpt2, n_layer: 1, n_embd: 16, n_head: 2}
+backbone_config: {model_type: gpt2, n_layer: 2, n_embd: 16, n_head: 2}
 vocab_size: 300
 max_length: 64
 max_texts: 20

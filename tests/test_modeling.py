@@ -27,6 +27,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from modeling_trace import TraceConfig, TraceForConditionalGeneration
 from modeling_trace.backbones_trace import resolve_backbone
+from modeling_trace.configuration_trace import PAPER_ARCHITECTURE
 from modeling_trace.latents_trace import gaussian_kl
 from modeling_trace.segments_trace import add_separator_token
 
@@ -34,6 +35,7 @@ FAMILIES = ["gpt2", "llama", "qwen2"]
 TEXTS = [make_text([3, 3, 3, 2], seed=1), make_text([3, 1], seed=2), make_text([3, 3, 1], seed=3)]
 
 
+@pytest.mark.usefixtures("architecture")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_elbo_from_its_definition(family):
     """loss, reconstruction and KL recomputed from logits and Gaussians, text by text, in plain Python."""
@@ -57,6 +59,37 @@ def test_elbo_from_its_definition(family):
     assert math.isclose(weighted.item(), (reconstruction + 0.25 * kl) / 10, rel_tol=1e-5)
 
 
+@pytest.mark.usefixtures("architecture")
+def test_free_bits_are_in_the_loss_alone():
+    """The loss counts max(KL_t, lambda); the KL that is reported, and the bound of evaluation, are the KL itself."""
+    ids, mask, labels = make_batch(TEXTS)
+    without = {"posterior_norm": "none", "posterior_sigma_init": 1.0}
+    plain, free = (tiny_model(free_nats=nats, **without) for nats in (0.0, 2.0))
+    wanted, found = (model(ids, attention_mask=mask, labels=labels) for model in (plain, free))
+    per_segment = gaussian_kl(found.posterior_mean, found.posterior_logvar, found.prior_mean, found.prior_logvar).sum(
+        -1
+    )
+    counts = [4, 2, 3]
+    kl = [per_segment[row, t].item() for row, count in enumerate(counts) for t in range(count)]
+    assert min(kl) < 1.95 and max(kl) > 2.05
+    targets = (labels[:, 1:] != -100).sum()
+    penalty = sum(max(nats, 2.0) for nats in kl)
+    torch.testing.assert_close(found.loss * targets, wanted.reconstruction_loss * 3 + penalty)
+    assert torch.equal(found.kl_loss, wanted.kl_loss) and found.kl_loss.item() == pytest.approx(sum(kl) / 3, rel=1e-5)
+    bounds = [model.elbo(ids, mask, generator=torch.Generator().manual_seed(0)) for model in (plain, free)]
+    assert torch.equal(*bounds)
+    # below the threshold the KL teaches nothing
+    huge = tiny_model(free_nats=1e9, **without)
+    gradients = []
+    for weight in (0.0, 1.0):
+        huge.zero_grad()
+        huge.kl_weight.fill_(weight)
+        huge(ids, attention_mask=mask, labels=labels).loss.backward()
+        gradients.append([parameter.grad.clone() for parameter in huge.parameters()])
+    for first, second in zip(*gradients, strict=True):
+        assert torch.equal(first, second)
+
+
 def test_kl_reduction_mean_is_per_segment_and_dimension():
     ids, mask, labels = make_batch(TEXTS)
     total = tiny_model()(ids, attention_mask=mask, labels=labels)
@@ -68,6 +101,7 @@ def test_kl_reduction_mean_is_per_segment_and_dimension():
     torch.testing.assert_close(mean.kl_loss, total.kl_loss)  # what is reported is the KL itself
 
 
+@pytest.mark.usefixtures("architecture")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_no_leak(family):
     """Changing x_t changes neither prior_t, nor z_<t, nor any logit before it; it does change the posterior of z_t."""
@@ -88,6 +122,7 @@ def test_no_leak(family):
     assert (after.logits[:, start - 1] - before.logits[:, start - 1]).abs().max() > 1e-3
 
 
+@pytest.mark.usefixtures("architecture")
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_padding_changes_nothing(family, side):
@@ -110,6 +145,7 @@ def test_padding_changes_nothing(family, side):
     torch.testing.assert_close(many.kl_loss, torch.stack(kl).mean(), rtol=1e-5, atol=0)
 
 
+@pytest.mark.usefixtures("architecture")
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 def test_attention_implementations_agree(attention):
     ids, mask, labels = make_batch(TEXTS)
@@ -120,6 +156,7 @@ def test_attention_implementations_agree(attention):
     torch.testing.assert_close(loss, tiny_model("llama")(ids, attention_mask=mask, labels=labels).loss)
 
 
+@pytest.mark.usefixtures("architecture")
 def test_eval_is_deterministic_and_training_samples():
     model = tiny_model()
     ids, mask, labels = make_batch(TEXTS)
@@ -135,6 +172,7 @@ def test_eval_is_deterministic_and_training_samples():
     torch.testing.assert_close(means.latents, first.latents)
 
 
+@pytest.mark.usefixtures("architecture")
 def test_given_latents_are_scored_without_an_encoder_pass():
     model = tiny_model()
     ids, mask, labels = make_batch(TEXTS)
@@ -152,6 +190,7 @@ def test_given_latents_are_scored_without_an_encoder_pass():
             model(ids, attention_mask=mask, latents=bad)
 
 
+@pytest.mark.usefixtures("architecture")
 def test_explicit_segment_ids_win():
     model = tiny_model()
     ids, mask, _ = make_batch(TEXTS)
@@ -164,6 +203,7 @@ def test_explicit_segment_ids_win():
         model(ids, segment_ids=merged[:, 1:])
 
 
+@pytest.mark.usefixtures("architecture")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_loss_in_pieces_equals_the_whole(family, monkeypatch):
     """The head that never holds all logits gives the same loss and gradients."""
@@ -196,6 +236,7 @@ class Allocated(TorchDispatchMode):
         return result
 
 
+@pytest.mark.usefixtures("architecture")
 @pytest.mark.parametrize("family", ["gpt2", "gemma2"])  # Gemma 2 caps its logits: the pieces go another way
 def test_the_head_never_holds_all_logits(family, monkeypatch):
     """Memory law: the largest tensor of a step does not grow with the number of targets times the vocabulary."""
@@ -235,6 +276,7 @@ def test_without_latents_it_is_the_backbone(family):
             model.generate(**arguments)
 
 
+@pytest.mark.usefixtures("architecture")
 def test_autocast_keeps_loss_and_latents_in_float32():
     model = tiny_model().train()
     ids, mask, labels = make_batch(TEXTS)
@@ -246,6 +288,7 @@ def test_autocast_keeps_loss_and_latents_in_float32():
     torch.testing.assert_close(out.loss, exact.loss, rtol=0.05, atol=0.05)
 
 
+@pytest.mark.usefixtures("architecture")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_save_and_load(tmp_path, family):
     model = tiny_model(family)
@@ -264,16 +307,20 @@ def test_save_and_load(tmp_path, family):
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-@pytest.mark.parametrize("encoder_layers", [None, 1])
+@pytest.mark.parametrize(
+    ("options", "passes"),
+    [({}, 3), ({"encoder_layers": 1}, 3), ({"latent_layer": 1}, 1)],  # two encoder passes and the decoder, or one
+    ids=str,
+)
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
-def test_gradient_checkpointing_changes_neither_loss_nor_gradients(family, encoder_layers, side):
+def test_gradient_checkpointing_changes_neither_loss_nor_gradients(family, options, passes, side):
     """Latents and dropout are drawn once: what is computed again draws the same."""
     ids, mask, labels = make_batch(TEXTS, side)
     dropout = {"attn_pdrop": 0.1, "resid_pdrop": 0.1} if family == "gpt2" else {"attention_dropout": 0.1}
     backbone = backbone_config(family, **dropout)
     results = []
     for checkpointing in (False, True):
-        model = tiny_model(family, backbone_config=backbone, encoder_layers=encoder_layers).double().train()
+        model = tiny_model(family, backbone_config=backbone, **options).double().train()
         layer = next(module for module in model.backbone.modules() if isinstance(module, GradientCheckpointingLayer))
         calls = []
         layer.mlp.register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
@@ -282,15 +329,17 @@ def test_gradient_checkpointing_changes_neither_loss_nor_gradients(family, encod
         torch.manual_seed(1)
         loss = model(ids, mask, labels).loss
         loss.backward()
-        assert len(calls) == (6 if checkpointing else 3)  # two encoder passes, the decoder, and each once more
+        assert len(calls) == passes * (2 if checkpointing else 1)
         results.append([loss, *(parameter.grad for parameter in model.parameters())])
     for plain, saved in zip(*results, strict=True):
         torch.testing.assert_close(saved, plain, atol=1e-10, rtol=0)
 
 
+@pytest.mark.usefixtures("architecture")
 def test_latent_networks_start_as_configured():
-    model = tiny_model(latent_size=32, posterior_sigma_init=0.2, latent_init_std=0.03, posterior_norm_gamma=0.7)
-    assert abs(model.latent_injection.weight.std().item() - 0.03) < 0.003
+    model = tiny_model(latent_size=32, posterior_sigma_init=0.2, latent_init_scale=0.5, posterior_norm_gamma=0.7)
+    std = 0.5 * model.residual_rms() / 32**0.5
+    assert abs(model.latent_injection.weight.std().item() / std - 1) < 0.1
     ids, mask, _ = make_batch(TEXTS)
     out = model.encode(ids, mask)
     ratio = (out.posterior_logvar - out.prior_logvar)[0]
@@ -299,6 +348,7 @@ def test_latent_networks_start_as_configured():
     torch.testing.assert_close(shift[0].square().mean(-1), torch.full((4,), 0.49), atol=1e-3, rtol=0)
 
 
+@pytest.mark.usefixtures("architecture")
 def test_prior_scale_bounds_the_kl_from_below():
     """residual_scale="prior": every segment's KL >= l gamma^2 / 2 while beta is 0, whatever the prior's variance."""
     model = tiny_model(latent_size=16, posterior_norm_gamma=1.5)
@@ -332,7 +382,7 @@ def test_from_backbone_keeps_the_language_model(family):
     ids = torch.tensor([[BOS, 5, 6, 7, 8, EOS]])
     wanted = lm(ids).logits
     tokenizer = word_tokenizer()
-    model = TraceForConditionalGeneration.from_backbone(lm, tokenizer, latent_size=4).eval()
+    model = TraceForConditionalGeneration.from_backbone(lm, tokenizer, latent_size=4, separator="token").eval()
     assert tokenizer.sep_token == "[SEP]" and model.config.sep_token_id == tokenizer.sep_token_id == VOCAB
     assert model.get_input_embeddings().weight.shape[0] == model.config.backbone_config.vocab_size == VOCAB + 1
     found = model(ids, latents=torch.zeros(1, 1, 4)).logits
@@ -350,7 +400,7 @@ def test_a_spare_row_becomes_sep_at_the_mean():
     """Qwen's embeddings have more rows than its tokenizer has tokens: no resizing, but no random [SEP] either."""
     lm = AutoModelForCausalLM.from_config(backbone_config("qwen2", vocab_size=VOCAB + 8))
     head = lm.lm_head.weight.detach().clone()
-    model = TraceForConditionalGeneration.from_backbone(lm, word_tokenizer())
+    model = TraceForConditionalGeneration.from_backbone(lm, word_tokenizer(), separator="token")
     assert model.get_input_embeddings().weight.shape[0] == VOCAB + 8 and model.config.sep_token_id == VOCAB
     torch.testing.assert_close(model.lm_head.weight[VOCAB], head[:VOCAB].mean(0))
     torch.testing.assert_close(model.lm_head.weight[VOCAB + 1 :], head[VOCAB + 1 :])
@@ -362,7 +412,8 @@ def test_from_backbone_by_folder_and_again_after_saving(tmp_path, family):
     AutoModelForCausalLM.from_config(backbone_config(family)).save_pretrained(tmp_path / "lm")
     word_tokenizer().save_pretrained(tmp_path / "lm")
     size = len(AutoTokenizer.from_pretrained(tmp_path / "lm"))  # Qwen2's tokenizer adds a token of its own
-    model = TraceForConditionalGeneration.from_backbone(str(tmp_path / "lm"), latent_size=4, segment_length=5).eval()
+    settings = {"latent_size": 4, "segment_length": 5, "separator": "token"}
+    model = TraceForConditionalGeneration.from_backbone(str(tmp_path / "lm"), **settings).eval()
     assert model.config.sep_token_id == size and model.config.segment_length == 5
     model.save_pretrained(tmp_path / "trace")
     loaded = TraceForConditionalGeneration.from_pretrained(tmp_path / "trace").eval()
@@ -392,7 +443,8 @@ def test_from_backbone_has_a_dtype_and_fields_of_both_kinds(tmp_path):
     AutoModelForCausalLM.from_config(backbone_config()).to(torch.bfloat16).save_pretrained(tmp_path)
     word_tokenizer().save_pretrained(tmp_path)
     assert TraceForConditionalGeneration.from_backbone(tmp_path).dtype == torch.float32
-    model = TraceForConditionalGeneration.from_backbone(tmp_path, dtype=torch.bfloat16, attn_implementation="eager")
+    settings = {"dtype": torch.bfloat16, "attn_implementation": "eager", "separator": "token"}
+    model = TraceForConditionalGeneration.from_backbone(tmp_path, **settings)
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
     assert model.backbone.config._attn_implementation == "eager"
     out = model(torch.tensor([[BOS, 5, 6, VOCAB, 7, 8, EOS]]))
@@ -409,13 +461,13 @@ def test_from_backbone_errors(tmp_path):
         TraceForConditionalGeneration.from_backbone({})
     for special, name in (({"sep_token": "</s>"}, "eos_token_id"), ({"sep_token": "<pad>"}, "pad_token_id")):
         with pytest.raises(ValueError, match=f"also `{name}`"):
-            TraceForConditionalGeneration.from_backbone(lm, word_tokenizer(**special))
+            TraceForConditionalGeneration.from_backbone(lm, word_tokenizer(**special), separator="token")
     with pytest.raises(ValueError, match="an encoder-only model"):
         TraceForConditionalGeneration.from_backbone(
-            BertLMHeadModel(BertConfig(vocab_size=40, hidden_size=8, num_hidden_layers=1, num_attention_heads=1)),
+            BertLMHeadModel(BertConfig(vocab_size=40, hidden_size=8, num_hidden_layers=2, num_attention_heads=1)),
             word_tokenizer(),
         )
-    T5ForConditionalGeneration(T5Config(vocab_size=40, d_model=8, num_layers=1, d_ff=8)).config.save_pretrained(
+    T5ForConditionalGeneration(T5Config(vocab_size=40, d_model=8, num_layers=2, d_ff=8)).config.save_pretrained(
         tmp_path
     )
     with pytest.raises(ValueError, match="an encoder-decoder"):  # from the config alone: there are no weights to load
@@ -429,13 +481,15 @@ def test_opt_comes_back_whole(tmp_path):
     size = {"vocab_size": 40, "hidden_size": 16, "ffn_dim": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     ids = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2, "max_position_embeddings": 32}
     opt = OPTForCausalLM(OPTConfig(**size, **ids, word_embed_proj_dim=16))
-    model = TraceForConditionalGeneration.from_backbone(opt, latent_size=4)
+    model = TraceForConditionalGeneration.from_backbone(opt, latent_size=4, **PAPER_ARCHITECTURE)
     model.save_pretrained(tmp_path)
     loaded = TraceForConditionalGeneration.from_pretrained(tmp_path).eval()
     text = torch.tensor([[BOS, 5, 6, 40, 7, 8, EOS]])
     assert torch.equal(loaded(text).logits, model(text).logits)
     with pytest.raises(ValueError, match="embeddings of another size than its hidden states"):
-        TraceForConditionalGeneration.from_backbone(OPTForCausalLM(OPTConfig(**size, **ids, word_embed_proj_dim=8)))
+        TraceForConditionalGeneration.from_backbone(
+            OPTForCausalLM(OPTConfig(**size, **ids, word_embed_proj_dim=8)), latent_layer=None
+        )
 
 
 def test_backbones_with_a_running_state_are_refused():
@@ -449,7 +503,7 @@ def test_bad_settings_leave_the_backbone_as_it_was():
     with pytest.raises(ValueError, match="`latent_size`"):
         TraceForConditionalGeneration.from_backbone(lm, latent_size=0)
     assert lm.get_input_embeddings().weight.shape[0] == VOCAB
-    model = TraceForConditionalGeneration.from_backbone(lm)
+    model = TraceForConditionalGeneration.from_backbone(lm, separator="token")
     assert model.config.sep_token_id == VOCAB
     assert not any(module.training for module in model.modules())  # as from_pretrained
 
@@ -475,7 +529,7 @@ def test_given_latents_must_be_finite():
 
 
 def test_backbones_that_change_their_logits_are_refused():
-    size = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    size = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
     phi = PhiForCausalLM(PhiConfig(**size, intermediate_size=16, bos_token_id=0, eos_token_id=1))
     with pytest.raises(ValueError, match="'phi' has a head with a bias"):
         TraceForConditionalGeneration.from_backbone(phi)
@@ -503,7 +557,7 @@ def test_alias_without_its_package_is_a_hub_id(monkeypatch):
 
 def test_sep_is_needed():
     with pytest.raises(ValueError, match="`sep_token_id` is needed"):
-        TraceForConditionalGeneration(TraceConfig(backbone_config=backbone_config()))
+        TraceForConditionalGeneration(TraceConfig(backbone_config=backbone_config(), separator="token"))
     assert tiny_config(sep_token_id=None, latent_dynamics="none").sep_token_id is None
 
 

@@ -3,7 +3,7 @@
 import json
 import logging
 import random
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import pytest
@@ -19,6 +19,7 @@ from transformers import (
     pipeline,
 )
 
+from modeling_trace import TraceForConditionalGeneration
 from modeling_trace.data import (
     FixedLengthSegmenter,
     RegexSegmenter,
@@ -28,7 +29,7 @@ from modeling_trace.data import (
     TraceProcessor,
     generate_reviews,
 )
-from modeling_trace.segments_trace import segment_ids_from_input_ids
+from modeling_trace.segments_trace import SegmentRule
 
 TEXTS = [
     "The soup was cold. We waited for an hour!  Nobody said sorry.",
@@ -40,6 +41,9 @@ TEXTS = [
     "No full stop here",
     "x",
 ]
+
+
+separated = partial(TraceProcessor, separator="token")
 
 
 def byte_level(texts=TEXTS, trim_offsets=False):
@@ -124,7 +128,7 @@ def segmenter(request):
 
 @pytest.fixture
 def processor():
-    return TraceProcessor(byte_level(), FixedLengthSegmenter(4))
+    return separated(byte_level(), FixedLengthSegmenter(4))
 
 
 def ids_of(processor, text, **kwargs):
@@ -136,7 +140,7 @@ def ids_of(processor, text, **kwargs):
 
 def test_without_control_tokens_the_ids_are_the_plain_ones(tokenizer, segmenter):
     plain = {text: tokenizer(text, add_special_tokens=False)["input_ids"] for text in TEXTS}
-    processor = TraceProcessor(tokenizer, segmenter)
+    processor = separated(tokenizer, segmenter)
     for text in TEXTS:
         ids = ids_of(processor, text)
         assert ids[0] == processor.bos_token_id and ids[-1] == processor.eos_token_id
@@ -146,7 +150,7 @@ def test_without_control_tokens_the_ids_are_the_plain_ones(tokenizer, segmenter)
 
 def test_decoding_gives_the_text_back(segmenter):
     for make in (byte_level, lambda: byte_level(trim_offsets=True)):
-        processor = TraceProcessor(make(), segmenter)
+        processor = separated(make(), segmenter)
         texts = TEXTS + random_texts(100)
         assert processor.batch_decode(processor(texts)["input_ids"]) == texts
         padded = processor(texts, padding=True, return_tensors="pt")["input_ids"]
@@ -154,7 +158,7 @@ def test_decoding_gives_the_text_back(segmenter):
 
 
 def test_segments_joined_are_the_text(tokenizer, segmenter):
-    processor = TraceProcessor(tokenizer, segmenter)
+    processor = separated(tokenizer, segmenter)
     for text in TEXTS + random_texts(30):
         ids = ids_of(processor, text)
         pieces = processor.split(ids)
@@ -163,7 +167,7 @@ def test_segments_joined_are_the_text(tokenizer, segmenter):
 
 
 def test_a_batch_is_its_rows(tokenizer, segmenter):
-    processor = TraceProcessor(tokenizer, segmenter)
+    processor = separated(tokenizer, segmenter)
     for settings in ({}, {"max_length": 12}, {"add_eos": False}):
         batch = processor(TEXTS, **settings)
         for row, text in enumerate(TEXTS):
@@ -173,7 +177,7 @@ def test_a_batch_is_its_rows(tokenizer, segmenter):
 
 
 def test_truncation_keeps_whole_segments(tokenizer, segmenter):
-    processor = TraceProcessor(tokenizer, segmenter)
+    processor = separated(tokenizer, segmenter)
     for text in TEXTS:
         whole = ids_of(processor, text)
         first_end = whole.index(processor.sep_token_id) + 1 if processor.sep_token_id in whole else len(whole)
@@ -208,7 +212,7 @@ def test_a_text_that_is_cut_warns_of_nothing(processor, caplog):
 
 def test_the_model_sees_the_same_segments(processor):
     inputs = processor(TEXTS, padding=True, return_tensors="pt")
-    segment_ids = segment_ids_from_input_ids(**inputs, sep_token_id=processor.sep_token_id, bos_token_id=0)
+    segment_ids = SegmentRule(processor.sep_token_id, 0).segment_ids(**inputs)
     for ids, numbers in zip(inputs["input_ids"], segment_ids, strict=True):
         pieces = processor.split(ids)
         assert numbers.max() == len(pieces)
@@ -216,11 +220,11 @@ def test_the_model_sees_the_same_segments(processor):
 
 
 def test_prompts_stay_open(tokenizer, segmenter):
-    processor = TraceProcessor(tokenizer, segmenter)
+    processor = separated(tokenizer, segmenter)
     for text in TEXTS:
         assert ids_of(processor, text, add_eos=False) == ids_of(processor, text)[:-1]
     # a full last piece is closed by generation, not here
-    processor = TraceProcessor(byte_level(), FixedLengthSegmenter(2))
+    processor = separated(byte_level(), FixedLengthSegmenter(2))
     ids = processor.tokenizer.convert_ids_to_tokens(ids_of(processor, "abab", add_eos=False))
     assert ids == ["<|endoftext|>", "a", "b", "[SEP]", "a", "b"]
 
@@ -277,7 +281,7 @@ def test_plain_language_model():
 
 
 def test_special_tokens():
-    processor = TraceProcessor(byte_level())
+    processor = separated(byte_level())
     assert processor.segment_length == 10
     assert processor.bos_token_id == processor.eos_token_id == processor.pad_token_id == 0
     assert processor.sep_token_id == len(processor.tokenizer) - 1
@@ -288,11 +292,118 @@ def test_special_tokens():
     ]
 
 
+# segments without separators
+
+
+WITHOUT = {"fixed": lambda: FixedLengthSegmenter(4), "sentence": lambda: SentenceSegmenter(), "none": lambda: None}
+
+
+@pytest.fixture(params=WITHOUT)
+def without(request):
+    """A segmenter that needs no [SEP]; sentences need no Punkt either."""
+    return WITHOUT[request.param]()
+
+
+def test_without_separators_the_row_is_the_text(tokenizer, without):
+    processor = TraceProcessor(tokenizer, without)
+    size = len(tokenizer)
+    for text in TEXTS + random_texts(20):
+        plain = tokenizer(text, add_special_tokens=False)["input_ids"]
+        assert ids_of(processor, text) == [processor.bos_token_id, *plain, processor.eos_token_id]
+        assert ids_of(processor, text, add_eos=False) == [processor.bos_token_id, *plain]
+    assert processor.sep_token_id is None and len(tokenizer) == size and tokenizer.sep_token is None
+
+
+def test_without_separators_segments_joined_are_the_text(tokenizer, without):
+    """And they are the ones that the model's rule says."""
+    processor = TraceProcessor(tokenizer, without)
+    rule = SegmentRule(
+        None,
+        processor.bos_token_id,
+        one_per_text=without is None,
+        separator="none",
+        segment_length=processor.segment_length,
+        closing_token_ids=None if processor.closing_token_ids is None else tuple(processor.closing_token_ids),
+    )
+    lengths = set()
+    for text in TEXTS + random_texts(30):
+        ids = ids_of(processor, text)
+        pieces = processor.split(ids)
+        assert "".join(pieces) == processor.decode(ids)
+        numbers = rule.segment_ids(torch.tensor([ids]))[0]
+        # EOS stands alone in a last segment, without a piece of text, where the one before was full
+        of_text = numbers[1:-1]
+        assert len(pieces) == of_text.max() and numbers.max() - of_text.max() in (0, 1)
+        lengths.add(len(pieces))
+        if without is not None and without.segment_length is not None:
+            counts = of_text.unique(return_counts=True)[1].tolist()
+            assert counts[:-1] == [4] * (len(counts) - 1) and 1 <= counts[-1] <= 4
+    assert (len(lengths) > 2) == (without is not None)
+
+
+def test_without_separators_truncation_keeps_whole_segments(tokenizer, without):
+    processor = TraceProcessor(tokenizer, without)
+    for text in TEXTS:
+        whole = ids_of(processor, text)
+        numbers = processor.segment_rule.segment_ids(torch.tensor([whole]))[0].tolist()
+        numbers[-1] = numbers[-2]  # EOS goes with the last piece of text
+        ends = [i + 1 for i in range(1, len(whole)) if i + 1 == len(whole) or numbers[i + 1] != numbers[i]]
+        for max_length in range(2, len(whole) + 2):
+            fitting = [end for end in ends if end <= max_length]
+            wanted = whole[: fitting[-1] if fitting else max_length]
+            assert ids_of(processor, text, max_length=max_length) == wanted
+
+
+def test_sentences_end_where_a_token_says_so():
+    texts = ["Hello. Mr. X!! Yes", 'He said "no." Then?! (Why.) So... on', "No end here"]
+    processor = TraceProcessor(byte_level([*TEXTS, *texts]), SentenceSegmenter())
+    closing = processor.closing_token_ids
+    words = processor.tokenizer.batch_decode([[token] for token in closing])
+    assert closing == sorted(closing) and all(any(mark in word for mark in ".!?") for word in words)
+    assert {processor.tokenizer.convert_tokens_to_ids(mark) for mark in ".!?"} <= set(closing)
+    assert not processor.control_token_ids & set(closing)
+    pieces = [processor.split(ids_of(processor, text)) for text in texts]
+    assert pieces[0] == ["Hello.", " Mr.", " X!!", " Yes"]
+    assert pieces[1] == ['He said "no."', " Then?!", " (Why.)", " So...", " on"]
+    assert pieces[2] == ["No end here"]
+    assert separated(byte_level(), SentenceSegmenter(punkt=punkt())).closing_token_ids is None
+    assert TraceProcessor(byte_level(), FixedLengthSegmenter(3)).closing_token_ids is None
+
+
+def test_without_separators_a_model_agrees():
+    processor = TraceProcessor(byte_level(), SentenceSegmenter(), conditional=True)
+    backbone = GPT2Config(vocab_size=len(processor.tokenizer), n_embd=16, n_layer=2, n_head=2)
+    model = TraceForConditionalGeneration.from_backbone(
+        GPT2LMHeadModel(backbone),
+        processor.tokenizer,
+        segment_length=None,
+        closing_token_ids=processor.closing_token_ids,
+        conditional=True,
+    )
+    assert model.segment_rule == processor.segment_rule
+    batch = processor(TEXTS, prompt=["One. Two."] * len(TEXTS), padding=True, return_tensors="pt")
+    numbers = model(**batch).segment_ids
+    for ids, row in zip(batch["input_ids"], numbers, strict=True):
+        assert row.max() in (len(processor.split(ids)), len(processor.split(ids)) + 1)
+    assert numbers.max() > 2
+
+
+def test_rules_that_no_token_tells_need_a_separator(tmp_path):
+    with pytest.raises(ValueError, match="RegexSegmenter does not know. Use separator='token'") as error:
+        TraceProcessor(byte_level(), RegexSegmenter("x+"))
+    assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match="`separator` must be 'token' or 'none', got 'sep'"):
+        TraceProcessor(byte_level(), separator="sep")
+    for separator in ("token", "none"):
+        TraceProcessor(byte_level(), FixedLengthSegmenter(3), separator=separator).save_pretrained(tmp_path)
+        assert TraceProcessor.from_pretrained(tmp_path).separator == separator
+
+
 # saving and loading
 
 
 def test_save_and_load(tokenizer, segmenter, tmp_path):
-    processor = TraceProcessor(tokenizer, segmenter)
+    processor = separated(tokenizer, segmenter)
     files = processor.save_pretrained(tmp_path)
     assert str(tmp_path / "processor_config.json") in files
     loaded = TraceProcessor.from_pretrained(tmp_path)
@@ -311,12 +422,12 @@ def test_a_segmenter_of_ones_own_is_saved(tmp_path):
         def cut(self, text, offsets):
             return [len(offsets) // 2] if len(offsets) > 1 else []
 
-    TraceProcessor(byte_level(), Halves()).save_pretrained(tmp_path)
+    separated(byte_level(), Halves()).save_pretrained(tmp_path)
     assert isinstance(TraceProcessor.from_pretrained(tmp_path).segmenter, Halves)
 
 
 def test_beside_a_model_nothing_is_disturbed(processor, tmp_path):
-    config = GPT2Config(vocab_size=len(processor.tokenizer), n_embd=8, n_layer=1, n_head=1, n_positions=32)
+    config = GPT2Config(vocab_size=len(processor.tokenizer), n_embd=8, n_layer=2, n_head=1, n_positions=32)
     GPT2LMHeadModel(config).save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
     assert AutoTokenizer.from_pretrained(tmp_path)("soup")["input_ids"] == processor.tokenizer("soup")["input_ids"]
@@ -328,7 +439,7 @@ def test_beside_a_model_nothing_is_disturbed(processor, tmp_path):
 
 def test_from_backbone(tmp_path):
     byte_level().save_pretrained(tmp_path)
-    processor = TraceProcessor.from_backbone(tmp_path, RegexSegmenter(r"\n+"), model_max_length=77)
+    processor = TraceProcessor.from_backbone(tmp_path, RegexSegmenter(r"\n+"), separator="token", model_max_length=77)
     assert processor.tokenizer.model_max_length == 77 and processor.sep_token_id is not None
 
 
@@ -358,7 +469,7 @@ def test_push_to_hub(processor, tmp_path, monkeypatch):
 
 
 def test_as_processing_class_of_a_trainer(processor, tmp_path):
-    config = GPT2Config(vocab_size=len(processor.tokenizer), n_embd=8, n_layer=1, n_head=1, n_positions=64)
+    config = GPT2Config(vocab_size=len(processor.tokenizer), n_embd=8, n_layer=2, n_head=1, n_positions=64)
     rows = [{"input_ids": ids} for ids in ids_of(processor, TEXTS)]
     arguments = TrainingArguments(
         output_dir=str(tmp_path), max_steps=1, report_to="none", use_cpu=True, disable_tqdm=True, save_strategy="no"
@@ -419,17 +530,17 @@ def test_bad_tokenizers_and_segmenters(monkeypatch):
     sep_is_eos = byte_level()
     sep_is_eos.sep_token = sep_is_eos.eos_token
     with pytest.raises(ValueError, match="token of its own"):
-        TraceProcessor(sep_is_eos)
+        separated(sep_is_eos)
     # a special token that is also a word of the text leaves a gap in the vocabulary
     with pytest.raises(ValueError, match="its vocabulary has a gap"):
-        TraceProcessor(word_level([*TEXTS, "some [UNK] word"]))
+        separated(word_level([*TEXTS, "some [UNK] word"]))
 
 
 def test_slow_tokenizers_cut_by_count_only(monkeypatch):
     tokenizer = byte_level()
-    expected = ids_of(TraceProcessor(byte_level(), FixedLengthSegmenter(3)), TEXTS[0])
+    expected = ids_of(separated(byte_level(), FixedLengthSegmenter(3)), TEXTS[0])
     monkeypatch.setattr(type(tokenizer), "is_fast", False)
-    assert ids_of(TraceProcessor(tokenizer, FixedLengthSegmenter(3)), TEXTS[0]) == expected
+    assert ids_of(separated(tokenizer, FixedLengthSegmenter(3)), TEXTS[0]) == expected
     with pytest.raises(ValueError, match="needs a fast tokenizer"):
         TraceProcessor(tokenizer, RegexSegmenter(r"\n+"))
 
@@ -455,3 +566,34 @@ def test_loading_what_is_no_processor(processor, tmp_path):
     (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(ValueError, match="must be a folder"):
         processor.save_pretrained(tmp_path / "file")
+
+
+def test_sentences_of_other_lengths_need_a_separator():
+    with pytest.raises(ValueError, match=r"`min_tokens` and `max_tokens` need \[SEP\], got 2 and None"):
+        TraceProcessor(byte_level(), SentenceSegmenter(min_tokens=2))
+    assert TraceProcessor(byte_level(), SentenceSegmenter(min_tokens=2), separator="token").cuts_texts
+
+
+@pytest.mark.parametrize("segmenter", [FixedLengthSegmenter(4), SentenceSegmenter(), None])
+def test_a_model_takes_its_segments_from_the_processor(segmenter):
+    """What the processor makes of a text is what the model knows of it, and what it is told wins."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    tokenizer = byte_level()
+    ids = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), tokenizer.eos_token_id)
+    size = {"vocab_size": len(tokenizer), "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 64}
+    processor = TraceProcessor(tokenizer, segmenter)
+    dynamics = "single" if segmenter is None else "recurrent"
+
+    def build(**settings):
+        lm = GPT2LMHeadModel(GPT2Config(**size, **ids))
+        return TraceForConditionalGeneration.from_backbone(lm, processor, latent_dynamics=dynamics, **settings)
+
+    model = build()
+    text = torch.tensor(processor(["One. Two three! And so on, and so on."])["input_ids"])
+    assert torch.equal(model.segment_rule.segment_ids(text), processor.segment_rule.segment_ids(text))
+    if segmenter is not None:
+        assert model.config.segment_length == processor.segment_length and model.config.separator == "none"
+        # EOS comes after a closed segment here: that nothing more comes is decided under a latent of its own
+        assert int(model.segment_rule.segment_ids(text).max()) == len(processor.split(text[0])) + 1 > 3
+        assert build(separator="token", closing_token_ids=None).config.separator == "token"

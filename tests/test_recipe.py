@@ -7,7 +7,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, TrainingArguments
 from modeling_trace import TraceForConditionalGeneration, TraceProcessor
 from modeling_trace.data import (
     ASPECTS,
-    RegexSegmenter,
+    SentenceSegmenter,
     TraceDataCollator,
     prepare_dataset,
     review_dataset,
@@ -49,10 +49,8 @@ def trained(tmp_path_factory):
     plain = TraceForConditionalGeneration.from_backbone(lm, tokenizer, latent_dynamics="none")
     train(plain, TraceProcessor(tokenizer, None), training, folder / "plain", 300)
     plain.save_pretrained(folder / "plain")
-    processor = TraceProcessor(tokenizer, RegexSegmenter(r"(?<=[.!?])\s+"))
-    model = TraceForConditionalGeneration.from_backbone(
-        folder / "plain", tokenizer, segment_length=None, latent_init_std=0.05
-    )
+    processor = TraceProcessor(tokenizer, SentenceSegmenter())
+    model = TraceForConditionalGeneration.from_backbone(folder / "plain", processor)
     train(model, processor, training, folder / "trace", 300)
     collate = TraceDataCollator(processor)
     rows = processor(held_back["text"])["input_ids"]

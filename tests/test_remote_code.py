@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import tiny
 import torch
 from datasets import Dataset
 from safetensors import safe_open
@@ -51,9 +52,10 @@ def word_tokenizer():
 def make_pair(family, **settings):
     """A model by from_backbone, and its processor."""
     torch.manual_seed(0)
-    processor = TraceProcessor(word_tokenizer(), FixedLengthSegmenter(3))
+    processor = TraceProcessor(word_tokenizer(), FixedLengthSegmenter(3), separator="token")
     lm = AutoModelForCausalLM.from_config(backbone_config(family))
-    settings = {"latent_size": 4, "segment_length": 3, "latent_init_std": 0.5, "initializer_range": 0.2} | settings
+    settings = {"latent_size": 4, "segment_length": 3, "initializer_range": 0.2} | settings
+    settings = tiny.ARCHITECTURE | {"latent_init_scale": 5.0} | settings
     return TraceForConditionalGeneration.from_backbone(lm, processor.tokenizer, **settings).eval(), processor
 
 
@@ -138,7 +140,7 @@ for folder in sys.argv[1:]:
 
 # a model made here, from a language model in memory
 lm = AutoModelForCausalLM.from_config(config.backbone_config)
-made = type(model).from_backbone(lm, latent_size=3, sep_token_id=config.sep_token_id)
+made = type(model).from_backbone(lm, latent_size=3)
 made.save_pretrained(folder + "-made")
 assert AutoModelForCausalLM.from_pretrained(folder + "-made", **trust).config.latent_size == 3
 
@@ -160,12 +162,13 @@ def test_saved_models_write_the_same_texts_without_the_package(tmp_path):
         folders.append(folder)
         expected.append({"texts": write(model), "pipeline": piped, "ids": processor.tokenizer("w5 w6")["input_ids"]})
 
-    for family, dynamics in (
-        *(("gpt2", name) for name in ("single", "parallel", "independent", "context")),
-        *(("gpt2", "recurrent"), ("llama", "recurrent")),
+    for family, dynamics, settings in (
+        *(("gpt2", name, {}) for name in ("single", "parallel", "independent", "context")),
+        ("llama", "recurrent", {"latent_layer": 1}),
+        *(("gpt2", "recurrent", {}), ("llama", "recurrent", {})),
     ):
-        model, processor = make_pair(family, latent_dynamics=dynamics)
-        folder = tmp_path / f"{family}-{dynamics}"
+        model, processor = make_pair(family, latent_dynamics=dynamics, **settings)
+        folder = tmp_path / f"{family}-{dynamics}-{len(settings)}"
         model.save_pretrained(folder)
         processor.save_pretrained(folder)
         keep(folder, model, processor)
@@ -206,6 +209,7 @@ def test_files_that_travel_need_only_torch_transformers_and_each_other(name):
 # --- what Transformers expects of every model ------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("architecture")
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 @pytest.mark.parametrize("tied", [True, False])
 def test_resized_sharded_and_copied(tmp_path, family, tied):
@@ -229,6 +233,7 @@ def test_resized_sharded_and_copied(tmp_path, family, tied):
         assert write(other) == write(model)
 
 
+@pytest.mark.usefixtures("architecture")
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision(tmp_path, dtype):
     model = tiny_model("llama")
@@ -245,6 +250,7 @@ def test_half_precision(tmp_path, dtype):
     assert all(p.grad.isfinite().all() for p in other.parameters())
 
 
+@pytest.mark.usefixtures("architecture")
 def test_outputs_are_tuples_where_asked_and_the_loss_comes_first():
     model = tiny_model()
     ids, _, labels = make_batch([make_text([3, 2])])

@@ -20,7 +20,16 @@ from accelerate.commands.launch import launch_command_parser
 from accelerate.utils.deepspeed import HfDeepSpeedConfig
 from datasets import Dataset
 from safetensors.torch import load_file
-from test_trainer import Collator, constant_schedule, make_model, make_texts, make_trainer, training_logs, weights
+from test_trainer import (
+    ONE_PASS,
+    Collator,
+    constant_schedule,
+    make_model,
+    make_texts,
+    make_trainer,
+    training_logs,
+    weights,
+)
 
 from modeling_trace import TraceForConditionalGeneration
 from modeling_trace.cli.main import main
@@ -29,7 +38,7 @@ ROOT = Path(__file__).parent.parent
 LAUNCH_FILES = ROOT / "examples" / "accelerate"
 
 CONFIG = """\
-backbone_config: {model_type: gpt2, n_layer: 1, n_embd: 16, n_head: 2}
+backbone_config: {model_type: gpt2, n_layer: 2, n_embd: 16, n_head: 2}
 vocab_size: 300
 max_length: 64
 validation_split: 6
@@ -187,6 +196,7 @@ SHARDED_SCRIPT = """
     def make(folder):
         return make_trainer(
             sys.argv[1] + folder,
+            make_model(**{settings!r}),
             data_collator=Collator(sample_latents=False),
             kl_schedule="linear",
             save_strategy="steps",
@@ -211,9 +221,10 @@ SHARDED_SCRIPT = """
 """
 
 
-def assert_trained_as_one_process(folder: Path, logs: list[dict], kl_weight: torch.Tensor) -> None:
+def assert_trained_as_one_process(folder: Path, logs: list[dict], kl_weight: torch.Tensor, **settings) -> None:
     one = make_trainer(
         folder / "one",
+        make_model(**settings),
         data_collator=Collator(sample_latents=False),
         kl_schedule="linear",
         per_device_train_batch_size=4,
@@ -233,19 +244,20 @@ def assert_trained_as_one_process(folder: Path, logs: list[dict], kl_weight: tor
     assert_same(
         load_file(folder / "one" / "model.safetensors"), load_file(folder / "whole" / "model.safetensors"), atol=5e-5
     )
-    start = weights(make_model())
+    start = weights(make_model(**settings))
     model = TraceForConditionalGeneration.from_pretrained(folder / "whole")
     assert model.lm_head.weight is model.get_input_embeddings().weight
     assert all((value - start[name]).abs().max() > 1e-3 for name, value in weights(model).items() if value.dim() > 1)
 
 
 @pytest.mark.slow
-def test_fsdp2_trains_saves_and_resumes_as_one_process(tmp_path):
+@pytest.mark.parametrize("settings", [{}, ONE_PASS], ids=["embeddings", "one pass"])
+def test_fsdp2_trains_saves_and_resumes_as_one_process(tmp_path, settings):
     (tmp_path / "resumed").mkdir()
-    script = FSDP_ON_CPU + SHARDED_SCRIPT.format(resume=True)
+    script = FSDP_ON_CPU + SHARDED_SCRIPT.format(resume=True, settings=settings)
     kinds, logs, kl_weight = launch_script("fsdp2", script, tmp_path)
     assert kinds == ["DTensor"]
-    assert_trained_as_one_process(tmp_path, logs, kl_weight)
+    assert_trained_as_one_process(tmp_path, logs, kl_weight, **settings)
     assert_same(
         load_file(tmp_path / "whole" / "model.safetensors"), load_file(tmp_path / "resumed" / "model.safetensors")
     )
@@ -257,7 +269,7 @@ def test_zero_trains_saves_and_resumes_as_one_process(stage, tmp_path, monkeypat
     pytest.importorskip("deepspeed")
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")
     (tmp_path / "resumed").mkdir()
-    script = SHARDED_SCRIPT.format(resume=True)
+    script = SHARDED_SCRIPT.format(resume=True, settings={})
     _, logs, kl_weight = launch_script(f"deepspeed_zero{stage}", script, tmp_path)
     assert_trained_as_one_process(tmp_path, logs, kl_weight)
     assert_same(
@@ -297,6 +309,7 @@ def test_stream_resumes_in_a_later_pass(config, tmp_path):
 def test_stream_trains_tokenizer_and_punkt_on_its_first_texts(config, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("nltk.data.path", [])
     arguments = ["train", config, "--streaming", "true", "--max_steps", "1", "--segmenter", "sentence"]
+    arguments += ["--separator", "token"]
     assert main([*arguments, "--output_dir", str(tmp_path / "out")]) == 0
     output = capsys.readouterr().out
     assert "Training the tokenizer on the first 100,000 texts of the stream." in output

@@ -15,9 +15,9 @@ from transformers import GPT2LMHeadModel
 from modeling_trace.dynamics_trace import LATENT_DYNAMICS
 from modeling_trace.segments_trace import (
     ENCODER_MASKS,
+    SegmentRule,
     gather_positions,
     last_token_index,
-    segment_ids_from_input_ids,
     segment_layout,
     token_positions,
 )
@@ -33,7 +33,7 @@ LENGTHS = [[1] * 12, [3, 1, 4, 2], [5]]  # tokens in the segments of each text
 )
 def test_every_segment_is_in_one_row(lengths, hidden_size, side):
     ids, mask, _ = make_batch([make_text(row, seed) for seed, row in enumerate(lengths)], side)
-    segments = segment_ids_from_input_ids(ids, mask, SEP, BOS)
+    segments = SegmentRule(SEP, BOS).segment_ids(ids, mask)
     layout = segment_layout(segments, hidden_size)
     count = layout["num_segments"]
     assert count == max(map(len, lengths))
@@ -60,7 +60,7 @@ def test_every_segment_is_in_one_row(lengths, hidden_size, side):
 def test_packed_where_it_is_less_work():
     def layout(lengths, hidden_size=256):
         ids, mask, _ = make_batch([make_text(lengths)])
-        return segment_layout(segment_ids_from_input_ids(ids, mask, SEP, BOS), hidden_size)["packed"]
+        return segment_layout(SegmentRule(SEP, BOS).segment_ids(ids, mask), hidden_size)["packed"]
 
     assert layout([10] * 10).shape == (1, 10, 11)
     assert layout([1] * 50).shape == (1, 50, 2)
@@ -71,7 +71,7 @@ def test_packed_where_it_is_less_work():
     assert layout([10, 7] * 9, hidden_size=16384) is None  # attention is next to nothing there
 
 
-def whole_passes(model, input_ids, attention_mask, segment_ids, layout=None):
+def whole_passes(model, input_ids, attention_mask, segment_ids, layout=None, hidden=None):
     """`_encoder_states` as the paper draws it: every pass over the whole batch under its mask."""
     num_segments = int(segment_ids.max())
     states = {}
@@ -112,7 +112,7 @@ def test_loss_and_gradients_are_those_of_whole_passes(family, options, lengths, 
     assert segment_layout(model._segment_ids(ids, mask, None), 1)["packed"] is not None
     # as little in the products as can be, so that rows are packed
     original = segment_layout
-    monkeypatch.setattr("modeling_trace.modeling_trace.segment_layout", lambda ids, _: original(ids, 1))
+    monkeypatch.setattr("modeling_trace.encoding_trace.segment_layout", lambda ids, _: original(ids, 1))
 
     state = copy.deepcopy(model.state_dict())
 
@@ -150,13 +150,22 @@ class Questions(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("options", [{}, {"latent_dynamics": "parallel"}, {"conditional": True}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"latent_dynamics": "parallel"},
+        {"conditional": True},
+        {"latent_layer": 1},
+        {"latent_layer": 1, "separator": "none", "posterior_norm": "none", "free_nats": 3.0},
+    ],
+    ids=str,
+)
 def test_a_training_step_asks_the_device_no_more_than_the_backbone(options):
     model = tiny_model(**options).train()
     ids, mask, labels = make_batch([make_text(row, seed) for seed, row in enumerate(LENGTHS[:2])])
     plain = GPT2LMHeadModel(model.config.backbone_config).train()
     layout = segment_layout(model._segment_ids(ids, mask, None), 1)
-    assert layout["packed"] is not None
     with Questions() as own:
         model(ids, mask, labels, segment_layout=layout).loss.backward()
     with Questions() as without:

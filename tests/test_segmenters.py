@@ -35,7 +35,7 @@ def tokenizer(request):
 
 
 def pieces(tokenizer, segmenter, text):
-    processor = TraceProcessor(tokenizer, segmenter)
+    processor = TraceProcessor(tokenizer, segmenter, separator="token")
     return processor.split(processor(text)["input_ids"])
 
 
@@ -191,7 +191,7 @@ def test_regex_segments(pattern, text, expected):
 
 def test_no_segment_is_empty_or_blank(tokenizer):
     for segmenter in (RegexSegmenter(r"[.!?\s]"), RegexSegmenter(r"\s+"), SentenceSegmenter(punkt=punkt())):
-        processor = TraceProcessor(tokenizer, segmenter)
+        processor = TraceProcessor(tokenizer, segmenter, separator="token")
         for text in random_texts(60):
             assert all(piece.strip() for piece in processor.split(processor(text)["input_ids"]))
 

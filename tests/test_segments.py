@@ -1,14 +1,16 @@
 import pytest
 import torch
-from tiny import BOS, EOS, SEP, backbone_config, make_batch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny import BOS, EOS, PAD, SEP, backbone_config, make_batch
 from transformers import AutoModel
 
 from modeling_trace.segments_trace import (
+    SegmentRule,
     broadcast_segments,
     context_mask,
     last_token_index,
     next_segment_ids,
-    segment_ids_from_input_ids,
     segment_mask,
 )
 
@@ -18,21 +20,21 @@ TEXTS = [[BOS, 10, 11, SEP, 12, SEP, 13, 14, 15, EOS], [BOS, 20, SEP, 21, EOS]]
 
 def test_segment_ids_right_and_left_padded():
     ids, mask, _ = make_batch(TEXTS, "right")
-    assert segment_ids_from_input_ids(ids, mask, SEP, BOS).tolist() == [
+    assert SegmentRule(SEP, BOS).segment_ids(ids, mask).tolist() == [
         [0, 1, 1, 1, 2, 2, 3, 3, 3, 3],
         [0, 1, 1, 2, 2, -1, -1, -1, -1, -1],
     ]
     ids, mask, _ = make_batch(TEXTS, "left")
-    assert segment_ids_from_input_ids(ids, mask, SEP, BOS)[1].tolist() == [-1, -1, -1, -1, -1, 0, 1, 1, 2, 2]
+    assert SegmentRule(SEP, BOS).segment_ids(ids, mask)[1].tolist() == [-1, -1, -1, -1, -1, 0, 1, 1, 2, 2]
 
 
 def test_segment_ids_without_bos_and_with_bos_as_padding():
     ids = torch.tensor([[10, 11, SEP, 12]])
-    assert segment_ids_from_input_ids(ids, None, SEP, BOS).tolist() == [[1, 1, 1, 2]]
+    assert SegmentRule(SEP, BOS).segment_ids(ids, None).tolist() == [[1, 1, 1, 2]]
     # GPT-2: BOS = EOS = PAD; only the attention mask can tell them apart
     ids = torch.tensor([[BOS, BOS, BOS, 10, SEP, 11, BOS]])
     mask = torch.tensor([[0, 0, 1, 1, 1, 1, 1]])
-    assert segment_ids_from_input_ids(ids, mask, SEP, BOS).tolist() == [[-1, -1, 0, 1, 1, 2, 2]]
+    assert SegmentRule(SEP, BOS).segment_ids(ids, mask).tolist() == [[-1, -1, 0, 1, 1, 2, 2]]
 
 
 def test_latents_are_aligned_with_targets():
@@ -70,7 +72,7 @@ def hand_written_masks(segments):
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_masks_equal_hand_written_ones(side, attention):
     ids, mask, _ = make_batch(TEXTS, side)
-    segments = segment_ids_from_input_ids(ids, mask, SEP, BOS)
+    segments = SegmentRule(SEP, BOS).segment_ids(ids, mask)
     config = backbone_config()
     config._attn_implementation = attention
     embeds = torch.zeros(*ids.shape, 8)
@@ -91,7 +93,7 @@ def test_backbone_obeys_the_segment_mask(family):
     torch.manual_seed(0)
     backbone = AutoModel.from_config(backbone_config(family)).eval()
     ids = torch.tensor([TEXTS[0]])
-    segments = segment_ids_from_input_ids(ids, None, SEP, BOS)
+    segments = SegmentRule(SEP, BOS).segment_ids(ids, None)
     embeds = backbone.get_input_embeddings()(ids)
     mask = segment_mask(backbone.config, embeds, None, segments)
     together = backbone(inputs_embeds=embeds, attention_mask=mask).last_hidden_state
@@ -101,3 +103,76 @@ def test_backbone_obeys_the_segment_mask(family):
         full = torch.zeros(1, 1, len(where), len(where))
         alone = backbone(inputs_embeds=part, attention_mask=full, position_ids=where[None]).last_hidden_state
         torch.testing.assert_close(together[:, where], alone, atol=1e-5, rtol=0)
+
+
+# ---- The rule, against its definition ----
+
+
+def segments_by_hand(ids, mask, rule):
+    """Token by token, as a reader would."""
+    found, number, in_text, before_closed, started = [], 0 if rule.conditional else 1, 0, False, False
+    for token, real in zip(ids, mask, strict=True):
+        if not real:
+            found.append(-1)
+            continue
+        first, started = not started, True
+        if rule.conditional and number == 0:
+            found.append(0)
+            number += token == rule.sep_token_id
+            continue
+        if not rule.conditional and first and token == rule.bos_token_id:
+            found.append(0)
+            continue
+        found.append(number)
+        in_text += 1
+        if rule.separator == "token":
+            closes = token == rule.sep_token_id
+        elif rule.segment_length is not None:
+            closes = in_text % rule.segment_length == 0
+        elif rule.closing_token_ids is not None:
+            ends = token in rule.closing_token_ids
+            closes, before_closed = ends and not before_closed, ends
+        else:
+            closes = False
+        number += closes and not rule.one_per_text
+    return found
+
+
+RULES = {
+    "token": {"separator": "token"},
+    "fixed": {"separator": "none", "segment_length": 3},
+    "ones": {"separator": "none", "segment_length": 1},
+    "closing": {"separator": "none", "closing_token_ids": (4, 5)},
+    "whole": {"separator": "none", "one_per_text": True},
+}
+
+
+@pytest.mark.parametrize("conditional", [False, True])
+@pytest.mark.parametrize("name", RULES)
+@given(
+    texts=st.lists(st.lists(st.integers(0, 8), min_size=1, max_size=14), min_size=1, max_size=4),
+    left=st.booleans(),
+    padding=st.sampled_from([BOS, PAD, 4]),
+)
+@settings(max_examples=60, deadline=None)
+def test_the_rule_is_its_definition(name, conditional, texts, left, padding):
+    """On any rows, padded with any token: only the mask says what padding is."""
+    rule = SegmentRule(SEP, BOS, conditional, **RULES[name])
+    width = max(map(len, texts))
+    rows, masks = [], []
+    for text in texts:
+        space = [padding] * (width - len(text))
+        rows.append(space + text if left else text + space)
+        masks.append([0] * len(space) + [1] * len(text) if left else [1] * len(text) + [0] * len(space))
+    ids, mask = torch.tensor(rows), torch.tensor(masks)
+    found = rule.segment_ids(ids, mask)
+    assert found.tolist() == [segments_by_hand(*pair, rule) for pair in zip(rows, masks, strict=True)]
+    if len(texts) == 1:
+        assert torch.equal(rule.segment_ids(ids), found)
+    closes = rule.closes(ids, mask)
+    assert not (closes & ~mask.bool()).any()
+    if not rule.one_per_text:  # a token closes its segment where the next one is in another
+        following = found[:, 1:]
+        stays = (following == found[:, :-1]) | (following < 0) | (found[:, :-1] < 0)
+        begins = (found[:, :-1] == 0) & (not conditional)  # BOS closes nothing
+        assert torch.equal((closes[:, :-1] & (following > 0)), ~stays & ~begins)

@@ -6,6 +6,7 @@ evaluation, warnings, bad input. The plain Trainer where it must work too.
 import shutil
 
 import pytest
+import tiny
 import torch
 from datasets import Dataset, DatasetDict
 from processes import one_and_two_processes
@@ -28,6 +29,10 @@ from modeling_trace.training import (
 PAD, BOS, EOS, SEP, VOCAB_SIZE = 0, 1, 2, 3, 24
 
 
+# What a user who changes nothing gets, in shorter segments
+ONE_PASS = {"latent_layer": 1, "separator": "none", "posterior_norm": "none", "free_nats": 3.0, "segment_length": 3}
+
+
 def make_config(dropout=0.0, **kwargs):
     backbone = GPT2Config(
         n_layer=2,
@@ -42,7 +47,7 @@ def make_config(dropout=0.0, **kwargs):
         eos_token_id=EOS,
     )
     ids = {"sep_token_id": SEP, "bos_token_id": BOS, "eos_token_id": EOS, "pad_token_id": PAD}
-    return TraceConfig(**{"backbone_config": backbone, "latent_size": 4, **ids, **kwargs})
+    return TraceConfig(**{"backbone_config": backbone, "latent_size": 4, **ids, **tiny.ARCHITECTURE, **kwargs})
 
 
 def make_model(seed=0, **kwargs):
@@ -94,6 +99,7 @@ def make_args(output_dir, **kwargs):
 
 def make_trainer(output_dir, model=None, trainer_class=TraceTrainer, **kwargs):
     names = ("kl_schedule", "eval_sample_latents", "train_dataset", "eval_dataset", "callbacks", "data_collator")
+    names += ("latent_lr_factor",)
     own = {name: kwargs.pop(name) for name in names if name in kwargs}
     own = {"train_dataset": make_texts(8), "data_collator": Collator(), **own}
     return trainer_class(model or make_model(), make_args(output_dir, **kwargs), **own)
@@ -127,15 +133,25 @@ def by_hand(model, texts):
 
 
 @pytest.mark.parametrize("trainer_class", [TraceTrainer, Trainer])
-@pytest.mark.parametrize("latent_dynamics", ["recurrent", "none"])
-def test_accumulated_small_batches_equal_one_big_batch(tmp_path, trainer_class, latent_dynamics):
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"latent_dynamics": "recurrent"},
+        {"latent_dynamics": "none"},
+        # so that some segments are above, some below
+        {"latent_layer": 1, "separator": "none", "posterior_norm": "none", "free_nats": 2.7, "initializer_range": 0.2},
+    ],
+    ids=["recurrent", "none", "free bits"],
+)
+def test_accumulated_small_batches_equal_one_big_batch(tmp_path, trainer_class, settings):
+    plain = settings.get("latent_dynamics") == "none"
     results, logs = [], []
     for batch_size, accumulation in ((8, 1), (2, 4)):
         trainer = make_trainer(
             tmp_path / str(batch_size),
-            make_model(latent_dynamics=latent_dynamics),
+            make_model(**settings),
             trainer_class,
-            data_collator=Collator(sample_latents=False if latent_dynamics != "none" else None),
+            data_collator=Collator(sample_latents=None if plain else False),
             optim="sgd",
             learning_rate=0.5,
             max_grad_norm=0.0,
@@ -148,7 +164,7 @@ def test_accumulated_small_batches_equal_one_big_batch(tmp_path, trainer_class, 
         trainer.train()
         results.append(weights(trainer.model))
         logs.append(training_logs(trainer)[0])
-    start = weights(make_model(latent_dynamics=latent_dynamics))
+    start = weights(make_model(**settings))
     assert any((start[name] - value).abs().max() > 1e-2 for name, value in results[0].items())
     for name, value in results[0].items():
         torch.testing.assert_close(results[1][name], value, rtol=0, atol=1e-6, msg=name)
@@ -244,6 +260,28 @@ def test_plain_language_model_has_no_kl(tmp_path):
 # ---- KL weight ----
 
 
+@pytest.mark.parametrize("latent_layer,factor,wanted", [(None, None, 1), (1, None, 5), (1, 2.0, 2), (None, 0.5, 0.5)])
+def test_latent_networks_have_a_learning_rate_of_their_own(tmp_path, latent_layer, factor, wanted):
+    model = make_model(latent_layer=latent_layer)
+    settings = {"learning_rate": 1e-3, "weight_decay": 0.1}
+    trainer = make_trainer(tmp_path, model, latent_lr_factor=factor, **settings)
+    plain = Trainer.create_optimizer(make_trainer(tmp_path, make_model(latent_layer=latent_layer), **settings))
+    found = trainer.create_optimizer()
+    rates = {id(p): (group["lr"], group["weight_decay"]) for group in found.param_groups for p in group["params"]}
+    assert len(rates) == sum(len(group["params"]) for group in found.param_groups)  # each parameter once
+    decays = [group["weight_decay"] for group in plain.param_groups for _ in group["params"]]
+    assert sorted(decay for _, decay in rates.values()) == sorted(decays)  # no other than without the factor
+    for name, parameter in model.named_parameters():
+        own = name.startswith(("latents.", "latent_injection.", "state_reader."))
+        assert rates[id(parameter)][0] == pytest.approx(1e-3 * (wanted if own else 1))
+
+
+@pytest.mark.parametrize("factor", [0, -1.0, float("inf"), float("nan")])
+def test_a_bad_learning_rate_of_latents_is_refused(tmp_path, factor):
+    with pytest.raises(ValueError, match=f"`latent_lr_factor` must be a number > 0, got {factor}"):
+        make_trainer(tmp_path, latent_lr_factor=factor)
+
+
 @pytest.mark.parametrize("schedule", [linear_schedule(0.25, 0.5), cyclical_schedule(2), "linear", lambda p: p / 2])
 def test_kl_weight_follows_the_schedule(tmp_path, schedule):
     trainer = make_trainer(tmp_path, kl_schedule=schedule, max_steps=8)
@@ -302,6 +340,7 @@ def test_plain_trainer_with_the_callback(tmp_path):
 # ---- Evaluation ----
 
 
+@pytest.mark.usefixtures("architecture")
 def test_evaluation_is_exact_over_uneven_batches(tmp_path):
     model, texts = make_model(), make_texts(7)
     expected = by_hand(model, texts)
@@ -318,9 +357,19 @@ def test_evaluation_is_exact_over_uneven_batches(tmp_path):
     assert trainer.predict(texts, metric_key_prefix="test").metrics["test_loss"] == pytest.approx(elbo, rel=1e-5)
 
 
+def test_free_bits_are_in_no_evaluation(tmp_path):
+    """`eval_loss` is the negative ELBO per token, whatever the loss counts of the KL."""
+    found = []
+    for nats in (0.0, 50.0):
+        model = make_model(**{**ONE_PASS, "free_nats": nats})
+        trainer = make_trainer(tmp_path, model, eval_dataset=make_texts(7), eval_sample_latents=False)
+        found.append({k: v for k, v in trainer.evaluate().items() if k in ("eval_loss", "eval_kl")})
+    assert found[0] == found[1]
+
+
 def test_evaluation_draws_latents_under_a_fixed_seed(tmp_path):
     # a wide posterior, so that a draw is far from the mean
-    model = make_model(posterior_sigma_init=1.0, latent_init_std=1.0)
+    model = make_model(posterior_sigma_init=1.0, latent_init_scale=100.0)
     mean = make_trainer(tmp_path, model, eval_dataset=make_texts(7), eval_sample_latents=False).evaluate()
     trainer = make_trainer(tmp_path, model, eval_dataset=make_texts(7))
     state = torch.get_rng_state()
@@ -355,6 +404,49 @@ def test_evaluation_during_training_uses_weight_one_and_changes_nothing(tmp_path
     assert all(torch.equal(results[1][name], value) for name, value in results[0].items())
 
 
+def test_gain_is_what_texts_cost_more_under_other_latents(tmp_path):
+    """By hand: batches of three and of one, in which the text has no other and is left out."""
+    model, texts = make_model(latent_init_scale=2.0), make_texts(7)
+    model.eval()
+    gains = []
+    with torch.no_grad():
+        for batch in (texts.select(range(3)), texts.select(range(3, 6))):
+            rows = [Collator()([text]) for text in batch]
+            latents = [model(**row).latents for row in rows]
+            order = sorted(range(3), key=lambda row: latents[row].shape[1])
+            for row, donor in zip(order, [*order[1:], order[1]], strict=True):
+                steps = torch.arange(latents[row].shape[1]) % latents[donor].shape[1]
+                other = model(**rows[row], latents=latents[donor][:, steps]).reconstruction_loss
+                gains.append((other - model(**rows[row]).reconstruction_loss).item())
+    metrics = make_trainer(tmp_path, model, eval_dataset=texts, eval_sample_latents=False).evaluate()
+    gain = sum(gains) / 6
+    assert abs(gain) > 1e-2 and metrics["eval_texts"] == 7
+    assert metrics["eval_latent_gain"] == pytest.approx(gain, rel=1e-3)
+    assert metrics["eval_reconstruction_other"] == pytest.approx(metrics["eval_reconstruction"] + gain, rel=1e-5)
+    assert metrics["eval_gain_per_nat"] == pytest.approx(gain / metrics["eval_kl"], rel=1e-3)
+
+
+def test_texts_of_batches_of_one_take_the_latents_of_the_text_before(tmp_path):
+    model, texts = make_model(latent_init_scale=2.0), make_texts(3)
+    settings = {"eval_dataset": texts, "eval_sample_latents": False, "per_device_eval_batch_size": 1}
+    found = make_trainer(tmp_path, model, **settings).evaluate()
+    model.eval()
+    rows = [Collator()([text]) for text in texts]
+    with torch.no_grad():
+        own = [model(**row) for row in rows]
+        second = model(**rows[1], latents=own[0].latents[:, [0, 0]]).reconstruction_loss
+        third = model(**rows[2], latents=own[1].latents[:, [0, 1, 0]]).reconstruction_loss
+    gain = (second + third - own[1].reconstruction_loss - own[2].reconstruction_loss) / 2
+    assert found["eval_latent_gain"] == pytest.approx(gain.item(), rel=1e-3) and abs(gain) > 1e-2
+
+
+@pytest.mark.parametrize("latent_dynamics", ["single", "none"])
+def test_gain_of_one_latent_and_of_none(tmp_path, latent_dynamics):
+    model = make_model(latent_dynamics=latent_dynamics)
+    metrics = make_trainer(tmp_path, model, eval_dataset=make_texts(7)).evaluate()
+    assert ("eval_latent_gain" in metrics) == (latent_dynamics == "single")
+
+
 # ---- Resuming ----
 
 RESUME = {
@@ -376,6 +468,17 @@ def uninterrupted(tmp_path_factory):
     trainer = make_trainer(folder, make_model(dropout=0.1), **RESUME)
     trainer.train()
     return folder, weights(trainer.model), training_logs(trainer)
+
+
+def test_a_run_of_one_pass_resumes_with_the_same_weights(tmp_path):
+    trainer = make_trainer(tmp_path, make_model(dropout=0.1, **ONE_PASS), **RESUME)
+    trainer.train()
+    wanted = weights(trainer.model)
+    for step in (*range(4, 13),):
+        shutil.rmtree(tmp_path / f"checkpoint-{step}")
+    again = make_trainer(tmp_path, make_model(seed=7, dropout=0.1, **ONE_PASS), **RESUME)
+    again.train(resume_from_checkpoint=True)
+    assert all(torch.equal(again.model.state_dict()[name], value) for name, value in wanted.items())
 
 
 @pytest.mark.parametrize("step", [1, 3, 5, 11])
@@ -411,6 +514,53 @@ def test_interrupted_run_resumes_exactly(uninterrupted, tmp_path, event):
 
 
 # ---- Warnings ----
+
+
+def log_evaluation(callback, *, weight=1.0, step=7, **figures):
+    """One evaluation of 100 texts whose latents pay for themselves, but for what is given."""
+    found = {"kl": 20.0, "kl_per_segment": 5.0, "latent_gain": 20.0, "gain_per_nat": 1.0, "texts": 100} | figures
+    model = make_model()
+    model.kl_weight.fill_(weight)
+    trainer_state = type("State", (), {"is_world_process_zero": True, "global_step": step})
+    logs = {f"eval_{name}": value for name, value in found.items()}
+    callback.on_log(None, trainer_state, None, logs=logs, model=model)
+
+
+IDLE = {"latent_gain": 0.3, "gain_per_nat": 0.015}
+
+
+def test_idle_latents_are_named_however_high_their_kl(caplog):
+    callback = CollapseWarningCallback()
+    log_evaluation(callback)  # nothing to say
+    assert not caplog.records
+    for _ in range(2):
+        log_evaluation(callback, **IDLE)
+    assert len(caplog.records) == 1 and "\n" not in caplog.text.strip()
+    assert "idle: a text costs 0.3 nats more under another text's latents" in caplog.text
+    assert "0.015 for each of the 20 nats of KL, at step 7" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "reason", [{"weight": 0.5}, {"step": 0}, {"texts": 29}, {"gain_per_nat": float("nan")}, {"gain_per_nat": 0.06}]
+)
+def test_idle_latents_are_not_named_without_reason(caplog, reason):
+    log_evaluation(CollapseWarningCallback(), **{**IDLE, **reason})
+    assert not caplog.records
+
+
+def test_idle_latents_are_named_in_training(tmp_path, caplog):
+    """Full KL, by its floor, and a W_z of zero: the training log alone has nothing to say, evaluation has."""
+    settings = {"eval_strategy": "steps", "eval_steps": 2, "per_device_eval_batch_size": 8, "learning_rate": 0.0}
+    model = make_model(posterior_norm_gamma=1.0)
+    model.latent_injection.weight.data.zero_()
+    make_trainer(tmp_path / "0", model, learning_rate=0.0, kl_schedule="constant").train()
+    assert not caplog.records
+    trainer = make_trainer(tmp_path / "1", model, eval_dataset=make_texts(32), kl_schedule="constant", **settings)
+    trainer.train()
+    assert caplog.text.count("The latents are idle") == 1
+    found = [entry for entry in trainer.state.log_history if "eval_latent_gain" in entry]
+    assert len(found) == 2 and found[0]["eval_latent_gain"] == 0 and found[0]["eval_gain_per_nat"] == 0
+    assert found[0]["eval_reconstruction_other"] == found[0]["eval_reconstruction"] and found[0]["eval_kl"] > 1
 
 
 def log_to(callback, *logs):
@@ -591,7 +741,7 @@ def test_a_tokenizer_is_enough(tmp_path):
 def test_processor_and_model_must_agree_on_segments(tmp_path):
     from modeling_trace.data import FixedLengthSegmenter, TraceProcessor
 
-    processor = TraceProcessor(make_tokenizer(), FixedLengthSegmenter(7))
+    processor = TraceProcessor(make_tokenizer(), FixedLengthSegmenter(7), separator="token")
     texts = {"train_dataset": make_texts(8), "processing_class": processor}
     with pytest.raises(ValueError, match="Build the model with segment_length=7"):
         TraceTrainer(make_model(segment_length=None), make_args(tmp_path), **texts)
@@ -652,5 +802,5 @@ def test_two_processes_equal_one(tmp_path):
     for first, second in zip(one_logs, two_logs, strict=True):
         for name in ("loss", "reconstruction", "kl", "kl_per_segment", "kl_per_dim", "kl_weight"):
             assert second[name] == pytest.approx(first[name], rel=1e-5), name
-    for name in ("loss", "reconstruction", "kl", "kl_per_segment", "kl_per_dim"):
+    for name in ("loss", "reconstruction", "kl", "kl_per_segment", "kl_per_dim", "reconstruction_other", "texts"):
         assert two_metrics[f"eval_{name}"] == pytest.approx(one_metrics[f"eval_{name}"], rel=1e-5), name

@@ -13,6 +13,7 @@ from transformers import (
 )
 
 from modeling_trace import TraceConfig, TraceForConditionalGeneration
+from modeling_trace.configuration_trace import PAPER_ARCHITECTURE
 
 BOS, EOS, PAD, SEP, VOCAB = 0, 1, 2, 3, 40
 
@@ -26,6 +27,22 @@ FAMILIES = {
     "gemma3": Gemma3TextConfig,
     "gpt_neox": GPTNeoXConfig,
 }
+# What `tiny_config` starts from. The fixture `architecture` (conftest.py) runs a law under each of the two; [SEP] and
+# the posterior's floor are the paper's in both, so that nothing but the place of the latents differs.
+ARCHITECTURES = {
+    "embeddings": PAPER_ARCHITECTURE,
+    "between layers": {**PAPER_ARCHITECTURE, "latent_layer": 1},
+}
+ARCHITECTURE = ARCHITECTURES["embeddings"]
+
+
+def under_both(dynamics):
+    """Pairs for `parametrize("architecture,name", ..., indirect=["architecture"])`: no "context" between layers."""
+    return [
+        (place, name) for place in ARCHITECTURES for name in dynamics if place == "embeddings" or name != "context"
+    ]
+
+
 # Windows shorter than the texts of the tests, in one of the two layers
 WINDOWS = {"sliding_window": 5, "layer_types": ["sliding_attention", "full_attention"]}
 OWN_SETTINGS = {
@@ -57,7 +74,7 @@ def tiny_config(family: str = "gpt2", **settings) -> TraceConfig:
     return TraceConfig(
         **{"backbone_config": backbone_config(family), "latent_size": 4, "segment_length": 3, "sep_token_id": SEP}
         | {"bos_token_id": BOS, "eos_token_id": EOS, "pad_token_id": PAD}
-        | {"latent_init_std": 0.5, "initializer_range": 0.2}
+        | {**ARCHITECTURE, "latent_init_scale": 5.0, "initializer_range": 0.2}
         | settings
     )
 

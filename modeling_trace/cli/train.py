@@ -86,13 +86,13 @@ def run(argv: list[str] | None = None) -> int:
             first_texts = Dataset.from_list(list(train_texts.take(FIRST_TEXTS)))
         texts = [text for name in ("prompt", "text") if name in first_texts.column_names for text in first_texts[name]]
         tokenizer = train_tokenizer(texts, data.vocab_size)
-    processor = TraceProcessor(tokenizer, segmenter, model_settings["conditional"])
+    processor = TraceProcessor(tokenizer, segmenter, model_settings["conditional"], model_settings["separator"])
     if data.backbone_config is not None:
         backbone_config.vocab_size = len(processor.tokenizer)
         for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
             setattr(backbone_config, name, getattr(processor, name))
     _check_model(backbone_config, processor, model_settings, data)
-    if data.streaming and segmenter is not None and not segmenter.is_ready:
+    if data.streaming and processor.cuts_texts and not segmenter.is_ready:
         say("Learning where sentences end from the first million characters of the stream.")
     with args.main_process_first(local=False, desc="tokens"):
         prepare = {"max_length": data.max_length, "num_proc": data.num_proc}
@@ -109,7 +109,7 @@ def run(argv: list[str] | None = None) -> int:
     source = data.backbone
     if data.backbone_config is not None:
         source = AutoModelForCausalLM.from_config(backbone_config)
-    model = TraceForConditionalGeneration.from_backbone(source, tokenizer=processor.tokenizer, **model_settings)
+    model = TraceForConditionalGeneration.from_backbone(source, processor, **model_settings)
     trained = _with_adapters(model, data)
     stopper = _StopAtStepEnd()
     trainer = TraceTrainer(
@@ -119,6 +119,7 @@ def run(argv: list[str] | None = None) -> int:
         eval_dataset=eval_dataset,
         processing_class=processor,
         kl_schedule=schedule,
+        latent_lr_factor=data.latent_lr_factor,
         callbacks=[stopper],
     )
     check_output_dir(args.output_dir, model.config, checkpoint)
@@ -223,11 +224,13 @@ def _check_model(
     """Build the model without weights: finds every setting that cannot work, before the texts are tokenized."""
     backbone_config = type(backbone_config).from_dict(backbone_config.to_dict())
     backbone_config.vocab_size = max(backbone_config.vocab_size, len(processor.tokenizer))
-    names = ("sep_token_id", "bos_token_id", "eos_token_id", "pad_token_id")
+    names = ("sep_token_id", "bos_token_id", "eos_token_id", "pad_token_id", "closing_token_ids")
     tokens = {name: getattr(processor, name) for name in names}
     with torch.device("meta"):
         model = TraceForConditionalGeneration(TraceConfig(backbone_config=backbone_config, **tokens, **settings))
     _lora_config(model, data)
+    if data.freeze_trunk:
+        model.freeze_trunk()
 
 
 def _lora_config(model: TraceForConditionalGeneration, data: DataArguments):
@@ -241,6 +244,8 @@ def _lora_config(model: TraceForConditionalGeneration, data: DataArguments):
 
 
 def _with_adapters(model: TraceForConditionalGeneration, data: DataArguments):
+    if data.freeze_trunk:
+        model.freeze_trunk()
     config = _lora_config(model, data)
     if config is None:
         return model
@@ -393,6 +398,9 @@ def _summary(metrics: dict[str, float], model: TraceForConditionalGeneration, ou
                 f"  KL                  {kl:9.2f}   ({per_segment:.2f} per segment)",
                 f"  both: -log p(text) <= {nats + kl:7.2f}",
             ]
+            if "eval_gain_per_nat" in metrics:
+                gain, per_nat = metrics["eval_latent_gain"], metrics["eval_gain_per_nat"]
+                lines.append(f"  another's latents   {nats + gain:9.2f}   ({per_nat:.2f} gained per nat of KL)")
         else:
             lines.append(f"  -log p(text)        {nats:9.2f}")
     decoding = "" if model.has_latents else " --top_k 50"

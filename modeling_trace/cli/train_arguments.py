@@ -67,7 +67,8 @@ class DataArguments:
 
     preset: str | None = flag(None, f"Data set and training settings of the paper: {', '.join(PRESETS)}.")
     system: str | None = flag(
-        None, f"One of the paper's systems and ablations: {', '.join(SYSTEMS)}. Flags win over these three."
+        None,
+        f"trace, the default, or one of the paper's systems: {', '.join(SYSTEMS)}. Flags win over these three.",
     )
     recipe: str | None = flag(
         None,
@@ -88,6 +89,9 @@ class DataArguments:
     lora_alpha: float | None = flag(None, "Scale of the adapters, over lora_r. Default: 2 lora_r.")
     lora_target_modules: list[str] | None = flag(
         None, "Last names of the layers to adapt, e.g. q_proj v_proj. Default: all of attention and MLP."
+    )
+    freeze_trunk: bool = flag(
+        False, "Train only the layers above latent_layer and the latent networks: less time and memory."
     )
     vocab_size: int = flag(8000, "Vocabulary of that tokenizer, [SEP] and end of text counted.")
     dataset: str = flag(
@@ -110,7 +114,8 @@ class DataArguments:
         "--validation_split.",
     )
     max_length: int | None = flag(
-        None, "Tokens of a text, [SEP] counted; longer ones lose whole segments. Default: the context, at most 256."
+        None,
+        "Tokens of a text, all counted; longer ones lose whole segments. Default: the context, at most 256.",
     )
     num_proc: int | None = flag(None, "Processes that tokenize.")
     segmenter: str = flag("fixed", "Where segments end: fixed (see segment_length), sentence or regex.")
@@ -123,12 +128,15 @@ class DataArguments:
     kl_cycles: int | None = flag(None, "cyclical: number of cycles.")
     kl_zero_fraction: float | None = flag(None, "cyclical: fraction of each cycle with weight 0.")
     kl_max_weight: float | None = flag(None, "Greatest weight; 1 is the ELBO.")
+    latent_lr_factor: float | None = flag(
+        None, "Learning rate of the latent networks over the backbone's. Default: 5 with latent_layer, else 1."
+    )
 
 
 def _model_arguments() -> type:
     """A dataclass of the TraceConfig fields that a user sets; texts and backbone decide the others."""
     decided = {field.name for field in dataclasses.fields(PreTrainedConfig)} | {
-        *("backbone_config", "tie_word_embeddings"),
+        *("backbone_config", "tie_word_embeddings", "closing_token_ids"),
         *("sep_token_id", "bos_token_id", "eos_token_id", "pad_token_id"),
     }
     # "        name (`type`): \n            text, text"
@@ -192,7 +200,12 @@ def to_dataclasses(namespace: Namespace) -> tuple[DataArguments, dict[str, Any],
 
     data = build(DataArguments)
     data.validation_split = _validation_split(data.validation_split)
-    return data, argument_values(build(ModelArguments)), build(TrainingArguments)
+    model_settings = argument_values(build(ModelArguments))
+    layer = model_settings["latent_layer"]
+    if isinstance(layer, str) and layer != "middle":  # a flag is text; what is no number, the configuration refuses
+        numbers = {"none": None} | ({layer: int(layer)} if layer.isdecimal() else {})
+        model_settings["latent_layer"] = numbers.get(layer.lower(), layer)
+    return data, model_settings, build(TrainingArguments)
 
 
 def _validation_split(text: str | None) -> int | float | str | None:
@@ -312,6 +325,10 @@ def check_training(args: TrainingArguments, data: DataArguments) -> None:
     if args.label_smoothing_factor:
         raise ValueError(f"`label_smoothing_factor` must be 0 for the ELBO, got {args.label_smoothing_factor}.")
     check_lora(data)
+    if data.freeze_trunk and data.lora_r is not None:
+        raise ValueError(
+            f"`freeze_trunk` and `lora_r` both choose what is trained, got True and {data.lora_r}. Use one."
+        )
     check_processes(args)
     if args.n_gpu > 1:
         raise ValueError(

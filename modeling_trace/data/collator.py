@@ -4,13 +4,13 @@ import torch
 from transformers import PreTrainedTokenizerBase
 from transformers.data.data_collator import pad_without_fast_tokenizer_warning
 
-from ..segments_trace import segment_ids_from_input_ids
+from ..segments_trace import SegmentRule
 from .processor import TraceProcessor
 
 
 def mask_prompts(batch: dict[str, torch.Tensor], sep_token_id: int) -> dict[str, torch.Tensor]:
     """The labels of a batch without its prompts: nothing up to the first [SEP] of a row is a target."""
-    segment_ids = segment_ids_from_input_ids(batch["input_ids"], None, sep_token_id, None, conditional=True)
+    segment_ids = SegmentRule(sep_token_id, conditional=True).segment_ids(batch["input_ids"])
     return {**batch, "labels": batch["labels"].masked_fill(segment_ids == 0, -100)}
 
 

@@ -175,7 +175,7 @@ def prepare_dataset(
         check_texts(dataset, prompt_column, control)
 
     segmenter = processor.segmenter
-    if segmenter is not None and not segmenter.is_ready:
+    if processor.cuts_texts and not segmenter.is_ready:
         logger.info(f"{segmenter!r} has no parameters yet: fitting it to the {len(dataset)} texts of this data set.")
         batches = dataset.select_columns([text_column]).with_format(None).iter(batch_size=1000)
         segmenter.fit(text for batch in batches for text in batch[text_column])

@@ -5,7 +5,7 @@ from typing import Any
 
 from transformers.utils import logging
 
-from ..configuration_trace import PAPER_RECIPE, PAPER_WARNING
+from ..configuration_trace import PAPER_ARCHITECTURE, PAPER_RECIPE, PAPER_WARNING
 
 logger = logging.get_logger(__name__)
 
@@ -53,19 +53,22 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 
-# The rows of Table 2, 3 and 5 as fields of TraceConfig. IND, CGD and No Recurrence are the baselines as published,
-# with a plain Gaussian posterior; `--posterior_norm layer` gives them what TRACE has.
+_PLAIN_POSTERIOR = {"posterior_norm": "none", "residual_posterior": False}
+# "trace" is what TraceConfig gives by itself: one pass, free bits. The others are the rows of Table 2, 3 and 5, in the
+# paper's architecture. IND, CGD and No Recurrence are the baselines as published, with a plain Gaussian posterior;
+# `--posterior_norm layer` gives them what TRACE has.
 SYSTEMS: dict[str, dict[str, Any]] = {
-    "trace-r": {"latent_dynamics": "recurrent"},
-    "trace-p": {"latent_dynamics": "parallel"},
-    "ind": {"latent_dynamics": "independent", "posterior_norm": "none"},
-    "cgd": {"latent_dynamics": "context", "posterior_norm": "none", "residual_posterior": False},
-    "no-recurrence": {"latent_dynamics": "single", "posterior_norm": "none", "residual_posterior": False},
+    "trace": {},
+    "trace-r": {**PAPER_ARCHITECTURE, "latent_dynamics": "recurrent"},
+    "trace-p": {**PAPER_ARCHITECTURE, "latent_dynamics": "parallel"},
+    "ind": {**PAPER_ARCHITECTURE, "latent_dynamics": "independent", "posterior_norm": "none"},
+    "cgd": {**PAPER_ARCHITECTURE, "latent_dynamics": "context"} | _PLAIN_POSTERIOR,
+    "no-recurrence": {**PAPER_ARCHITECTURE, "latent_dynamics": "single"} | _PLAIN_POSTERIOR,
     "gpt2": {"latent_dynamics": "none"},
-    "trace-r-LN": {"latent_dynamics": "recurrent", "posterior_norm": "none"},
-    "trace-r+BN": {"latent_dynamics": "recurrent", "posterior_norm": "batch"},
-    "trace-r-RP": {"latent_dynamics": "recurrent", "residual_posterior": False},
-    "trace-p-SN": {"latent_dynamics": "parallel", "spectral_norm": False},
+    "trace-r-LN": {**PAPER_ARCHITECTURE, "latent_dynamics": "recurrent", "posterior_norm": "none"},
+    "trace-r+BN": {**PAPER_ARCHITECTURE, "latent_dynamics": "recurrent", "posterior_norm": "batch"},
+    "trace-r-RP": {**PAPER_ARCHITECTURE, "latent_dynamics": "recurrent", "residual_posterior": False},
+    "trace-p-SN": {**PAPER_ARCHITECTURE, "latent_dynamics": "parallel", "spectral_norm": False},
 }
 
 RECIPES: dict[str, dict[str, Any]] = {"paper": {**PAPER_RECIPE, **PAPER_TRAINING}}

@@ -1,16 +1,19 @@
-"""TraceProcessor: text to `BOS | x_1 [SEP] | ... | x_T EOS` and back, saved and loaded beside the model."""
+"""TraceProcessor: text to `BOS | x_1 | ... | x_T EOS` and back, saved and loaded beside the model."""
 
 import json
 import os
 from collections.abc import Mapping
+from functools import cached_property
 from itertools import pairwise
 
+import torch
 from transformers import AutoTokenizer, BatchEncoding, PreTrainedTokenizerBase
 from transformers.data.data_collator import pad_without_fast_tokenizer_warning
 from transformers.utils import PROCESSOR_NAME, PushToHubMixin, cached_file, logging
 
 from ..backbones_trace import resolve_backbone
-from ..segments_trace import add_separator_token
+from ..configuration_trace import SEPARATORS
+from ..segments_trace import SegmentRule, add_separator_token
 from .segmenters import FixedLengthSegmenter, Segmenter
 
 logger = logging.get_logger(__name__)
@@ -23,9 +26,10 @@ _HUB_KEYWORDS = ("cache_dir", "force_download", "local_files_only", "proxies", "
 
 class TraceProcessor(PushToHubMixin):
     """
-    A tokenizer and a segmenter: writes a text as `BOS | x_1 [SEP] | x_2 [SEP] | ... | x_T EOS` and reads it back.
+    A tokenizer and a segmenter: writes a text as `BOS | x_1 | x_2 | ... | x_T EOS`, with `separator="token"` as
+    `BOS | x_1 [SEP] | x_2 [SEP] | ... | x_T EOS`, and reads it back.
 
-    With `conditional` every text has a prompt: `BOS prompt [SEP] | x_1 [SEP] | ... | x_T EOS`.
+    With `conditional` every text has a prompt: `BOS prompt [SEP] | x_1 | ... | x_T EOS`.
 
     The whole text is tokenised once and the tokens are cut, so that without [SEP], BOS and EOS they are exactly the
     tokens that a plain language model sees.
@@ -36,6 +40,12 @@ class TraceProcessor(PushToHubMixin):
         segmenter ([`Segmenter`], *optional*, defaults to `FixedLengthSegmenter(10)`): where to cut. `None` means a
             plain language model, or one latent for the whole text: no [SEP], the text is one segment.
         conditional (`bool`, *optional*, defaults to `False`): texts have prompts, as in `TraceConfig.conditional`.
+        separator (`str`, *optional*, defaults to `"none"`): what closes a segment, as in `TraceConfig.separator`.
+            "token": a [SEP] is written. "none": nothing is written; segments of varying length end by a rule over
+            tokens ([`~Segmenter.closes`]), in training as in generation.
+
+    Raises:
+        ValueError: where segments of varying length have no such rule and `separator="none"`.
 
     Example:
 
@@ -57,6 +67,7 @@ class TraceProcessor(PushToHubMixin):
         tokenizer: PreTrainedTokenizerBase,
         segmenter: Segmenter | None = PAPER_SEGMENTER,
         conditional: bool = False,
+        separator: str = "none",
     ):
         if not isinstance(tokenizer, PreTrainedTokenizerBase):
             raise ValueError(
@@ -75,7 +86,12 @@ class TraceProcessor(PushToHubMixin):
             )
         if tokenizer.eos_token_id is None:
             raise ValueError("`tokenizer` has no EOS token, got eos_token=None. Set tokenizer.eos_token first.")
-        if segmenter is not None or conditional:
+        if separator not in SEPARATORS:
+            raise ValueError(f"`separator` must be 'token' or 'none', got {separator!r}. Use 'token' for [SEP].")
+        if separator == "none" and segmenter is not None and segmenter.segment_length is None:
+            segmenter.closes("")  # refuses where there is no rule
+        self.separator = separator
+        if conditional or (segmenter is not None and separator == "token"):
             add_separator_token(tokenizer)
         elif tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
@@ -89,6 +105,7 @@ class TraceProcessor(PushToHubMixin):
         name_or_path: str | os.PathLike,
         segmenter: Segmenter | None = PAPER_SEGMENTER,
         conditional: bool = False,
+        separator: str = "none",
         **kwargs,
     ) -> "TraceProcessor":
         """
@@ -99,10 +116,11 @@ class TraceProcessor(PushToHubMixin):
                 [`~TraceForConditionalGeneration.from_backbone`].
             segmenter ([`Segmenter`], *optional*, defaults to `FixedLengthSegmenter(10)`): where to cut.
             conditional (`bool`, *optional*, defaults to `False`): whether texts have prompts.
+            separator (`str`, *optional*, defaults to `"none"`): as in `TraceConfig.separator`.
             kwargs: passed to `AutoTokenizer.from_pretrained`.
         """
         path, gguf = resolve_backbone(name_or_path)
-        return cls(AutoTokenizer.from_pretrained(path, **gguf, **kwargs), segmenter, conditional)
+        return cls(AutoTokenizer.from_pretrained(path, **gguf, **kwargs), segmenter, conditional, separator)
 
     # what the Trainer, the pipelines and the model need to know
 
@@ -123,12 +141,45 @@ class TraceProcessor(PushToHubMixin):
     @property
     def sep_token_id(self) -> int | None:
         """The token that closes a segment, or a prompt; `None` where there is neither."""
-        return self.tokenizer.sep_token_id if self.segmenter is not None or self.conditional else None
+        written = self.segmenter is not None and self.separator == "token"
+        return self.tokenizer.sep_token_id if written or self.conditional else None
 
     @property
     def segment_length(self) -> int | None:
         """Tokens per segment where all are equal, for `TraceConfig.segment_length`; else `None`."""
         return None if self.segmenter is None else self.segmenter.segment_length
+
+    @cached_property
+    def closing_token_ids(self) -> list[int] | None:
+        """
+        For `TraceConfig.closing_token_ids`: the tokens whose text ends as the segmenter says that a segment does, with
+        `separator="none"` and segments of varying length; else `None`.
+        """
+        if self.separator == "token" or self.segmenter is None or self.segmenter.segment_length is not None:
+            return None
+        control = self.control_token_ids
+        pieces = self.tokenizer.batch_decode([[index] for index in range(len(self.tokenizer))])
+        ends = self.segmenter.closes
+        return [index for index, piece in enumerate(pieces) if index not in control and ends(piece)]
+
+    @property
+    def cuts_texts(self) -> bool:
+        """Whether the segmenter looks at texts: not where segments end by a rule over tokens."""
+        return self.segmenter is not None and (self.separator == "token" or self.segment_length is not None)
+
+    @property
+    def segment_rule(self) -> SegmentRule:
+        """Where segments end, as the model knows it."""
+        closing = self.closing_token_ids
+        return SegmentRule(
+            self.sep_token_id,
+            self.bos_token_id,
+            self.conditional,
+            self.segmenter is None,
+            self.separator,
+            self.segment_length,
+            None if closing is None else tuple(closing),
+        )
 
     @property
     def control_token_ids(self) -> set[int]:
@@ -272,13 +323,16 @@ class TraceProcessor(PushToHubMixin):
             verbose=max_length is None,  # else it warns of long texts that are cut below
         )
         # asked for once: a tokenizer looks up the id of a special token each time
-        bos, sep = [self.bos_token_id], self.tokenizer.sep_token_id
+        bos, sep = [self.bos_token_id], [self.tokenizer.sep_token_id] if self.separator == "token" else []
+        closing_set = set(self.closing_token_ids or ())
         eos = [self.tokenizer.eos_token_id] if add_eos else []
         rows = []
         for index, (text, ids) in enumerate(zip(texts, tokens["input_ids"], strict=True)):
             row = first_row + index
             cuts = []
-            if self.segmenter is not None:
+            if closing_set:
+                cuts = self._cuts_at_closing(ids, closing_set)
+            elif self.segmenter is not None:
                 offsets = tokens["offset_mapping"][index] if needs_offsets else [None] * len(ids)
                 cuts = self.segmenter.cut(text, offsets)
                 if any(start >= end for start, end in pairwise([0, *cuts, len(ids)])):
@@ -288,6 +342,12 @@ class TraceProcessor(PushToHubMixin):
                     )
             rows.append(_layout(bos if prefixes is None else prefixes[index], ids, cuts, sep, eos, max_length))
         return rows
+
+    @staticmethod
+    def _cuts_at_closing(ids: list[int], closing: set[int]) -> list[int]:
+        """Where new segments start by the rule of [`SegmentRule`]: after the first of a run of closing tokens."""
+        ends = [token in closing for token in ids]
+        return [i + 1 for i in range(len(ids) - 1) if ends[i] and not (i and ends[i - 1])]
 
     def _tokenize(self, name: str, texts: list[str], first_row: int, remedy: str, **kwargs) -> BatchEncoding:
         """The plain tokens of each text, after checking that they are some, and no structure."""
@@ -371,17 +431,17 @@ class TraceProcessor(PushToHubMixin):
             raise ValueError(
                 f"`ids` must be one row of ids, got {len(ids)} rows. Use [processor.split(row) for row in ids]."
             )
-        ids = self._split_prompt(ids)[1]
-        sep_token_id = self.sep_token_id
+        closes = self.segment_rule.closes(torch.tensor([ids], dtype=torch.long)).tolist()[0]
+        prompt = len(self._split_prompt(ids)[0])
         control = self.control_token_ids
         ends, text_ids, is_open = [], [], False
-        for token in ids:
-            if token == sep_token_id:
-                ends.append(len(text_ids))
-                is_open = False
-            elif token not in control:
+        for token, closed in zip(ids[prompt:], closes[prompt:], strict=True):
+            if token not in control:
                 text_ids.append(token)
                 is_open = True
+            if closed and (is_open or self.separator == "token"):  # EOS alone has no text
+                ends.append(len(text_ids))
+                is_open = False
         if is_open:
             ends.append(len(text_ids))
         # Decoded from the start of the text each time: a tokenizer may drop the blank before a piece's first word, and
@@ -407,6 +467,7 @@ class TraceProcessor(PushToHubMixin):
             "processor_class": self.__class__.__name__,
             "segmenter": None if self.segmenter is None else self.segmenter.to_dict(),
             "conditional": self.conditional,
+            "separator": self.separator,
         }
 
     def save_pretrained(
@@ -463,25 +524,28 @@ class TraceProcessor(PushToHubMixin):
             got = values.get("processor_class", "processor of another kind")
             raise ValueError(f"`{name}` must hold a saved TraceProcessor, got a {got}. {remedy}")
         segmenter = None if values["segmenter"] is None else Segmenter.from_dict(values["segmenter"])
-        return cls(AutoTokenizer.from_pretrained(name, **kwargs), segmenter, values.get("conditional", False))
+        settings = {key: values[key] for key in ("conditional", "separator") if key in values}
+        return cls(AutoTokenizer.from_pretrained(name, **kwargs), segmenter, **settings)
 
     def __repr__(self):
         tokenizer = f"{self.tokenizer.__class__.__name__}(vocab_size={len(self.tokenizer)})"
         conditional = ", conditional=True" if self.conditional else ""
-        return f"{self.__class__.__name__}(tokenizer={tokenizer}, segmenter={self.segmenter!r}{conditional})"
+        separator = ", separator='token'" if self.separator == "token" else ""
+        return (
+            f"{self.__class__.__name__}(tokenizer={tokenizer}, segmenter={self.segmenter!r}{conditional}{separator})"
+        )
 
 
 def _layout(
-    prefix: list[int], ids: list[int], cuts: list[int], sep: int, eos: list[int], max_length: int | None
+    prefix: list[int], ids: list[int], cuts: list[int], sep: list[int], eos: list[int], max_length: int | None
 ) -> list[int]:
     """`prefix | x_1 [SEP] | ... | x_T eos` of one text; see `max_length` of [`~TraceProcessor.__call__`]."""
-    fits = max_length is None or len(prefix) + len(ids) + len(cuts) + len(eos) <= max_length
+    fits = max_length is None or len(prefix) + len(ids) + len(cuts) * len(sep) + len(eos) <= max_length
     row, start = list(prefix), 0
     for cut in cuts:
-        if not fits and len(row) + cut - start + 1 > max_length:
+        if not fits and len(row) + cut - start + len(sep) > max_length:
             break
-        row += ids[start:cut]
-        row.append(sep)
+        row += ids[start:cut] + sep
         start = cut
     if fits:
         return row + ids[start:] + eos

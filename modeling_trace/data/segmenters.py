@@ -16,6 +16,10 @@ logger = logging.get_logger(__name__)
 # Token offsets as fast tokenizers give them: one (first character, last character + 1) per token.
 Offsets = list[tuple[int, int]]
 
+# The end of a sentence, perhaps in quotation marks or brackets
+_SENTENCE_END = re.compile(
+    r"[.!?\u2026\u3002\uff01\uff1f\u0964\u061f\u06d4]['\"\u2019\u201d\u00bb)\]\u300d\u300f]*\s*$"
+)
 _WORD = re.compile(r"\w")
 
 # Too rare in most corpora for Punkt to learn, and never the end of a sentence.
@@ -69,6 +73,22 @@ class Segmenter:
             `list[int]`: the indices, sorted and greater than 0, of the tokens that start a new segment.
         """
         raise NotImplementedError(f"{self.__class__.__name__} must implement `cut`.")
+
+    def closes(self, piece: str) -> bool:
+        """
+        Whether a token with this text closes a segment: the rule of `separator="none"`, by which segments of varying
+        length end where no [SEP] is written, in training and in generation alike.
+
+        Args:
+            piece (`str`): the text of one token of the vocabulary.
+
+        Raises:
+            ValueError: where a segment's end cannot be told from its last token.
+        """
+        raise ValueError(
+            f"`separator='none'` needs segments whose end their last token tells, which {self.__class__.__name__} "
+            "does not know. Use separator='token'."
+        )
 
     def to_dict(self) -> dict:
         """The segmenter as JSON-ready values, with its `type`."""
@@ -243,6 +263,14 @@ class SentenceSegmenter(Segmenter):
             if not starts or _WORD.search(text, start, end):
                 starts.append(start)
         return starts
+
+    def closes(self, piece):
+        if (self.min_tokens, self.max_tokens) != (1, None):
+            raise ValueError(
+                f"`min_tokens` and `max_tokens` need [SEP], got {self.min_tokens} and {self.max_tokens}: without one "
+                "a sentence ends where it ends. Leave them out, or use separator='token'."
+            )
+        return _SENTENCE_END.search(piece) is not None
 
     def cut(self, text, offsets):
         cuts = _cuts_at(text, offsets, self._starts(text))

@@ -101,7 +101,7 @@ def prepare_stream(stream, processor: TraceProcessor, text_column: str, prompt_c
             )
     check_conditional(names, processor.conditional, None)
     segmenter = processor.segmenter
-    if segmenter is not None and not segmenter.is_ready:
+    if processor.cuts_texts and not segmenter.is_ready:
         logger.info(f"{segmenter!r} has no parameters yet: fitting it to the first texts of the stream.")
         segmenter.fit(row[text_column] for row in stream)
 

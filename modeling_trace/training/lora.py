@@ -18,7 +18,7 @@ from ..configuration_trace import TraceConfig
 from ..modeling_trace import TraceForConditionalGeneration
 
 # The parts of a model that no adapter stands for: they are trained and saved whole.
-LATENT_MODULES = ("latents", "latent_injection")
+LATENT_MODULES = ("latents", "latent_injection", "state_reader")
 
 
 def _peft(what: str):
@@ -45,7 +45,8 @@ def lora_config(
     The `peft.LoraConfig` that trains TRACE on a frozen backbone.
 
     Low-rank matrices on the backbone's projections; the latent networks and W_z, which start from nothing, in full;
-    and the row of [SEP] in the embeddings and the head, tied or not. All of it is saved with the adapter.
+    and the row of [SEP], where there is one, in the embeddings and the head, tied or not. All of it is saved with the
+    adapter.
 
     Args:
         model ([`TraceForConditionalGeneration`]): The model to train, from `from_backbone`.
@@ -66,7 +67,7 @@ def lora_config(
 
     ```python
     from peft import get_peft_model
-    model = TraceForConditionalGeneration.from_backbone("Qwen/Qwen3-0.6B", tokenizer)
+    model = TraceForConditionalGeneration.from_backbone("Qwen/Qwen3-0.6B", processor)
     model = get_peft_model(model, lora_config(model, r=16))
     TraceTrainer(model, TrainingArguments("out"), train_dataset=dataset, processing_class=processor).train()
     ```
@@ -91,7 +92,7 @@ def lora_config(
     extra = kwargs.pop("modules_to_save", None) or []
     if isinstance(extra, str):
         extra = [extra]
-    modules_to_save = [*(LATENT_MODULES if model.has_latents else ()), *extra]
+    modules_to_save = [*(name for name in LATENT_MODULES if getattr(model, name, None) is not None), *extra]
     sep = model.config.sep_token_id
     rows = None
     if sep is not None:
@@ -182,8 +183,9 @@ def load_adapter_model(folder: str | os.PathLike, base: str | os.PathLike | None
                 "that was adapted."
             )
     if model.has_latents:  # they may have been trained in float32 beside a backbone in bfloat16
-        model.latents.float()
-        model.latent_injection.float()
+        for name in LATENT_MODULES:
+            if getattr(model, name) is not None:
+                getattr(model, name).float()
     return peft.PeftModel.from_pretrained(model, folder, is_trainable=is_trainable).eval()
 
 

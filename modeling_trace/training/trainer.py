@@ -7,6 +7,7 @@ import copy
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging
 
-from ..segments_trace import check_prompts, segment_ids_from_input_ids, segment_layout
+from ..segments_trace import check_prompts, segment_layout
 from .callbacks import CollapseWarningCallback, KLWeightCallback, get_kl_weight
 from .distributed import OneOrder, check_processes
 from .memory import OptimizerStepCallback, run_must_fit, step_must_fit
@@ -42,6 +43,9 @@ _VOLATILE_FIELDS = {
     "transformers_version",
     "use_cache",
 }
+# Starts from nothing beside a trained backbone: measured in docs/differences_from_paper.md
+LATENT_LR_FACTOR = 5.0
+_LATENT_PARAMETERS = re.compile(r"(^|\.)(latents|latent_injection|state_reader)\.")
 _WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin", "*.gguf")
 
 
@@ -163,14 +167,27 @@ class _LossSums:
     `read`. Batches that are not finite are left out of the sums; the first step with such a part is kept instead.
     """
 
+    NAMES = ("reconstruction", "kl", "texts", "segments", "tokens", "kl_weight", "gain", "gain_texts")
+
     def __init__(self, device: torch.device):
         dtype = torch.float32 if device.type == "mps" else torch.float64
-        self.sums = torch.zeros(6, dtype=dtype, device=device)
+        self.sums = torch.zeros(len(self.NAMES), dtype=dtype, device=device)
         self.first_bad_step = torch.full((2,), torch.inf, dtype=dtype, device=device)  # of reconstruction, KL
 
     @torch.no_grad()
-    def add(self, outputs, labels: torch.Tensor, kl_weight: torch.Tensor | None, step: int, num_texts: int) -> None:
-        """Add a batch: `num_texts` texts with mean loss parts `outputs`, at optimizer step `step` (from 1)."""
+    def add(
+        self,
+        outputs,
+        labels: torch.Tensor,
+        kl_weight: torch.Tensor | None,
+        step: int,
+        num_texts: int,
+        gain: torch.Tensor | None = None,
+    ) -> None:
+        """
+        Add a batch: `num_texts` texts with mean loss parts `outputs`, at optimizer step `step` (from 1); `gain` is
+        what they cost more under other texts' latents, mean nats per text, where that is known.
+        """
         zero = self.sums.new_zeros(())
         reconstruction = outputs.reconstruction_loss.to(self.sums)
         kl = zero if outputs.kl_loss is None else outputs.kl_loss.to(self.sums)
@@ -183,17 +200,20 @@ class _LossSums:
         parts = torch.stack([reconstruction, kl])  # (2,)
         finite = parts.isfinite()
         texts = torch.full_like(zero, num_texts)
-        row = torch.cat([parts * num_texts, torch.stack([texts, num_segments, num_tokens, weight * num_texts])])
+        gain = torch.full_like(zero, torch.nan) if gain is None else gain.to(self.sums)
+        gained, gain_texts = torch.stack([gain * num_texts, texts]).where(gain.isfinite(), zero)
+        row = [texts, num_segments, num_tokens, weight * num_texts, gained, gain_texts]
+        row = torch.cat([parts * num_texts, torch.stack(row)])
         self.sums += torch.where(finite.all(), row, zero)
         self.first_bad_step = torch.where(finite, self.first_bad_step, self.first_bad_step.clamp(max=step))
 
     def read(self, accelerator) -> tuple[dict[str, float], dict[str, int]]:
         """Sums over all processes, and the first bad step of each part that was not finite. Waits for the device."""
-        rows = accelerator.gather(torch.cat([self.sums, self.first_bad_step])[None])  # (num_processes, 8)
-        sums, first = rows[:, :6].sum(dim=0).tolist(), rows[:, 6:].amin(dim=0).tolist()
-        names = ("reconstruction", "kl", "texts", "segments", "tokens", "kl_weight")
-        first_bad_step = {name: int(step) for name, step in zip(names[:2], first, strict=True) if math.isfinite(step)}
-        return dict(zip(names, sums, strict=True)), first_bad_step
+        rows = accelerator.gather(torch.cat([self.sums, self.first_bad_step])[None])  # (num_processes, 10)
+        number = len(self.NAMES)
+        sums, first = rows[:, :number].sum(dim=0).tolist(), rows[:, number:].amin(dim=0).tolist()
+        bad = zip(self.NAMES[:2], first, strict=True)
+        return dict(zip(self.NAMES, sums, strict=True)), {name: int(step) for name, step in bad if math.isfinite(step)}
 
 
 @contextlib.contextmanager
@@ -229,24 +249,19 @@ class _SegmentCollator:
         self.collator, self.with_layout = collator, with_layout
         config = model.config  # nothing else of the model: workers get a copy
         self.conditional, self.hidden_size = config.conditional, model.packed_hidden_size
-        self.segment_settings = (
-            config.sep_token_id,
-            config.bos_token_id,
-            config.conditional,
-            model.one_latent_per_text,
-        )
+        self.rule = model.segment_rule
 
     def __call__(self, features):
         from ..data.collator import mask_prompts
 
         batch = self.collator(features)
         if self.conditional and getattr(self.collator, "prompt_end", None) is None:
-            batch = mask_prompts(batch, self.segment_settings[0])
+            batch = mask_prompts(batch, self.rule.sep_token_id)
         if not self.with_layout:
             return batch
         attention_mask, segment_ids = batch.get("attention_mask"), batch.get("segment_ids")
         if segment_ids is None:
-            segment_ids = segment_ids_from_input_ids(batch["input_ids"], attention_mask, *self.segment_settings)
+            segment_ids = self.rule.segment_ids(batch["input_ids"], attention_mask)
         elif attention_mask is not None:
             segment_ids = segment_ids.masked_fill(attention_mask == 0, -1)
         if self.conditional:
@@ -263,6 +278,11 @@ class TraceTrainer(Trainer):
     - Logs carry `reconstruction` and `kl` (nats per text), `kl_per_segment` (nats per segment), `kl_per_dim` (nats per
       segment and latent dimension) and `kl_weight`: averages since the last log, over all texts of gradient
       accumulation and of all processes. Evaluation reports the first four, by its prefix, over the whole data set.
+    - Evaluation also scores each text under another text's latents, one of its own batch with as many segments or
+      nearly so ([`choose_donors`]): `reconstruction_other` and `latent_gain`, what that costs more than its own
+      latents (nats per text), and `gain_per_nat`, nats gained per nat of KL, which is near 0 where the decoder ignores
+      the latents. That is one more decoder pass for each batch. A text alone in its batch takes the latents of the
+      batch before it, where that has one text too, and else is left out of the gain.
     - Evaluation is the ELBO whatever the schedule and `kl_reduction` are: KL weight 1, latents drawn from the
       posterior under a fixed seed, and `eval_loss` its negative in nats per target token, exact over the data set.
       Values of different steps compare, `load_best_model_at_end` may choose by them, and evaluating does not change
@@ -283,6 +303,10 @@ class TraceTrainer(Trainer):
         eval_sample_latents (`bool`, *optional*, defaults to `True`):
             Draw one latent per segment from the posterior when evaluating, an unbiased estimate of the ELBO. False
             uses the posterior mean, which has less reconstruction error and is no bound.
+        latent_lr_factor (`float`, *optional*):
+            The learning rate of what reads and writes latents (dynamics, W_z, state reader), which starts from
+            nothing, over the backbone's. Default: 5 with `latent_layer`, 1 for latents at the embeddings, as in the
+            paper.
         kwargs: Other arguments of `Trainer`.
 
     Raises:
@@ -312,6 +336,7 @@ class TraceTrainer(Trainer):
         *,
         kl_schedule: Callable[[float], float] | str | None = "linear",
         eval_sample_latents: bool = True,
+        latent_lr_factor: float | None = None,
         callbacks: list | None = None,
         **kwargs,
     ):
@@ -333,6 +358,9 @@ class TraceTrainer(Trainer):
             callbacks.append(KLWeightCallback(kl_schedule))
         if not any(isinstance(callback, CollapseWarningCallback) for callback in callbacks):
             callbacks.append(CollapseWarningCallback())
+        if latent_lr_factor is not None and not (0 < latent_lr_factor < math.inf):
+            raise ValueError(f"`latent_lr_factor` must be a number > 0, got {latent_lr_factor!r}. Use 5.")
+        self.latent_lr_factor = latent_lr_factor
         self._optimizer_step = OptimizerStepCallback()
         callbacks.append(self._optimizer_step)
         super().__init__(
@@ -352,6 +380,7 @@ class TraceTrainer(Trainer):
         self.eval_sample_latents = eval_sample_latents
         self._sums = _LossSums(self.args.device)
         self._evaluating = False
+        self._alone_before = None  # latents and number of segments of an evaluation batch of one text
         self._owns_output_dir = False
         self._check_segments(processing_class)
         config = self.model.config
@@ -388,9 +417,22 @@ class TraceTrainer(Trainer):
                 "taken for text, or the reverse. Make both the same."
             )
         segments = self.model.has_latents and not self.model.one_latent_per_text
+        separator = getattr(processing_class, "separator", config.separator)
+        if segments and separator != config.separator:
+            raise ValueError(
+                f"`processing_class` has separator='{separator}', the model '{config.separator}': segments would end "
+                "elsewhere. Build the model by from_backbone(backbone, processor), which takes it from there."
+            )
+        closing = getattr(processing_class, "closing_token_ids", config.closing_token_ids)
+        if segments and closing != config.closing_token_ids:
+            raise ValueError(
+                "`processing_class` has other `closing_token_ids` than the model: segments would end elsewhere. Build "
+                "the model by from_backbone(backbone, processor), which takes them from there."
+            )
         if not (segments or conditional) or not hasattr(tokenizer, "sep_token_id"):
             return
-        if tokenizer.sep_token_id != config.sep_token_id:
+        needs_separator = conditional or config.separator == "token"
+        if needs_separator and tokenizer.sep_token_id != config.sep_token_id:
             raise ValueError(
                 f"`processing_class` has [SEP] id {tokenizer.sep_token_id}, the model {config.sep_token_id}: segments "
                 "would not be found. Use the tokenizer that `from_backbone` was given or that is saved with the model."
@@ -416,6 +458,26 @@ class TraceTrainer(Trainer):
             sampler = OneOrder(sampler, lambda: seed + int(self.state.epoch or 0))
         return sampler
 
+    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
+        made = self.optimizer is None  # one of the caller's has the rates that it has
+        optimizer = super().create_optimizer(model)
+        factor = self.latent_lr_factor
+        if factor is None:
+            factor = 1.0 if self.model.config.latent_layer is None else LATENT_LR_FACTOR
+        if made and factor != 1.0:
+            named = (self.model if model is None else model).named_parameters()
+            latent = {id(p) for name, p in named if _LATENT_PARAMETERS.search(name)}
+            groups = []
+            for group in optimizer.param_groups:
+                parts = ([p for p in group["params"] if (id(p) in latent) is its] for its in (False, True))
+                groups += [
+                    {**group, "params": part, "lr": group["lr"] * rate}
+                    for part, rate in zip(parts, (1.0, factor), strict=True)
+                    if part
+                ]
+            optimizer.param_groups[:] = sorted(groups, key=lambda group: group["lr"])  # the first one's is logged
+        return optimizer
+
     # ---- Loss ----
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -423,7 +485,8 @@ class TraceTrainer(Trainer):
             inputs = {**inputs, "sample_latents": True}
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
         if self._evaluating:
-            self._collect(*self._without_repeated_texts(model, inputs, outputs))
+            inputs, parts, num_texts = self._without_repeated_texts(model, inputs, outputs)
+            self._collect(inputs, parts, num_texts, self._latent_gain(model, inputs, parts))
         else:
             self._collect(inputs, outputs, len(inputs["input_ids"]))
         return (loss, outputs) if return_outputs else loss
@@ -436,12 +499,12 @@ class TraceTrainer(Trainer):
         with step_must_fit(self.args, inputs, training=False):
             return super().prediction_step(model, inputs, *args, **kwargs)
 
-    def _collect(self, inputs, outputs, num_texts: int) -> None:
+    def _collect(self, inputs, outputs, num_texts: int, gain: torch.Tensor | None = None) -> None:
         if num_texts == 0:
             return
         # The Trainer counts a step only when it is over.
         step = self.state.global_step + (0 if self._evaluating else 1)
-        self._sums.add(outputs, inputs["labels"], get_kl_weight(self.model), step, num_texts)
+        self._sums.add(outputs, inputs["labels"], get_kl_weight(self.model), step, num_texts, gain)
 
     def _without_repeated_texts(self, model, inputs, outputs):
         """
@@ -462,6 +525,23 @@ class TraceTrainer(Trainer):
             if key != "segment_layout"
         }
         return inputs, model(**inputs), own
+
+    def _latent_gain(self, model, inputs, outputs) -> torch.Tensor | None:
+        """What the batch's texts cost more under other texts' latents, mean nats per text; None where unknown."""
+        if outputs.latents is None:
+            return None
+        from ..evaluation.latent_use import choose_donors, lend
+
+        latents = outputs.latents.nan_to_num()  # the model refuses others, in this process alone
+        counts = outputs.segment_ids.amax(dim=1)
+        alone = (latents, counts) if len(latents) == 1 else None
+        lenders, self._alone_before = self._alone_before, alone
+        if alone is None:
+            donors = choose_donors(counts)
+            lenders = (latents[donors], counts[donors])
+        # Every process calls the model, also where it counts for nothing: under FSDP a call is collective.
+        others = model(**inputs, latents=lend(*(lenders or alone), latents.shape[1]))
+        return None if lenders is None else others.reconstruction_loss - outputs.reconstruction_loss
 
     # ---- Logs ----
 
@@ -495,6 +575,11 @@ class TraceTrainer(Trainer):
             metrics["kl"] = totals["kl"] / totals["texts"]
             metrics["kl_per_segment"] = totals["kl"] / totals["segments"]
             metrics["kl_per_dim"] = metrics["kl_per_segment"] / latent_size
+        if totals["gain_texts"]:
+            gain = totals["gain"] / totals["gain_texts"]
+            metrics |= {"reconstruction_other": metrics["reconstruction"] + gain, "latent_gain": gain}
+            if metrics.get("kl", 0) > 0:
+                metrics["gain_per_nat"] = gain / metrics["kl"]
         return metrics
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -530,7 +615,7 @@ class TraceTrainer(Trainer):
         if self.is_in_train:
             self._read_sums()  # stops before a long evaluation of broken weights
         training_sums, self._sums = self._sums, _LossSums(self.args.device)
-        self._evaluating = True
+        self._evaluating, self._alone_before = True, None
         try:
             with self._elbo():
                 output = super().evaluation_loop(
@@ -545,6 +630,7 @@ class TraceTrainer(Trainer):
             metrics["loss"] = (totals["reconstruction"] + totals["kl"]) / totals["tokens"]
         if first_bad_step:
             metrics = dict.fromkeys(metrics, float("nan"))
+        metrics["texts"] = int(totals["texts"])
         output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in metrics.items()})
         return output
 
