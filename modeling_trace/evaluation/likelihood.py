@@ -9,7 +9,9 @@ import torch
 from transformers.utils.logging import tqdm
 
 from ..data import TraceDataCollator, TraceProcessor
-from ..likelihood_trace import target_mask
+from ..likelihood_trace import check_likelihood_method, target_mask
+
+ELBO_DRAWS = 10  # beside a particle filter: means over draws need no more, as they are means over texts, too
 
 
 @dataclass
@@ -18,10 +20,13 @@ class LikelihoodResult:
     Likelihood of N texts, text by text: float64 tensors on the CPU, nats unless said otherwise.
 
     Args:
-        log_likelihood (`torch.Tensor` of shape `(N,)`): importance-weighted bound L_n on log p(x); exact without
-            latents.
-        ess (`torch.Tensor` of shape `(N,)`): effective sample size of each text, from 1 to `num_samples`. Near 1 the
-            bound is loose.
+        log_likelihood (`torch.Tensor` of shape `(N,)`): the bound L_n on log p(x) by `method`; exact without latents.
+        ess (`torch.Tensor` of shape `(N,)`): effective sample size of each text, from 1 to `num_samples`; of a
+            particle filter the least of the text's steps. Near 1 the bound is loose.
+        ess_per_step (`torch.Tensor` of shape `(N, S)`): that of the weights up to and with each segment; NaN where a
+            text has fewer.
+        resampled (`torch.Tensor` of shape `(N, S)`): 1 where particles were resampled after the segment, else 0; NaN
+            where the text has no segment after it. Of importance weighting 0.
         reconstruction (`torch.Tensor` of shape `(N,)`): log p(x | z), mean over samples.
         kl (`torch.Tensor` of shape `(N,)`): KL(q || p), summed over segments *and* dimensions, mean over samples.
         kl_per_segment_position (`torch.Tensor` of shape `(N, S)`): KL of each segment, summed over dimensions; NaN
@@ -31,12 +36,15 @@ class LikelihoodResult:
         tokens (`torch.Tensor` of shape `(N,)`): original tokens: EOS counted; BOS, padding, [SEP] and prompt not.
         words (`torch.Tensor` of shape `(N,)`): whitespace-separated words of the text.
         num_samples (`int`): n of L_n.
+        method (`str`): `"importance"` or `"particle"`, as in [`~LikelihoodMixin.log_likelihood`].
 
     Note: [SEP] is paid for in all of these, and not in `tokens`: counting it would lower perplexity for nothing.
     """
 
     log_likelihood: torch.Tensor
     ess: torch.Tensor
+    ess_per_step: torch.Tensor
+    resampled: torch.Tensor
     reconstruction: torch.Tensor
     kl: torch.Tensor
     kl_per_segment_position: torch.Tensor
@@ -45,6 +53,7 @@ class LikelihoodResult:
     tokens: torch.Tensor
     words: torch.Tensor
     num_samples: int
+    method: str
 
     @property
     def nats_per_text(self) -> float:
@@ -77,12 +86,23 @@ class LikelihoodResult:
         parts = int(self.num_segments.sum()) * self.kl_per_dim.shape[1]
         return self.kl.sum().item() / parts if parts else 0.0
 
-    def summary(self) -> dict[str, float]:
-        """One figure for each name; nats are means over texts."""
+    @property
+    def ess_median_per_step(self) -> float:
+        """Median over all steps of all texts; that of `num_samples` without latents, where nothing is drawn."""
+        return self.ess_per_step.nanmedian().item() if self.ess_per_step.numel() else float(self.num_samples)
+
+    @property
+    def share_resampled(self) -> float:
+        """Of the steps that another follows, those after which particles were resampled; 0 where there are none."""
+        return self.resampled.nanmean().nan_to_num().item()
+
+    def summary(self) -> dict[str, float | str]:
+        """One figure for each name, and `method`; nats are means over texts."""
         return {
             "texts": len(self.tokens),
             "tokens": int(self.tokens.sum()),
             "num_samples": self.num_samples,
+            "method": self.method,
             "nats_per_text": self.nats_per_text,
             "perplexity": self.perplexity,
             "perplexity_per_word": self.perplexity_per_word,
@@ -92,6 +112,8 @@ class LikelihoodResult:
             "kl": self.kl.mean().item(),
             "kl_per_segment_and_dim": self.mean_kl_per_segment_and_dim,
             "ess_median": self.ess.median().item(),
+            "ess_median_per_step": self.ess_median_per_step,
+            "share_resampled": self.share_resampled,
         }
 
 
@@ -101,13 +123,14 @@ def evaluate_likelihood(
     processor: TraceProcessor,
     num_samples: int = 100,
     *,
+    method: str = "importance",
     batch_size: int = 16,
     seed: int = 0,
     generator: torch.Generator | None = None,
     max_rows: int | None = None,
 ) -> LikelihoodResult:
     """
-    The likelihood of a data set (metrics: log likelihood by importance weighting, ELBO, KL, perplexity).
+    The likelihood of a data set (metrics: a bound on the log likelihood, ELBO, KL, perplexity).
 
     The figures depend on the order of the texts by their random draws only, and not on `batch_size` or `max_rows`.
 
@@ -116,7 +139,10 @@ def evaluate_likelihood(
         data: a data set or list of rows with `input_ids`, as `prepare_dataset` makes them; or batches, such as a
             `DataLoader` gives.
         processor ([`TraceProcessor`]): pads, and reads the words of a text.
-        num_samples (`int`, defaults to 100): n of L_n, and draws that reconstruction and KL are averaged over.
+        num_samples (`int`, defaults to 100): n of L_n, and draws that reconstruction and KL are averaged over; beside
+            a particle filter these are of at most 10 draws of their own.
+        method (`str`, defaults to `"importance"`): or `"particle"`, the tighter bound where texts have several
+            segments; see [`~LikelihoodMixin.log_likelihood`].
         batch_size (`int`, defaults to 16): texts that are encoded at once.
         seed (`int`, defaults to 0): of the draws, where no generator is given.
         generator (`torch.Generator`, *optional*): for the draws.
@@ -126,21 +152,36 @@ def evaluate_likelihood(
         [`LikelihoodResult`].
 
     Raises:
-        ValueError: for an empty data set, rows without `input_ids`, or a processor that differs from the model in
-            `conditional`.
+        ValueError: for an empty data set, an unknown `method`, rows without `input_ids`, or a processor that differs
+            from the model in `conditional`.
     """
+    check_likelihood_method(method)
     generator = torch.Generator().manual_seed(seed) if generator is None else generator
-    found, kls, tokens, words = [], [], [], []
+    own = generator
+    if method == "particle":  # draws of q of their own, so that no text's depend on how texts are batched
+        like = {"generator": generator, "device": generator.device}
+        own = torch.Generator().manual_seed(int(torch.randint(2**62, (), **like)))
+    found, kls, steps_ess, steps_resampled, tokens, words = [], [], [], [], [], []
     for batch in iterate_batches(model, data, processor, batch_size, "Likelihood"):
         ids, mask = batch["input_ids"], batch["attention_mask"]
-        out = model.log_likelihood(ids, mask, num_samples, generator=generator, max_rows=max_rows, return_dict=True)
+        settings = {"max_rows": max_rows, "return_dict": True}
+        bound = model.log_likelihood(ids, mask, num_samples, method=method, generator=generator, **settings)
+        out = bound
+        if bound.elbo is None:
+            out = model.elbo(ids, mask, min(num_samples, ELBO_DRAWS), generator=own, **settings)
         segment_ids = model._segment_ids(ids, mask, None)
         kl = torch.zeros(len(ids), 0, model.config.latent_size) if out.kl is None else out.kl
         kl = kl.cpu().double()
         steps = torch.arange(1, kl.shape[1] + 1)
         there = steps <= segment_ids.amax(dim=1, keepdim=True).cpu()
         kls.append(kl.masked_fill(~there.unsqueeze(-1), math.nan))
-        values = (out.log_likelihood, out.effective_sample_size, out.reconstruction.mean(dim=1), out.elbo)
+        if bound.effective_sample_size_per_step is not None:
+            ess = bound.effective_sample_size_per_step.cpu().double()
+            resampled = torch.zeros_like(ess) if bound.resampled is None else bound.resampled.cpu().double()
+            followed = steps < segment_ids.amax(dim=1, keepdim=True).cpu()
+            steps_ess.append(ess)
+            steps_resampled.append(resampled.masked_fill(~followed, math.nan))
+        values = (bound.log_likelihood, bound.effective_sample_size, out.reconstruction.mean(dim=1), out.elbo)
         found.append(torch.stack([value.cpu().double() for value in values]))
         counted = target_mask(segment_ids, model.config.conditional)
         for separator in {model.config.sep_token_id, processor.sep_token_id} - {None}:
@@ -150,13 +191,14 @@ def evaluate_likelihood(
         words += [len(text.split()) for text in texts]
     log_likelihood, ess, reconstruction, elbo = torch.cat(found, dim=1)
     width = max(kl.shape[1] for kl in kls)
-    padded = [torch.nn.functional.pad(kl, (0, 0, 0, width - kl.shape[1]), value=math.nan) for kl in kls]
-    kl = torch.cat(padded)  # (N, S, D)
+    kl = _join(kls, width)  # (N, S, D)
     per_segment = kl.sum(dim=2)
     per_dim = kl.nanmean(dim=1) if width else torch.zeros(len(kl), kl.shape[2], dtype=kl.dtype)
     return LikelihoodResult(
         log_likelihood=log_likelihood,
         ess=ess,
+        ess_per_step=_join(steps_ess, width) if width else torch.zeros(len(kl), 0, dtype=kl.dtype),
+        resampled=_join(steps_resampled, width) if width else torch.zeros(len(kl), 0, dtype=kl.dtype),
         reconstruction=reconstruction,
         kl=per_segment.nansum(dim=1),
         kl_per_segment_position=per_segment,
@@ -165,6 +207,7 @@ def evaluate_likelihood(
         tokens=torch.tensor(tokens, dtype=torch.float64),
         words=torch.tensor(words, dtype=torch.float64),
         num_samples=num_samples,
+        method=method,
     )
 
 
@@ -220,6 +263,14 @@ def iterate_batches(
         ids = batch["input_ids"].to(model.device)
         mask = batch.get("attention_mask")
         yield {"input_ids": ids, "attention_mask": torch.ones_like(ids) if mask is None else mask.to(model.device)}
+
+
+def _join(parts: list[torch.Tensor], width: int) -> torch.Tensor:
+    """Tensors `(b, S, ...)` of batches under each other, NaN up to `width` steps."""
+    joined = [part.new_full((len(part), width, *part.shape[2:]), math.nan) for part in parts]
+    for whole, part in zip(joined, parts, strict=True):
+        whole[:, : part.shape[1]] = part
+    return torch.cat(joined)
 
 
 def _exp(x: torch.Tensor) -> float:
