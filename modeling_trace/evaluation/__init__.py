@@ -15,6 +15,7 @@ from .diversity import (
 from .human import make_sheets, paired_tests, read_sheets, summarise, summary_table
 from .intervals import bootstrap_interval, metric_difference, metric_interval, paired_difference
 from .jackknife import Difference, Interval, Replicates, mean_replicates, metric_replicates
+from .latent_use import LatentUse, SharedOffset, latent_use, shared_offset
 from .likelihood import LikelihoodResult, evaluate_likelihood
 from .metrics import TextMetric, load_metric
 from .parts import Parts
@@ -41,10 +42,12 @@ __all__ = [
     "EvaluationSettings",
     "Interval",
     "JudgePerplexity",
+    "LatentUse",
     "LikelihoodResult",
     "MutualInformation",
     "Parts",
     "Replicates",
+    "SharedOffset",
     "System",
     "TextMetric",
     "active_units",
@@ -61,6 +64,7 @@ __all__ = [
     "expectation_adjusted_distinct",
     "jaccard_similarity",
     "judge_perplexity",
+    "latent_use",
     "load_metric",
     "make_sheets",
     "mauve",
@@ -76,6 +80,7 @@ __all__ = [
     "rouge",
     "sacrebleu",
     "self_bleu",
+    "shared_offset",
     "summarise",
     "summary_table",
     "vendi_score",

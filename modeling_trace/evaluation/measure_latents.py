@@ -1,10 +1,12 @@
-"""What one system's latents know of real texts: mutual information, active units, and a picture's points."""
+"""What one system's latents know of real texts, whether they are used, and a picture's points."""
 
+import functools
 from typing import Any
 
 import torch
 
 from ..data import prepare_dataset
+from .latent_use import latent_use, shared_offset
 from .representation import active_units, encode_texts, mutual_information
 
 SCATTER_TEXTS = 200
@@ -22,13 +24,11 @@ def measure_latents(system, rows, settings, parts, key: dict[str, Any], limit: i
     Returns:
         `dict`, JSON.
     """
-    encoded = []
+    prepared = functools.cache(lambda: prepare_dataset(rows, system.processor, max_length=limit))
 
+    @functools.cache
     def texts():
-        if not encoded:
-            prepared = prepare_dataset(rows, system.processor, max_length=limit)
-            encoded.append(encode_texts(system.model(), prepared, system.processor, batch_size=settings.batch_size))
-        return encoded[0]
+        return encode_texts(system.model(), prepared(), system.processor, batch_size=settings.batch_size)
 
     def information():
         found = mutual_information(texts())
@@ -44,11 +44,19 @@ def measure_latents(system, rows, settings, parts, key: dict[str, Any], limit: i
         found = active_units(texts())
         return {"active_units": found.latent, "active_units_residual": found.residual}
 
+    def use():
+        model = system.model()
+        found = latent_use(model, prepared(), system.processor, batch_size=settings.batch_size, encoded=texts())
+        return {
+            **{f"use_{name}": getattr(found, name).tolist() for name in ("own", "other", "prior", "kl")},
+            "shared_offset": shared_offset(texts()).share,
+        }
+
     def picture():
         return {"scatter": _scatter(texts()), "latent_size": texts().delta_mean.shape[-1]}
 
     measures = {}
-    for name, compute in (("information", information), ("units", units), ("scatter", picture)):
+    for name, compute in (("information", information), ("units", units), ("use", use), ("scatter", picture)):
         measures |= parts.get(f"{system.file_name}/{name}", key, compute)
     return measures
 

@@ -90,38 +90,71 @@ class KLWeightCallback(TrainerCallback):
 
 class CollapseWarningCallback(TrainerCallback):
     """
-    Warns once per run when the latents collapse: KL near zero although its weight is 1.
+    Warns once per run when the latents carry nothing although the weight of their KL is 1: while it rises, they may
+    not have come to anything yet.
 
-    It reads what [`TraceTrainer`] logs, averages over a logging window. Only windows with full weight throughout are
-    judged: while the weight rises, a low KL may be a passing state.
+    It reads what [`TraceTrainer`] logs. Evaluations of 30 texts or more say it outright: they score each text under
+    its own latents and under another text's. The latents are idle where that makes next to no difference for the KL
+    that they cost. Without evaluation there is only the KL of the training log: latents cannot say more than their KL,
+    so that one near 0 proves that they say nothing.
 
-    Note: Silence proves nothing. With `residual_scale="prior"` the KL cannot fall below its floor
-    `latent_size * posterior_norm_gamma**2 / 2` nats per segment, whether the decoder uses the latents or not. Evidence
-    of use is a reconstruction below the plain language model's, or mutual information.
+    Note: A high KL is no evidence of use. A floor (`residual_scale="prior"` with a gamma) and free bits keep it up
+    whether the decoder reads the latents or not; so in a run that evaluates nothing silence proves nothing.
 
     Args:
         threshold (`float`, *optional*, defaults to 0.1): KL below which latents count as collapsed, nats per segment.
+        min_gain_per_nat (`float`, *optional*, defaults to 0.05): nats of text gained over another text's latents, for
+            each nat of KL, below which latents count as idle.
     """
 
-    def __init__(self, threshold: float = 0.1):
-        self.threshold = threshold
+    MIN_TEXTS = 30  # of an evaluation: the gain of a few texts is noise
+
+    def __init__(self, threshold: float = 0.1, min_gain_per_nat: float = 0.05):
+        self.threshold, self.min_gain_per_nat = threshold, min_gain_per_nat
         self._warned = False
 
     def on_train_begin(self, args, state, control, **kwargs):
         self._warned = False
 
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        kl, weight = (logs or {}).get("kl_per_segment"), (logs or {}).get("kl_weight")
-        if self._warned or kl is None or weight is None or weight < 0.99 or kl >= self.threshold:
+    def on_log(self, args, state, control, logs=None, model=None, **kwargs):
+        logs = logs or {}
+        gains = [name for name in logs if name.endswith("_latent_gain")]  # by the prefix of the data set
+        if self._warned:
+            return
+        if gains:
+            found = self._judge_evaluation(logs, gains[0].removesuffix("latent_gain"), state, model)
+        else:
+            found = self._judge_training(logs)
+        if found is None:
             return
         self._warned = True
         if state.is_world_process_zero:
+            what, remedy = found
             logger.warning(
-                f"The latents have collapsed: KL is {kl:.2g} nats per segment at step {state.global_step} with "
-                f"`kl_weight` {weight:.3g}, so the decoder ignores them. Start from a trained language model, keep "
-                "`residual_scale='prior'` (its gamma sets the least KL, see `gamma_for_rate`), or let the weight rise "
-                "later: linear_schedule(delay=0.3, ramp=0.5)."
+                f"{what} at step {state.global_step} with `kl_weight` 1, so the decoder ignores them. Start from "
+                f"a trained language model, {remedy}, or let the weight rise later: "
+                "linear_schedule(delay=0.3, ramp=0.5)."
             )
+
+    def _judge_training(self, logs) -> tuple[str, str] | None:
+        if logs.get("kl_weight", 0.0) >= 0.99 and logs.get("kl_per_segment", math.inf) < self.threshold:
+            what = f"The latents have collapsed: KL is {logs['kl_per_segment']:.2g} nats per segment"
+            return what, "keep a floor under the KL (see `gamma_for_rate`)"
+        return None
+
+    def _judge_evaluation(self, logs, prefix: str, state, model) -> tuple[str, str] | None:
+        # The weight of the moment: evaluation itself has weight 1. Before the first step nothing is learned.
+        if state.global_step == 0 or logs[f"{prefix}texts"] < self.MIN_TEXTS or get_kl_weight(model) < 0.99:
+            return None
+        names = ("kl", "latent_gain", "gain_per_nat")
+        kl, gain, per_nat = (logs.get(prefix + name, 0.0) for name in names)
+        if not per_nat < self.min_gain_per_nat:  # also where it is NaN
+            return None
+        what = (
+            f"The latents are idle: a text costs {gain:.2g} nats more under another text's latents than under its "
+            f"own, {per_nat:.2g} for each of the {kl:.3g} nats of KL,"
+        )
+        return what, "train longer"
 
 
 __all__ = ["CollapseWarningCallback", "KLWeightCallback"]
