@@ -27,8 +27,14 @@ from modeling_trace.evaluation import (
     measure_latents,
     metric_replicates,
 )
-from modeling_trace.evaluation.decoding import DECODING, sampling_at
-from modeling_trace.evaluation.equal_quality import equal_quality_table, interpolate
+from modeling_trace.evaluation.decoding import DECODING, plane_settings, sampling_at, setting_label
+from modeling_trace.evaluation.equal_quality import (
+    envelope_at,
+    envelope_line,
+    envelope_of,
+    equal_quality_table,
+    interpolate,
+)
 from modeling_trace.evaluation.parts import Parts
 from modeling_trace.evaluation.report_markdown import markdown_report
 from modeling_trace.evaluation.systems import (
@@ -43,7 +49,7 @@ from modeling_trace.evaluation.tables import make_column, make_table
 
 NUM_TEXTS = 20
 TRAIN = [
-    *("--backbone_config", "{model_type: gpt2, n_layer: 1, n_embd: 16, n_head: 2, n_positions: 64}"),
+    *("--backbone_config", "{model_type: gpt2, n_layer: 2, n_embd: 16, n_head: 2, n_positions: 64}"),
     *("--vocab_size", "300", "--max_steps", "60", "--per_device_train_batch_size", "8", "--learning_rate", "1e-2"),
     *("--latent_size", "4", "--segment_length", "5", "--use_cpu", "true", "--disable_tqdm", "true"),
 ]
@@ -51,6 +57,7 @@ DATA = ["--max_texts", "160", "--validation_split", "120", "--max_words", "12"]
 SMALL = [
     *("--num_texts", NUM_TEXTS, "--num_likelihood_texts", 8, "--num_samples", 2, "--num_judge_texts", 6),
     *("--num_curve_texts", 6, "--max_new_tokens", 12, "--curve_temperatures", 0, 0.8, 1.0),
+    *("--curve_latent_temperatures", 0, 1.0),
 ]
 
 
@@ -153,6 +160,22 @@ def test_figures_are_those_of_the_texts_that_are_written(report):
     assert any("greedy: all texts of gpt2 are the same" in finding for finding in found["findings"])
 
 
+def test_what_latents_carry_stands_in_a_table_of_the_systems_that_have_some(report):
+    found = read(report)
+    table = next(one for one in found["tables"] if one["id"] == "latents")
+    assert [row["name"] for row in table["rows"]] == ["trace-r"]
+    value = {name: cell(found, "latents", "trace-r", name) for name in ("own_z", "other_z", "gain", "gain_per_nat")}
+    gain = value["other_z"]["value"] - value["own_z"]["value"]
+    assert value["gain"]["value"] == pytest.approx(gain)
+    assert value["gain"]["low"] < gain < value["gain"]["high"]
+    assert value["gain_per_nat"]["low"] < value["gain_per_nat"]["value"] < value["gain_per_nat"]["high"]
+    assert value["gain_per_nat"]["value"] == pytest.approx(
+        gain / cell(found, "latents", "trace-r", "kl")["value"], rel=0.5
+    )
+    assert -1 < cell(found, "latents", "trace-r", "shared_offset")["value"] <= 1
+    assert "gain/KL" in (report / "report.md").read_text(encoding="utf-8")
+
+
 def test_report_is_written_in_three_forms(report):
     found = read(report)
     assert {path.name for path in report.iterdir()} == {"parts", "texts", "report.md", "report.json", "report.html"}
@@ -162,7 +185,23 @@ def test_report_is_written_in_three_forms(report):
         assert table["title"] in markdown
         assert all(column["num_texts"] in (6, 8, NUM_TEXTS) for column in table["columns"])
     assert "real text" in markdown and "N = 20" in markdown
-    assert [len(points) for points in found["curves"].values()] == [3, 3]
+    settings = {
+        name: [(point["temperature"], point["latent_temperature"]) for point in points]
+        for name, points in found["curves"].items()
+    }
+    tokens = [0.0, 0.8, 1.0]
+    assert settings == {
+        "gpt2": [(token, None) for token in tokens],
+        "trace-r": [(token, latent) for latent in (0.0, 1.0) for token in tokens],
+    }
+    for name, points in found["curves"].items():
+        # neither tokens nor latents are drawn: one text, which is no end of a line
+        assert [point["figures"]["different"]["value"] == 1 for point in points] == [True] + [False] * (
+            len(points) - 1
+        )
+        assert not points[0]["on_envelope"] and any(point["on_envelope"] for point in points)
+        for point in points:
+            assert f"| {name} | {setting_label(*settings[name][points.index(point)])} |" in markdown
     assert set(found["positions"]) == set(found["scatter"]) == {"trace-r"}
     own = found["positions"]["trace-r"]
     kl = cell(found, "likelihood", "trace-r", "kl")["value"]
@@ -181,6 +220,7 @@ def test_texts_are_taken_by_the_kit_for_human_evaluation(report, tmp_path, capsy
 
 def test_a_model_does_not_differ_from_itself(folder, tmp_path, capsys):
     same = [folder / "trace-r", folder / "trace-r", "--names", "one", "two", "--dataset", "reviews", *DATA]
+    same += ["--decoding", "top-k"]  # greedy, a model that is hardly trained writes few texts, over and over
     code, out, err = run(capsys, "compare", *same, *SMALL, "--judge", "none", "--output", tmp_path / "out")
     assert code == 0, err
     found = read(tmp_path / "out")
@@ -314,26 +354,112 @@ def test_interpolation_is_on_the_line_and_carries_the_errors_of_both_figures():
     assert interpolate(tilted, 1.5).standard_error == pytest.approx(5 * 0.75 * 0.1, rel=0.1)
 
 
-def test_equal_quality_is_over_the_range_that_all_curves_share():
-    def curve(low, high, slope):
-        return [
-            {"figures": {"judge": constant(math.exp(q), 0.0), "self_bleu": constant(slope * q, 0.01, 5)}}
-            for q in (high, low, (low + high) / 2)  # in any order
-        ]
+def test_hand_made_points_give_the_hand_made_envelope():
+    cold = [(1.0, 50.0), (2.0, 30.0), (3.0, 20.0)]
+    warm = [(1.5, 44.0), (2.0, 34.0), (3.0, 16.0), (4.0, 10.0)]
+    corners = [(1.0, 50.0), (1.5, 40.0), (2.0, 30.0), (2.5, 25.0), (3.0, 16.0), (4.0, 10.0)]  # they cross at 2.5
+    assert np.array(envelope_line([cold, warm])) == pytest.approx(np.array(corners))
+    assert envelope_line([cold]) == cold
+    # where a curve begins or ends, the envelope may jump; where there is none, it has a gap
+    assert envelope_line([[(1.0, 50.0), (3.0, 20.0)], [(2.0, 10.0), (4.0, 5.0)]]) == [
+        *((1.0, 50.0), (2.0, 35.0), (2.0, 10.0), (3.0, 7.5), (4.0, 5.0))
+    ]
+    curve = [point for latent, row in ((0.5, cold), (1.0, warm)) for point in curve_of([(0, *p) for p in row], latent)]
+    line, places = envelope_of(curve)
+    assert np.array(line) == pytest.approx(np.array(corners)) and places == [0, 1, 5, 6]
 
-    table, tests = equal_quality_table({"a": curve(1, 5, 2.0), "b": curve(3, 9, 3.0)}, 400)
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_envelope_is_never_worse_than_a_curve_that_it_is_made_from(seed):
+    generator = np.random.default_rng(seed)
+    rows = [np.stack([np.sort(generator.uniform(0, 9, 6)), generator.uniform(0, 100, 6)], axis=1) for _ in range(3)]
+    line = np.array(envelope_line(rows))
+    for (start, first), (end, last) in zip(line[:-1], line[1:], strict=True):
+        for share in (0.25, 0.5, 0.75) if end > start else ():
+            level, height = start + share * (end - start), first + share * (last - first)
+            curves = [np.interp(level, *row.T) for row in rows if row[0, 0] <= level <= row[-1, 0]]
+            assert height == pytest.approx(min(curves))  # and no better than the best of them
+
+
+def figure(value: float, error: float, generator) -> Replicates:
+    """A figure of 50 texts with noise of that standard error."""
+    texts = value + error * math.sqrt(50) * generator.normal(size=50)
+    return Replicates(texts.mean(), (texts.sum() - texts) / 49, np.ones(50))
+
+
+def test_one_curve_is_its_envelope():
+    generator = np.random.default_rng(0)
+    row = [(figure(quality, 0.05, generator), figure(90 - 10 * quality, 1.0, generator)) for quality in (2, 3, 4)]
+    far = [(figure(quality, 0.05, generator), figure(9, 1.0, generator)) for quality in (5, 6)]
+    only, found = envelope_at([row, far], 2.6), interpolate(row, 2.6)  # nothing to choose: the other is elsewhere
+    assert only.value == found.value and (only.left_out == found.left_out).all()
+
+
+def test_the_choice_among_many_curves_is_no_advantage():
+    """
+    One curve and three, all on the same line: chosen and measured on the same texts, the three look better than they
+    are; chosen on one half and measured on the other, they do not, and equal systems do not differ.
+    """
+    generator = np.random.default_rng(0)
+    level, truth, repeats = 5.0, 80.0, 300
+    same, halves, differs = [], [], 0
+    for _ in range(repeats):
+        systems = []
+        for shifts in ((0.0,), (0.0, 0.15, 0.3)):
+            qualities = [np.linspace(4, 8, 6) + shift for shift in shifts]
+            systems.append(
+                [
+                    [(figure(q, 0.06, generator), figure(130 - 10 * q, 1.2, generator)) for q in row]
+                    for row in qualities
+                ]
+            )
+        plain, latent = (envelope_at(rows, level) for rows in systems)
+        same.append(min(interpolate(row, level).value for row in systems[1]) - truth)
+        halves.append([plain.value - truth, latent.value - truth])
+        differs += plain.difference(latent).significant
+    assert np.mean(same) < -0.5
+    error = np.std(halves, axis=0, ddof=1) / math.sqrt(repeats)
+    assert (np.abs(np.mean(halves, axis=0)) < 4 * error).all() and error.max() < 0.08
+    assert differs <= stats.binom.ppf(0.999, repeats, 0.05)
+
+
+def curve_of(points, latent=None, error=0.01) -> list[dict]:
+    """A row of a system's points from (temperature, nats per word, Self-BLEU)."""
+    return [
+        {"temperature": temperature, "latent_temperature": latent}
+        | {"figures": {"judge": constant(math.exp(quality), 0.0), "self_bleu": constant(diversity, error, 5)}}
+        for temperature, quality, diversity in points
+    ]
+
+
+def test_equal_quality_is_over_the_range_that_all_envelopes_share():
+    def row(low, high, slope, latent=None, more=0.0):
+        qualities = (high, low, (low + high) / 2)  # in any order
+        return curve_of([(q / 10, q, 100 + more - slope * q) for q in qualities], latent)
+
+    first = row(1, 5, 2.0)
+    second = row(3, 9, 1.0, 0.5) + row(3.2, 8.5, 1.0, 1.0, more=2.0)  # the second row is nowhere on the envelope
+    table, tests, settings = equal_quality_table({"a": first, "b": second}, 400)
     labels = [f"SB ↓ at {math.exp(level):.0f}" for level in (3.5, 4.0, 4.5)]
     assert [column["label"] for column in table["columns"]] == labels
-    first, second = ([cell["value"] for cell in row["cells"]] for row in table["rows"])
-    assert first == pytest.approx([7, 8, 9]) and second == pytest.approx([10.5, 12, 13.5])
+    own, other = ([cell["value"] for cell in row["cells"]] for row in table["rows"])
+    assert own == pytest.approx([93, 92, 91]) and other == pytest.approx([96.5, 96, 95.5])
     assert [cell["mark"] for cell in table["rows"][0]["cells"]] == ["best"] * 3
     assert len(tests) == 3 and all(test["significant"] for test in tests)
-    assert equal_quality_table({"a": curve(1, 2, 2.0), "b": curve(3, 9, 3.0)}, 400) is None
-    assert equal_quality_table({"a": curve(1, 5, 2.0), "b": []}, 400) is None
+    assert equal_quality_table({"a": row(1, 2, 2.0), "b": second}, 400) is None
+    assert equal_quality_table({"a": first, "b": []}, 400) is None
+    # nor over a gap between a system's curves
+    assert equal_quality_table({"a": first, "b": row(1, 1.5, 1.0, 0.5) + row(4.6, 5, 1.0, 1.0)}, 400) is None
     # one text, repeated, is no end of a line
-    greedy = [{"figures": {**curve(0, 5, 2.0)[1]["figures"], "different": 1.0}}]
-    again, _ = equal_quality_table({"a": curve(1, 5, 2.0) + greedy, "b": curve(3, 9, 3.0)}, 400)
-    assert again == table
+    greedy = curve_of([(0.0, 0.5, 99.9)])
+    greedy[0]["figures"]["different"] = 1.0
+    again, *_ = equal_quality_table({"a": first + greedy, "b": second}, 400)
+    assert again == table and envelope_of(first + greedy) == envelope_of(first)
+    # between which settings that is
+    assert [level["perplexity"] for level in settings["b"]] == pytest.approx(np.exp([3.5, 4.0, 4.5]))
+    assert [level["temperatures"] for level in settings["b"]] == [pytest.approx([0.3, 0.6])] * 3
+    assert {level["latent_temperature"] for level in settings["b"]} == {0.5}
+    assert [level["temperatures"] for level in settings["a"]] == [pytest.approx([0.3, 0.5])] * 3
 
 
 # ---- Seeds, resuming, what is left out ----
@@ -377,14 +503,14 @@ def test_goes_on_where_it_was_stopped(folder, report, tmp_path, capsys, monkeypa
         code, out, err = run(capsys, *arguments)
     assert code == 130 and "the same command goes on from here" in err
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"parts"}
-    assert len(written) == 10
+    assert len(written) == 13
     code, out, err = run(capsys, *arguments)
-    assert code == 0 and len(written) == 10 and "finished parts of an earlier run" in out, err
+    assert code == 0 and len(written) == 13 and "finished parts of an earlier run" in out, err
     again, whole = read(tmp_path / "out"), read(report)
     assert again == whole
     # other settings are computed anew
     code, out, err = run(capsys, *arguments, "--max_new_tokens", 11)
-    assert code == 0 and len(written) == 20, err
+    assert code == 0 and len(written) == 26, err
 
 
 def test_nothing_but_the_block_in_work_is_lost(folder, tmp_path, capsys, monkeypatch):
@@ -407,6 +533,30 @@ def test_nothing_but_the_block_in_work_is_lost(folder, tmp_path, capsys, monkeyp
     assert run(capsys, "evaluate", *arguments, tmp_path / "stopped")[0] == 0
     assert [len(prompts) for prompts in calls] == [6, 6, 6, 6, 2]
     assert read(tmp_path / "stopped") == read(tmp_path / "whole")
+
+
+def test_points_of_the_plane_that_are_there_are_not_written_again(folder, tmp_path, capsys, monkeypatch):
+    arguments = [folder / "trace-r", "--dataset", "reviews", *DATA, *SMALL[:10], "--max_new_tokens", 6]
+    arguments += ["--judge", "none", "--decoding", "top-k", "--curve_temperatures", 0, 1]
+    arguments += ["--output", tmp_path / "out", "--curve_latent_temperatures"]
+    write_texts, calls = measure.write_texts, []
+
+    def stopped(*args, **settings):
+        calls.append((settings.get("temperature", 0), settings.get("latent_temperature"), len(args[2])))
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return write_texts(*args, **settings)
+
+    monkeypatch.setattr(measure, "write_texts", stopped)
+    assert run(capsys, "evaluate", *arguments, 0, 1)[0] == 130
+    code, _, err = run(capsys, "evaluate", *arguments, 0, 1)
+    assert code == 0, err
+    points = [(0, 0.0, 1), (1, 0.0, 6), (0, 1.0, 6), (1, 1.0, 6)]  # no more than one text where nothing is drawn
+    assert calls == [(1.0, None, 20), *points[:3], *points[2:]]
+    # another temperature is written beside those that are there
+    assert run(capsys, "evaluate", *arguments, 0, 0.5, 1)[0] == 0
+    assert calls[6:] == [(0, 0.5, 6), (1, 0.5, 6)]
+    assert len(read(tmp_path / "out")["curves"]["trace-r"]) == 6
 
 
 def test_a_model_without_numbers_does_not_stop_the_others(folder, tmp_path, capsys):
@@ -439,14 +589,14 @@ def test_a_judge_that_cannot_read_one_set_reads_the_others(folder, report, tmp_p
     code, out, err = run(capsys, *arguments, "--output", tmp_path / "out")
     assert code == 0, err
     found = read(tmp_path / "out")
-    assert calls == [4] * 5 + [8] * 7
+    assert calls == [4] * 5 + [8] * 10
     (finding,) = [one for one in found["findings"] if one.startswith("judge PPL/word was left out")]
     assert finding.startswith(
         "judge PPL/word was left out for trace-r, greedy: `texts[0]` must have at most 64 tokens"
     )
     assert cell(found, "decoding-greedy", "trace-r", "judge") is None
     assert cell(found, "decoding-top-k", "trace-r", "judge")["value"] > 1
-    assert all(len(points) == 3 for points in found["curves"].values())
+    assert all("judge" in point["figures"] for points in found["curves"].values() for point in points)
 
 
 def test_likelihood_is_of_texts_that_all_systems_can_read(folder, tmp_path, capsys):
@@ -500,7 +650,7 @@ def test_without_the_judge_the_rest_is_written(judge, folder, report, tmp_path, 
     code, out, err = run(capsys, *arguments, "--judge", tmp_path / judge, "--output", tmp_path / "out")
     assert code == 0, err
     found, whole = read(tmp_path / "out"), read(report)
-    assert any(f.startswith("judge PPL/word was left out for 12 sets of texts: ") for f in found["findings"])
+    assert any(f.startswith("judge PPL/word was left out for 15 sets of texts: ") for f in found["findings"])
     assert any(f.startswith("MAUVE (judge) was left out for 4 sets of texts: ") for f in found["findings"])
     assert sum("nowhere" in finding for finding in found["findings"]) == 2
     assert "Without an outside judge nothing is said of diversity at equal quality." in found["findings"]
@@ -544,14 +694,42 @@ def test_conditional_systems_are_measured_against_their_references(tmp_path, cap
     assert "compared with 28 training texts" in " ".join(found["findings"])  # 12 of 12 are evaluated on
 
 
+# ---- The likelihood's estimator ----
+
+
+def test_reports_say_which_estimator_of_the_likelihood(folder, report, tmp_path, capsys):
+    arguments = [folder / "gpt2", folder / "trace-r", "--dataset", "reviews", *DATA, *SMALL[:2]]
+    arguments += ["--num_likelihood_texts", 8, "--num_samples", 4, "--max_new_tokens", 12, "--curve_temperatures"]
+    arguments += ["--judge", "none", "--decoding", "top-k", "--likelihood_method", "particle"]
+    code, _, err = run(capsys, "compare", *arguments, "--output", tmp_path / "out")
+    assert code == 0, err
+    found, weighted = read(tmp_path / "out"), read(report)
+    table = {
+        each: next(t for t in one["tables"] if t["id"] == "likelihood") for each, one in enumerate((weighted, found))
+    }
+    labels = [{column["figure"]: column["label"] for column in table[each]["columns"]} for each in (0, 1)]
+    for figure in ("nats", "ppl", "ppl_word"):
+        assert labels[1][figure] == labels[0][figure].replace(" ↓", " (particle) ↓") != labels[0][figure]
+    assert "by importance weighting" in table[0]["caption"] and "by a particle filter" in table[1]["caption"]
+    assert "4 latent samples each, by a particle filter" in (tmp_path / "out" / "report.md").read_text()
+    assert "2 latent samples each, by importance weighting" in (report / "report.md").read_text()
+    # the plain model's is exact by either; of the other, steps were counted
+    assert cell(found, "likelihood", "gpt2", "nats") == cell(weighted, "likelihood", "gpt2", "nats")
+    assert 1 <= cell(found, "likelihood", "trace-r", "ess_step")["value"] <= 4
+    assert cell(found, "likelihood", "trace-r", "kl")["value"] > 0
+    bound = {name: cell(found, "likelihood", "trace-r", name)["value"] for name in ("nats", "neg_elbo")}
+    assert bound["nats"] < bound["neg_elbo"]
+
+
 # ---- Findings ----
 
 
-def test_findings_name_collapse_saturation_and_loose_bounds():
+@pytest.mark.parametrize("method", ["importance", "particle"])
+def test_findings_name_collapse_saturation_and_loose_bounds(method):
     segments = [[0.01, 0.02], [0.01, math.nan]]
-    settings = EvaluationSettings()
+    settings = EvaluationSettings(likelihood_method=method)
 
-    def say(kl, mi, joint, ess, per_step):
+    def say(kl, mi, joint, ess, per_step, gain_per_nat=0.5, offset=0.1):
         measured = {
             "likelihood": {"kl": [kl, kl], "kl_per_segment_position": segments},
             "representation": {
@@ -559,6 +737,8 @@ def test_findings_name_collapse_saturation_and_loose_bounds():
             },
         }
         own = {"mi": constant(mi, 0.0), "kl": constant(kl, 0.0), "ess": ess}
+        own |= {"gain": constant(gain_per_nat * kl, 0.0), "gain_per_nat": constant(gain_per_nat, 0.0)}
+        own["shared_offset"] = offset
         return " ".join(findings._latents("a", measured, own, settings))
 
     assert "a has collapsed: 0.02 nats of KL per segment" in say(0.03, 0.0, 0.0, 90.0, [0.0, 0.0])
@@ -566,9 +746,19 @@ def test_findings_name_collapse_saturation_and_loose_bounds():
     assert "KL alone is no proof of use" in say(30.0, 0.1, 0.0, 90.0, [0.1, 0.0])
     healthy = say(30.0, 6.0, 3.0, 50.0, [3.0, 3.0])
     assert healthy == ""
+    idle = say(30.0, 6.0, 3.0, 50.0, [3.0, 3.0], gain_per_nat=0.01)
+    assert (
+        "latents of a are idle: they cost 30.0 nats per text, and under another text's latents a text costs 0.30"
+        in idle
+    )
+    assert say(30.0, 6.0, 3.0, 50.0, [3.0, 3.0], gain_per_nat=0.06) == ""
+    assert "91% of the squared shift of a's posterior" in say(30.0, 6.0, 3.0, 50.0, [3.0, 3.0], offset=0.91)
     assert "joint mutual information of a is at its cap (4.99 of log N = 5.00)" in say(30, 6, 4.99, 50.0, [3.0, 3.0])
     assert "mutual information of 1 of 2 segments is at its cap" in say(30, 9, 3.0, 50.0, [4.99, 3.0])
-    assert "half of the texts have an effective sample size below 1.2 of 100" in say(30, 6, 3.0, 1.2, [3.0, 3.0])
+    loose = say(30, 6, 3.0, 1.2, [3.0, 3.0])
+    assert "half of the texts have an effective sample size below 1.2 of 100" in loose
+    assert ("--likelihood_method particle" in loose) == (method == "importance")
+    assert ("in their worst segment" in loose) == (method == "particle")
 
 
 def test_findings_name_texts_of_other_lengths():
@@ -615,6 +805,17 @@ def test_decoding_presets_are_the_papers():
     assert DECODING["greedy"] == {"do_sample": False, "num_beams": 1} == sampling_at(0)
     assert DECODING["beam"]["num_beams"] == 10 and DECODING["top-k"]["top_k"] == 50
     assert sampling_at(0.5) == {**DECODING["temperature"], "temperature": 0.5}
+    assert sampling_at(0.5, 0.0) == {**DECODING["temperature"], "temperature": 0.5, "latent_temperature": 0.0}
+
+
+def test_a_plain_model_has_one_row_of_the_plane():
+    assert plane_settings((0, 1), (0.5, 1), has_latents=True) == [(0, 0.5), (1, 0.5), (0, 1), (1, 1)]
+    assert plane_settings((0, 1), (0.5, 1), has_latents=False) == [(0, None), (1, None)]
+    assert [setting_label(0.5, None), setting_label(1.0, 0.0)] == ["T=0.5", "T=1, τ=0"]
+    assert setting_label(0.5, 0.5, to=0.6) == "T=0.5 to 0.6, τ=0.5"
+    default = EvaluationSettings()
+    grid = plane_settings(default.curve_temperatures, default.curve_latent_temperatures, has_latents=True)
+    assert len(grid) == len(set(grid)) >= 10
 
 
 def test_cut_words_keeps_spaces():
@@ -650,9 +851,18 @@ def test_markdown_shows_texts_as_they_are(report):
             "`decoding` must be of greedy, beam, top-k, top-p, temperature, got 'nucleus'",
         ),
         (["--decoding", "greedy", "greedy"], "`decoding` must be different ones, got greedy greedy"),
+        (["--likelihood_method", "fivo"], "`likelihood_method` must be of importance, particle, got 'fivo'"),
         (["--seeds", "1", "1"], "`seeds` must be different ones, got 1 1"),
         (["--extra_metrics", "bleurt"], "`extra_metrics` must be of bert_score, mauve, vendi_score, got 'bleurt'"),
-        (["--curve_temperatures", "-1"], "`curve_temperatures` must be from 0 to 10"),
+        (["--curve_temperatures", "-1"], "`curve_temperatures` must be from 0 to 10, got -1"),
+        (["--curve_latent_temperatures", "1", "-0.5"], "`curve_latent_temperatures` must be from 0 to 10, got -0.5"),
+        (["--curve_latent_temperatures", "nan"], "`curve_latent_temperatures` must be from 0 to 10, got nan"),
+        (["--curve_latent_temperatures"], "`curve_latent_temperatures` must hold at least one temperature, got none"),
+        (["--curve_latent_temperatures", "1", "1"], "`curve_latent_temperatures` must be different ones, got 1.0 1.0"),
+        (
+            ["--latent_temperatures", "1"],
+            "there is no flag `--latent_temperatures`. Use `--curve_latent_temperatures`",
+        ),
         (["--confidence", "95"], "`confidence` must be between 0.5 and 1, got 95.0"),
         (["--names", "a"], "`names` must be one for each model, got 1 for 2"),
         (["--names", "a", "a"], "`names` must differ, also as file names, got 'a' and 'a'"),

@@ -26,9 +26,10 @@ def column(label, decimals, num_texts):
     return {"figure": "any", "label": label, "decimals": decimals, "num_texts": num_texts}
 
 
-def point(temperature, self_bleu, cnd, judge):
+def point(temperature, self_bleu, cnd, judge, latent=None, on_envelope=True):
     figures = {"self_bleu": cell(self_bleu, 1.5), "cnd": cell(cnd, 0.5), "judge": cell(judge, 200.0)}
-    return {"temperature": temperature, "figures": figures}
+    setting = {"temperature": temperature, "latent_temperature": latent, "on_envelope": on_envelope}
+    return {**setting, "figures": figures}
 
 
 def make_report():
@@ -65,6 +66,7 @@ def make_report():
             "seeds": [0],
             "num_likelihood_texts": 20,
             "num_samples": 5,
+            "likelihood_method": "importance",
             "num_curve_texts": 30,
             "judge": "some-judge",
             "num_judge_texts": 10,
@@ -83,7 +85,20 @@ def make_report():
         },
         "curves": {
             "plain": [point(1.0, 5.0, 0.7, 900.0), point(0.5, 40.0, 20.0, 60.0)],
-            "trace": [point(0.5, 15.0, 3.0, 250.0), point(0.7, 9.0, 2.0, 400.0), point(1.0, 4.0, -0.1, 2000.0)],
+            "trace": [
+                *(point(0.5, 15.0, 3.0, 250.0, 0.5), point(0.7, 9.0, 2.0, 400.0, 1.0)),
+                *(point(1.0, 4.0, -0.1, 2000.0, 1.0), point(0.9, 11.0, 2.5, 600.0, 1.0, on_envelope=False)),
+            ],
+        },
+        "envelopes": {
+            name: {
+                "line": [[100.0, 12.0], [200.0, low]],
+                "settings": [
+                    {"perplexity": perplexity, "temperatures": [0.5, 0.6], "latent_temperature": latent}
+                    for perplexity in (271.3, 540.0)
+                ],
+            }
+            for name, latent, low in (("plain", None, 8.0), ("trace", 0.5, 4.0))
         },
         "real_on_curve": point(0, 3.0, 0.2, 300.0)["figures"],
         "samples": {
@@ -178,7 +193,7 @@ def test_everything_is_escaped():
     for system in report["systems"]:
         system.update(name=EVIL, path=EVIL, segmenter=EVIL)
     del report["systems"][1]
-    for part in ("positions", "scatter", "curves"):
+    for part in ("positions", "scatter", "curves", "envelopes"):
         report[part] = {EVIL: report[part]["trace"]}
     table = report["tables"][0]
     table.update(title=EVIL, caption=EVIL)
@@ -193,7 +208,7 @@ def test_everything_is_escaped():
 
 
 def one_system(report):
-    del report["systems"][0], report["curves"]["plain"], report["tables"][1]
+    del report["systems"][0], report["curves"]["plain"], report["envelopes"]["plain"], report["tables"][1]
     return 5
 
 
@@ -202,6 +217,8 @@ def no_judge(report):
     for curve in report["curves"].values():
         for one in curve:
             del one["figures"]["judge"]
+            one["on_envelope"] = False
+    report["envelopes"] = {name: {"line": [], "settings": []} for name in report["envelopes"]}
     return 4
 
 
@@ -296,6 +313,33 @@ def test_plane_draws_the_figures(figure, place):
         (f"T={temperature}", (row[0], row[place]))
         for temperature, row in (("0.5", expected["plain"][0]), ("1", expected["plain"][1]))
     }  # of the first system
+    others = [line.get_xydata().tolist() for line in axis.lines if line.get_alpha() == 0.5 and len(line.get_xdata())]
+    assert others == [[[11.0, {"cnd": 2.5, "judge": 600.0}[figure]]]]  # not on the line
+    lines = [line.get_xydata().tolist() for line in axis.lines if line.get_linestyle() != "None"]
+    expected = [[[12.0, 100.0], [low, 200.0]] for low in (8.0, 4.0)]  # one for each system, by the judge alone
+    assert lines == (expected if figure == "judge" else [])
+
+
+def test_without_an_envelope_no_line_is_drawn():
+    report = make_report()
+    no_judge(report)
+    axis = Figure().subplots()
+    plot_plane(axis, report, "cnd")
+    marks = [container.lines[0] for container in axis.containers[:2]]
+    assert [len(line.get_xdata()) for line in marks] == [2, 4]
+    assert {line.get_linestyle() for line in axis.lines} == {"None"}
+
+
+def test_settings_and_points_of_the_plane_are_listed(without_png):
+    text = Page(html_page(make_report())).text
+    for expected in (
+        "Systemat 271at 540",
+        "plainT=0.5 to 0.6T=0.5 to 0.6",
+        "traceT=0.5 to 0.6, τ=0.5T=0.5 to 0.6, τ=0.5",
+        "traceT=0.7, τ=1400 ± 2009.00 ± 1.502.000 ± 0.500yes",
+        "traceT=0.9, τ=1600 ± 20011.00 ± 1.502.500 ± 0.500 ",
+    ):
+        assert expected in text, text
 
 
 @pytest.mark.parametrize("kind, values", [("kl", [6.0, 5.0, 4.0]), ("mi", [2.5, 2.0, 1.5])])
@@ -346,7 +390,7 @@ def test_names_that_are_no_formulas():
     report = make_report()
     del report["systems"][0]
     name = report["systems"][0]["name"] = r"_$\frac$"
-    for part in ("positions", "scatter", "curves"):
+    for part in ("positions", "scatter", "curves", "envelopes"):
         report[part] = {name: report[part]["trace"]}
     page = Page(html_page(report))
     assert page.tags.count("img") == 5 and name in page.text

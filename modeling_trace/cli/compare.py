@@ -15,6 +15,7 @@ from .real_texts import NUM_TEXTS, load_real_texts
 PARTS = "parts"
 MOST_FINDINGS = 12  # on the screen
 DECODING_NAMES = ("greedy", "beam", "top-k", "top-p", "temperature")  # as modeling_trace.evaluation.decoding
+LIKELIHOOD_METHODS = ("importance", "particle")  # as modeling_trace.likelihood_trace
 EXTRA = ("bert_score", "mauve", "vendi_score")
 
 
@@ -37,9 +38,12 @@ class CompareArguments:
     )
     allow_fewer: bool = flag(False, "Go on with fewer where the data hold fewer than `num_texts`.")
     num_samples: int = flag(100, "Latents drawn per text for the likelihood.")
+    likelihood_method: str = flag(
+        "importance", "importance (weighting), or particle: a filter over segments, the tighter bound."
+    )
     num_likelihood_texts: int | None = flag(None, "Texts for likelihood and representation. Default: `num_texts`.")
     num_judge_texts: int | None = flag(None, "Texts of each set that the judge reads. Default: `num_texts`.")
-    num_curve_texts: int = flag(200, "Texts for each point of the quality-diversity curve.")
+    num_curve_texts: int = flag(200, "Texts for each point of the plane of quality and diversity.")
     max_words: int | None = flag(None, "Cut every text, real and written, after so many words.")
     max_new_tokens: int | None = flag(
         None, "Tokens that a text may have. Default: as the longest real one, up to 256."
@@ -93,10 +97,12 @@ def run_report(argv: list[str], command: str, what: str, description: str) -> in
     count = len(data.real)
     settings = EvaluationSettings(
         num_samples=arguments.num_samples,
+        likelihood_method=arguments.likelihood_method,
         num_likelihood_texts=_at_most(arguments, "num_likelihood_texts", count),
         decoding=tuple(arguments.decoding),
         seeds=tuple(arguments.seeds),
         curve_temperatures=tuple(arguments.curve_temperatures),
+        curve_latent_temperatures=tuple(arguments.curve_latent_temperatures),
         num_curve_texts=arguments.num_curve_texts,
         judge=None if arguments.judge.lower() == "none" else arguments.judge,
         num_judge_texts=_at_most(arguments, "num_judge_texts", count),
@@ -124,7 +130,8 @@ def _parse(argv, command, what, description) -> Namespace:
         [CompareArguments],
         instead={
             **{"output_dir": "output", "num_return_sequences": "num_texts", "max_length": "max_words"},
-            **{"seed": "seeds", "temperatures": "curve_temperatures", "model": "path-or-hub-id, without a flag"},
+            **{"seed": "seeds", "model": "path-or-hub-id, without a flag"},
+            **{"temperatures": "curve_temperatures", "latent_temperatures": "curve_latent_temperatures"},
         },
         prog=f"modeling-trace {command}",
         usage=f"modeling-trace {command} {what} --dataset DATASET --output FOLDER [--name value ...]",
@@ -140,8 +147,15 @@ def _parse(argv, command, what, description) -> Namespace:
         "--curve_temperatures",
         nargs="*",
         type=float,
-        default=[0.0, 0.3, 0.6, 0.8, 1.0],
-        help="points of the quality-diversity curve, 0 for greedy; nothing after the flag for no curve",
+        default=[0.0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0],
+        help="of the tokens, on the plane of quality and diversity, 0 for greedy; nothing after the flag for no plane",
+    )
+    parser.add_argument(
+        "--curve_latent_temperatures",
+        nargs="*",
+        type=float,
+        default=[0.0, 0.5, 1.0],
+        help="of the latents there, 0 for the prior's mean; each with each of the tokens",
     )
     parser.add_argument("--extra_metrics", nargs="+", default=[], help=f"that take long: {', '.join(EXTRA)}")
     return parser.parse(argv)
@@ -170,12 +184,14 @@ def _check_arguments(arguments: Namespace, command: str, what: str) -> None:
         unknown = [value for value in getattr(arguments, name) if value not in known]
         if unknown:
             raise ValueError(f"`{name}` must be of {', '.join(known)}, got '{unknown[0]}'.")
-    for name in ("decoding", "seeds", "curve_temperatures"):
+    if arguments.likelihood_method not in LIKELIHOOD_METHODS:
+        raise ValueError(
+            f"`likelihood_method` must be of {', '.join(LIKELIHOOD_METHODS)}, got '{arguments.likelihood_method}'."
+        )
+    for name in ("decoding", "seeds", "curve_temperatures", "curve_latent_temperatures"):
         values = getattr(arguments, name)
         if len(set(values)) < len(values):
             raise ValueError(f"`{name}` must be different ones, got {' '.join(map(str, values))}.")
-    if any(not 0 <= value <= 10 for value in arguments.curve_temperatures):
-        raise ValueError(f"`curve_temperatures` must be from 0 to 10, got {arguments.curve_temperatures}. Use 0 1.")
 
 
 def _check_output(output: Path, files) -> None:

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from transformers.utils import logging
 
-from .decoding import DECODING, DESCRIPTIONS
-from .equal_quality import equal_quality_table
+from ..likelihood_trace import check_likelihood_method
+from .decoding import DECODING, DESCRIPTIONS, setting_label
+from .equal_quality import envelope_of, equal_quality_table
 from .figures import DIVERSITY, VENDI_TEXTS, Judges, likelihood_figures, mean_figures, text_figures
 from .findings import find
 from .jackknife import Replicates
@@ -17,6 +18,7 @@ from .measure import measure_system
 from .ngrams import require
 from .parts import Parts
 from .systems import (
+    METHOD_NAMES,
     REAL,
     EvaluationData,
     EvaluationSettings,
@@ -26,12 +28,14 @@ from .systems import (
     make_plan,
     readable_texts,
 )
-from .tables import make_cell, make_column, make_difference_table, make_table
+from .tables import BOUNDS, make_cell, make_column, make_difference_table, make_table
 
 logger = logging.get_logger(__name__)
 
 CURVE = ("self_bleu", "cnd", "judge")
-LIKELIHOOD = ("nats", "neg_elbo", "reconstruction", "kl", "kl_per_dim", "mi", "au", "ess", "ppl", "ppl_word")
+LIKELIHOOD = ("nats", "neg_elbo", "reconstruction", "kl", "kl_per_dim", "mi", "au")
+LIKELIHOOD += ("ess", "ess_step", "resampled", "ppl", "ppl_word")
+LATENT_USE = ("kl", "own_z", "other_z", "prior_z", "gain", "gain_per_nat", "shared_offset", "au")
 NUM_SAMPLE_TEXTS = 5
 
 
@@ -48,9 +52,12 @@ def compare_systems(
 
     Returns:
         `dict`, JSON but for `texts`: `systems`, `data`, `settings`, `tables`, `tests`, `positions`, `scatter`,
-        `curves`, `real_on_curve`, `seeds`, `samples`, `findings`, and `texts` (all rows by decoding and system).
+        `curves` (of each system, the points over both temperatures), `envelopes` (of each, its corners in the judge's
+        perplexity and Self-BLEU, and its `settings` at the levels of equal quality), `real_on_curve`,
+        `seeds`, `samples`, `findings`, and `texts` (all rows by decoding and system).
     """
     check_fit(systems)
+    check_likelihood_method(settings.likelihood_method)
     _check_packages(data, settings)
     plans = [make_plan(system, data, settings) for system in systems]
     readable = readable_texts(plans, data, settings.num_likelihood_texts)
@@ -87,18 +94,14 @@ def compare_systems(
             texts[decoding][name] = mean_figures(sets)
             seeds.setdefault(decoding, {})[name] = [{k: _value(v) for k, v in one.items()} for one in sets]
     real = text_figures(data.real, data, settings, judges, parts, REAL, num_judged=settings.num_judge_texts)
-    curves = {
-        name: [
-            {
-                "temperature": float(temperature),
-                "figures": text_figures(
-                    rows, data, settings, judges, parts, f"{name}, temperature {temperature}", CURVE
-                ),
-            }
-            for temperature, rows in measured["curve"].items()
-        ]
-        for name, measured in measures.items()
-    }
+    curves = {}
+    for name, measured in measures.items():
+        curves[name] = []
+        for point in measured["curve"]:
+            setting = {key: point[key] for key in ("temperature", "latent_temperature")}
+            label = f"{name}, {setting_label(**setting)}"
+            found = text_figures(point["rows"], data, settings, judges, parts, label, CURVE)
+            curves[name].append({**setting, "figures": found})
     few = {}
     if settings.curve_temperatures:
         few = data.real[: settings.num_curve_texts]
@@ -108,6 +111,7 @@ def compare_systems(
     if equal is not None:
         tables.append(equal[0])
         tests += equal[1]
+    envelopes = {name: envelope_of(points) for name, points in curves.items()}
     report = {
         "systems": [
             _describe(system, plan) for system, plan in zip(every, plans, strict=True) if system.name in measures
@@ -126,8 +130,22 @@ def compare_systems(
         "positions": {name: _positions(m) for name, m in measures.items() if m["representation"]},
         "scatter": {name: m["representation"]["scatter"] for name, m in measures.items() if m["representation"]},
         "curves": {
-            name: [{**point, "figures": _cells(point["figures"], settings.confidence)} for point in points]
+            name: [
+                {
+                    **point,
+                    "on_envelope": place in envelopes[name][1],
+                    "figures": _cells(point["figures"], settings.confidence),
+                }
+                for place, point in enumerate(points)
+            ]
             for name, points in curves.items()
+        },
+        "envelopes": {
+            name: {
+                "line": [[math.exp(nats), self_bleu] for nats, self_bleu in line],
+                "settings": [] if equal is None else equal[2][name],
+            }
+            for name, (line, _) in envelopes.items()
         },
         "real_on_curve": _cells(few, settings.confidence),
         "samples": _samples(measures, data, settings),
@@ -152,10 +170,15 @@ def _tables(systems, data, settings, own, texts, real):
 
     def columns(*figures: str) -> list[dict]:
         sizes = {"judge": settings.num_judge_texts}
-        sizes |= dict.fromkeys(LIKELIHOOD, settings.num_likelihood_texts) | {
+        sizes |= dict.fromkeys((*LIKELIHOOD, *LATENT_USE), settings.num_likelihood_texts) | {
             "vendi_score": min(VENDI_TEXTS, len(data.real))
         }
-        return [make_column(figure, sizes.get(figure, len(data.real))) for figure in figures]
+        found = [make_column(figure, sizes.get(figure, len(data.real))) for figure in figures]
+        if settings.likelihood_method == "particle":
+            for column in found:
+                if column["figure"] in BOUNDS:
+                    column["label"] = column["label"].replace(" ↓", " (particle) ↓")
+        return found
 
     def add(identifier: str, title: str, figures: Sequence[str], rows, caption: str = "") -> None:
         table, found = make_table(identifier, title, columns(*figures), rows, settings.confidence, caption, untested)
@@ -176,7 +199,18 @@ def _tables(systems, data, settings, own, texts, real):
         LIKELIHOOD,
         own,
         "Nats per text, summed over tokens, segments and dimensions; [SEP] is paid for in nats and is no token. "
-        "nats/text, PPL and PPL/word are upper bounds by importance weighting; exact for models without latents.",
+        f"nats/text, PPL and PPL/word are upper bounds by {METHOD_NAMES[settings.likelihood_method]}; exact for "
+        "models without latents. ESS: effective sample size of a text's draws, of a particle filter the least of its "
+        "steps; ESS/step: after each segment.",
+    )
+    add(
+        "latents",
+        "What the latents carry: nats per text under the text's own latents, another text's and draws from the prior",
+        LATENT_USE,
+        {system.name: own[system.name] for system in systems if system.has_latents},
+        "Gain: what a text costs more under another text's latents than under its own; gain/KL: nats of text gained "
+        "per nat of KL, near 0 where the decoder does not read them. Shared offset: the part of the posterior's "
+        "squared shift from the prior that is the same for all texts.",
     )
     for decoding in settings.decoding:
         add(

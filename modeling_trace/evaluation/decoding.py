@@ -1,4 +1,6 @@
-"""Decoding strategies by name (paper, Section 5.8 and Table 6)."""
+"""Decoding strategies by name (paper, Section 5.8 and Table 6), and the settings of the quality-diversity plane."""
+
+from collections.abc import Sequence
 
 # Arguments of generate(). What they do not name is as in a model's generation_config.json.
 DECODING = {
@@ -17,11 +19,29 @@ DESCRIPTIONS = {
 }
 
 
-def sampling_at(temperature: float) -> dict:
-    """Arguments of generate() for sampling from the whole vocabulary at a temperature; 0 is greedy decoding."""
-    if temperature == 0:
-        return DECODING["greedy"]
-    return {**DECODING["temperature"], "temperature": temperature}
+def sampling_at(temperature: float, latent_temperature: float | None = None) -> dict:
+    """
+    Arguments of generate() for sampling from the whole vocabulary.
+
+    Args:
+        temperature (`float`): of the tokens; 0 is greedy decoding.
+        latent_temperature (`float`, *optional*): of the latents; None for a plain language model.
+    """
+    settings = DECODING["greedy"] if temperature == 0 else {**DECODING["temperature"], "temperature": temperature}
+    return settings if latent_temperature is None else {**settings, "latent_temperature": latent_temperature}
 
 
-__all__ = ["DECODING", "DESCRIPTIONS", "sampling_at"]
+def plane_settings(
+    temperatures: Sequence[float], latent_temperatures: Sequence[float], has_latents: bool
+) -> list[tuple[float, float | None]]:
+    """Every pair of both temperatures; for a plain language model those of the tokens, each with None."""
+    return [(token, latent) for latent in (latent_temperatures if has_latents else (None,)) for token in temperatures]
+
+
+def setting_label(temperature: float, latent_temperature: float | None, to: float | None = None) -> str:
+    """A setting as it is written in reports, or a range of settings; the latents' temperature is tau."""
+    label = f"T={temperature:g}" + ("" if to is None else f" to {to:g}")
+    return label + ("" if latent_temperature is None else f", τ={latent_temperature:g}")
+
+
+__all__ = ["DECODING", "DESCRIPTIONS", "plane_settings", "sampling_at", "setting_label"]

@@ -1,7 +1,21 @@
-"""Diversity at equal quality: systems where an outside judge likes their texts equally (after Caccia et al., 2020)."""
+"""
+Diversity at equal quality: systems where an outside judge likes their texts equally (after Caccia et al., 2020).
+
+Each setting of both temperatures is a point: the judge's nats per word, and Self-BLEU. A system has a curve over the
+token temperature for each latent temperature, straight between points that are neighbours in quality. Its envelope is
+the lowest of these curves at each quality. A plain language model has one curve, which is its envelope.
+
+Not the front of all points, whatever lies between them: its lines lead over the gap from greedy texts, which are
+nearly all the same, to others, where no setting is; half of each would be a bet on the judge's taste for repetition.
+
+The best of several noisy curves looks better than it is. So the curve is chosen on one half of the texts and measured
+on the other, and the halves then change places. A jackknife that chooses anew without each group of texts would show
+how unsure the choice is, but leave that advantage. Where there is one curve, nothing is chosen and nothing changes.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import combinations, pairwise
 from typing import Any
 
 import numpy as np
@@ -9,53 +23,132 @@ import numpy as np
 from .jackknife import Replicates
 from .tables import make_column, make_table
 
-LEVELS = (0.25, 0.5, 0.75)  # of the range of quality that all curves share
+LEVELS = (0.25, 0.5, 0.75)  # of the range of quality that all envelopes share
+
+Curve = Sequence[Mapping[str, Any]]
+Row = Sequence[tuple[Replicates, Replicates]]
 
 
 def equal_quality_table(
-    curves: Mapping[str, Sequence[Mapping[str, Any]]], num_texts: int, confidence: float = 0.95
-) -> tuple[dict[str, Any], list[dict]] | None:
+    curves: Mapping[str, Curve], num_texts: int, confidence: float = 0.95
+) -> tuple[dict[str, Any], list[dict], dict[str, list]] | None:
     """
-    Self-BLEU of each system at three levels of the judge's perplexity per word, with tests.
+    Self-BLEU of each system's envelope at three levels of the judge's perplexity per word, with tests.
 
     Args:
-        curves (`Mapping[str, Sequence[Mapping]]`): points of each system, with `judge` and `self_bleu` among their
-            `figures`, in any order. Points whose texts are all the same (a plain model's greedy one) are left out: no
-            line leads from there.
+        curves (`Mapping[str, Sequence[Mapping]]`): points of each system, in any order, with `temperature`,
+            `latent_temperature`, and `judge` and `self_bleu` among their `figures`. Points whose texts are all the
+            same (a plain model's greedy one) are left out: no line leads from there.
         num_texts (`int`): of each point.
         confidence (`float`, *optional*, defaults to 0.95).
 
     Returns:
-        The table and its tests, as [`make_table`] does; None without a judge, for curves of fewer than two points, and
-        for those that share no range of quality.
+        The table and its tests, as [`make_table`] does, and for each system and level the judge's `perplexity`, and
+        the `latent_temperature` and the two `temperatures` between which the envelope of all texts lies there. None
+        without a judge, for systems without two points in a row, and for those that share no range of quality.
     """
-    points = {name: _points(curve) for name, curve in curves.items()}
-    if any(len(found) < 2 for found in points.values()):
+    rows = {name: [[_pair(curve[place]) for place in row] for row in _rows(curve)] for name, curve in curves.items()}
+    if not all(rows.values()):
         return None
-    low, high = max(p[0][0].value for p in points.values()), min(p[-1][0].value for p in points.values())
-    if low >= high:
-        return None
+    low = max(min(row[0][0].value for row in own) for own in rows.values())
+    high = min(max(row[-1][0].value for row in own) for own in rows.values())
     levels = [low + share * (high - low) for share in LEVELS]  # log perplexity: nats per word
+    if low >= high or not all(any(_reaches(row, level) for row in own) for own in rows.values() for level in levels):
+        return None
     columns = [
         make_column("self_bleu", num_texts, key=f"level{number}", label=f"SB ↓ at {math.exp(level):.0f}")
         for number, level in enumerate(levels)
     ]
-    rows = {
-        name: {column["key"]: interpolate(found, level) for column, level in zip(columns, levels, strict=True)}
-        for name, found in points.items()
+    figures = {
+        name: {column["key"]: envelope_at(own, level) for column, level in zip(columns, levels, strict=True)}
+        for name, own in rows.items()
     }
-    return make_table(
+    table, tests = make_table(
         "equal-quality",
         "Diversity at equal quality: Self-BLEU where the judge's perplexity per word is the same",
         columns,
-        rows,
+        figures,
         confidence,
-        "On the straight lines of each system's curve over the sampling temperature, at a quarter, half and three "
-        "quarters of the range (in nats) that all curves share. The judge likes dull text, too: read samples.",
+        "On each system's envelope, the lowest of its curves over the token temperature, one for each latent "
+        "temperature, at a quarter, half and three quarters of the range (in nats) that all envelopes share. The "
+        "curve was chosen on one half of the texts and measured on the other, in turn, so that many curves are no "
+        "advantage. The judge likes dull text, too: read samples.",
     )
+    return table, tests, {name: [_setting(curve, level) for level in levels] for name, curve in curves.items()}
 
 
-def interpolate(points: Sequence[tuple[Replicates, Replicates]], level: float) -> Replicates:
+def envelope_of(curve: Curve) -> tuple[list[tuple[float, float]], list[int]]:
+    """The envelope of all texts of a system: its corners as in [`envelope_line`], and which points are on it."""
+    places = _rows(curve)
+    rows = [[_values(curve[place]) for place in row] for row in places]
+    on = [
+        place
+        for row, points in zip(places, rows, strict=True)
+        for place, (x, y) in zip(row, points, strict=True)
+        if y <= min(_on_line(other, x) for other in rows if _reaches(other, x)) + 1e-12
+    ]
+    return envelope_line(rows), sorted(on)
+
+
+def envelope_line(rows: Sequence[Sequence[tuple[float, float]]]) -> list[tuple[float, float]]:
+    """
+    Corners of the lower envelope of several curves.
+
+    Args:
+        rows (`Sequence[Sequence[tuple[float, float]]]`): points of each curve, sorted by the first figure.
+
+    Returns:
+        `list[tuple[float, float]]`: by the first figure; two of the same where the envelope jumps, since a curve
+        begins or ends there.
+    """
+    line: list[tuple[float, float]] = []
+    for start, end in pairwise(sorted({float(x) for row in rows for x, _ in row})):
+        heights = [
+            (_on_line(row, start), _on_line(row, end)) for row in rows if row[0][0] <= start < end <= row[-1][0]
+        ]
+        crossings = [
+            start + (end - start) * (a - c) / (a - c - b + d)
+            for (a, b), (c, d) in combinations(heights, 2)
+            if (a - c) * (b - d) < 0
+        ]
+        for x in (start, *sorted(crossings), end) if heights else ():
+            share = (x - start) / (end - start)
+            corner = (x, min((1 - share) * first + share * last for first, last in heights))
+            if not line or corner != line[-1]:
+                line.append(corner)
+    return line
+
+
+def envelope_at(rows: Sequence[Row], level: float) -> Replicates:
+    """
+    The second figure of the lowest curve where the first is at a level.
+
+    With several curves, the lowest is the one that is lowest by one half of the groups of texts; it is measured by the
+    other half, and the other way round, and the value is the mean of both. Since each half is measured by the other's
+    choice, their errors may go together: the standard error is that of one half, not of the mean of two that are
+    independent.
+
+    Args:
+        rows (`Sequence[Sequence[tuple[Replicates, Replicates]]]`): both figures of each curve's points, sorted by the
+            first, and all of the same groups of texts. At least one reaches the level.
+        level (`float`): of the first figure.
+    """
+    figures = [interpolate(row, level) for row in rows if _reaches(row, level)]
+    if len(figures) == 1:
+        return figures[0]
+    sizes = figures[0].sizes
+    values = np.array([figure.contributions for figure in figures])  # (curves, groups)
+    measured = np.empty(len(sizes))
+    even = np.arange(len(sizes)) % 2 == 0  # who is in which group was drawn at random
+    for own in (even, ~even):
+        chosen = np.average(values[:, ~own], axis=1, weights=sizes[~own]).argmin()
+        measured[own] = values[chosen, own]
+    value = float(np.average(measured, weights=sizes))
+    left_out = value - math.sqrt(2) * (measured - value) / (sizes.sum() / sizes - 1)
+    return Replicates(value, left_out, sizes)
+
+
+def interpolate(points: Row, level: float) -> Replicates:
     """
     The second figure where the first is at a level, on the line between the two points around it. The errors of both
     points, in both figures, are in its replicates.
@@ -64,15 +157,56 @@ def interpolate(points: Sequence[tuple[Replicates, Replicates]], level: float) -
         points (`Sequence[tuple[Replicates, Replicates]]`): sorted by the first figure, which must reach the level.
         level (`float`): of the first figure.
     """
-    number = next(i for i in range(1, len(points)) if points[i][0].value >= level)
+    number = _bracket([point[0].value for point in points], level)
     (x0, y0), (x1, y1) = points[number - 1], points[number]
     return x0.map(lambda a, b, c, d: b + (d - b) * (level - a) / (c - a), y0, x1, y1)
 
 
-def _points(curve) -> list[tuple[Replicates, Replicates]]:
-    figures = [p["figures"] for p in curve if "judge" in p["figures"] and p["figures"].get("different", 2) > 1]
-    pairs = [(own["judge"].map(np.log), own["self_bleu"]) for own in figures]
-    return sorted(pairs, key=lambda pair: pair[0].value)
+def _bracket(values: Sequence[float], level: float) -> int:
+    """The first place, after the first, whose value is at the level or above."""
+    return next(place for place in range(1, len(values)) if values[place] >= level)
 
 
-__all__ = ["equal_quality_table", "interpolate"]
+def _on_line(points: Sequence[tuple[float, float]], level: float) -> float:
+    return float(np.interp(level, *zip(*points, strict=True)))
+
+
+def _reaches(points, level: float) -> bool:
+    first, last = (getattr(point[0], "value", point[0]) for point in (points[0], points[-1]))
+    return first <= level <= last
+
+
+def _rows(curve: Curve) -> list[list[int]]:
+    """For each latent temperature its points by quality, if two or more have both figures and more than one text."""
+    found: dict[float | None, list[int]] = {}
+    for place, point in enumerate(curve):
+        figures = point["figures"]
+        finite = all(name in figures and figures[name].is_finite for name in ("judge", "self_bleu"))
+        if finite and figures.get("different", 2) > 1:
+            found.setdefault(point["latent_temperature"], []).append(place)
+    return [sorted(row, key=lambda place: _values(curve[place])) for row in found.values() if len(row) > 1]
+
+
+def _pair(point: Mapping[str, Any]) -> tuple[Replicates, Replicates]:
+    """Nats per word and Self-BLEU."""
+    return point["figures"]["judge"].map(np.log), point["figures"]["self_bleu"]
+
+
+def _values(point: Mapping[str, Any]) -> tuple[float, float]:
+    return math.log(point["figures"]["judge"].value), point["figures"]["self_bleu"].value
+
+
+def _setting(curve: Curve, level: float) -> dict[str, Any]:
+    """Where the envelope of all texts is at a level."""
+    rows = [([_values(curve[place]) for place in row], row) for row in _rows(curve)]
+    points, row = min((own for own in rows if _reaches(own[0], level)), key=lambda own: _on_line(own[0], level))
+    number = _bracket([x for x, _ in points], level)
+    around = [curve[place] for place in row[number - 1 : number + 1]]
+    return {
+        "perplexity": math.exp(level),
+        "temperatures": sorted(point["temperature"] for point in around),
+        "latent_temperature": around[0]["latent_temperature"],
+    }
+
+
+__all__ = ["envelope_at", "envelope_line", "envelope_of", "equal_quality_table", "interpolate"]

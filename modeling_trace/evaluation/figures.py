@@ -23,11 +23,19 @@ FIGURES = {
     "reconstruction": ("reconstruction", 0, 1),
     "kl": ("KL", 0, 1),
     "kl_per_dim": ("KL/segment/dim.", 0, 3),
+    "own_z": ("text, own z", 0, 1),
+    "other_z": ("text, another's z", 0, 1),
+    "prior_z": ("text, prior's z", 0, 1),
+    "gain": ("gain", 0, 2),
+    "gain_per_nat": ("gain/KL", 0, 2),
+    "shared_offset": ("shared offset", 0, 2),
     "mi": ("MI", 1, 2),
     "au": ("AU", 0, 0),
     "ppl": ("PPL", -1, 2),
     "ppl_word": ("PPL/word", -1, 2),
     "ess": ("median ESS", 0, 1),
+    "ess_step": ("median ESS/step", 0, 1),
+    "resampled": ("resampled, %", 0, 0),
     "cnd": ("CND", -1, 3),
     "judge": ("judge PPL/word", 0, 0),  # the dullest text has the lowest: nearer to real text's is better
     "self_bleu": ("SB", -1, 2),
@@ -51,6 +59,7 @@ FIGURES = {
 }
 SLOW_GROUPS = 10  # that are left out of a metric which takes long
 VENDI_TEXTS = 1000  # its time grows with their cube
+PER_STEP = ("kl_per_segment_position", "ess_per_step", "resampled")  # of a likelihood: rows of other lengths
 DIVERSITY = ("self_bleu", "distinct_2", "jaccard")
 
 
@@ -248,7 +257,7 @@ def likelihood_figures(
     likelihood: dict[str, list], representation: dict[str, Any] | None
 ) -> dict[str, Replicates | float]:
     """The figures of Table 2 that need no generated text; of a plain language model the exact likelihood alone."""
-    values = {name: np.array(part) for name, part in likelihood.items() if name != "kl_per_segment_position"}
+    values = {name: np.array(part) for name, part in likelihood.items() if name not in PER_STEP}
     nats, tokens, words = -values["log_likelihood"], values["tokens"], values["words"]
     found = {
         "tokens": float(tokens.sum()),
@@ -274,7 +283,41 @@ def likelihood_figures(
         "mi_share_of_cap": total / max(1e-9, sum(representation["mi_caps"])),
         "one_latent": float(len(representation["mi_caps"]) == 1),
         "ess": float(np.median(values["ess"])),
+        "ess_step": float(np.nanmedian(np.concatenate(likelihood["ess_per_step"]))),
+        **_share_resampled(likelihood["resampled"]),
+        **_use_figures(representation),
     }
 
 
-__all__ = ["DIVERSITY", "FIGURES", "VENDI_TEXTS", "Judges", "likelihood_figures", "mean_figures", "text_figures"]
+def _use_figures(representation: dict[str, Any]) -> dict[str, Replicates | float]:
+    """What texts cost under their own latents, another text's and the prior's; see [`latent_use`]."""
+    own, other, prior, kl = (np.array(representation[f"use_{name}"]) for name in ("own", "other", "prior", "kl"))
+    gain = mean_replicates(other - own)
+    with np.errstate(divide="ignore", invalid="ignore"):  # no KL at all: no number
+        gain_per_nat = gain.map(np.divide, mean_replicates(kl))
+    return {
+        "own_z": mean_replicates(own),
+        "other_z": mean_replicates(other),
+        "prior_z": mean_replicates(prior),
+        "gain": gain,
+        "gain_per_nat": gain_per_nat,
+        "shared_offset": representation["shared_offset"],
+    }
+
+
+def _share_resampled(rows: list[list[float]]) -> dict[str, float]:
+    """In percent of the steps that another follows; nothing where none was, as by importance weighting."""
+    steps = np.concatenate(rows)
+    return {"resampled": 100 * float(np.nanmean(steps))} if np.nansum(steps) else {}
+
+
+__all__ = [
+    "DIVERSITY",
+    "FIGURES",
+    "PER_STEP",
+    "VENDI_TEXTS",
+    "Judges",
+    "likelihood_figures",
+    "mean_figures",
+    "text_figures",
+]

@@ -8,6 +8,8 @@ from .systems import EvaluationData, EvaluationSettings, System
 from .tables import LOOSE, SATURATED
 
 COLLAPSED = 0.1  # nats of KL per segment, as in CollapseWarningCallback
+IDLE = 0.05  # nats of text gained per nat of KL, as in CollapseWarningCallback
+SHARED = 0.5  # share of the posterior's squared shift
 FEW_NATS = 0.5  # of mutual information
 
 
@@ -66,10 +68,21 @@ def _latents(name, measured, own, settings) -> list[str]:
             f"{name} has collapsed: {per_segment:.2g} nats of KL per segment. Its latents carry nothing, and where "
             "its texts differ from those of the plain model, latents are not the reason."
         )
+    elif own["gain_per_nat"].value < IDLE:
+        found.append(
+            f"The latents of {name} are idle: they cost {own['kl'].value:.1f} nats per text, and under another text's "
+            f"latents a text costs {own['gain'].value:.2f} nats more, {own['gain_per_nat'].value:.2f} per nat of KL. "
+            "Where its texts differ from those of the plain model, latents are not the reason."
+        )
     elif information < FEW_NATS:
         found.append(
             f"The latents of {name} cost {own['kl'].value:.1f} nats per text and tell {information:.2f} nats of which "
             "text it is: KL alone is no proof of use."
+        )
+    if per_segment >= COLLAPSED and own["shared_offset"] > SHARED:
+        found.append(
+            f"{own['shared_offset']:.0%} of the squared shift of {name}'s posterior from its prior is one offset that "
+            "all texts share: it costs KL and says nothing of any text."
         )
     if joint > SATURATED * cap:
         found.append(
@@ -87,10 +100,13 @@ def _latents(name, measured, own, settings) -> list[str]:
             "their sum is a lower bound."
         )
     if own["ess"] < LOOSE and per_segment >= COLLAPSED:
+        filtered = settings.likelihood_method == "particle"
+        where = " in their worst segment" if filtered else ""
+        remedy = "" if filtered else " A particle filter is tighter: --likelihood_method particle."
         found.append(
             f"L_{settings.num_samples} of {name} is loose: half of the texts have an effective sample size below "
-            f"{own['ess']:.1f} of {settings.num_samples}. Its perplexity is an upper bound, nobody knows how far "
-            "above the truth: that another system's figure is lower proves nothing."
+            f"{own['ess']:.1f} of {settings.num_samples}{where}. Its perplexity is an upper bound, nobody knows how "
+            f"far above the truth: that another system's figure is lower proves nothing.{remedy}"
         )
     return found
 
@@ -152,7 +168,7 @@ def _equal_quality(systems, settings, tests, judges) -> list[str]:
         if settings.judge is None or any(figure == "judge" for figure, _ in judges.left_out):
             return ["Without an outside judge nothing is said of diversity at equal quality."]
         return [
-            "The curves of quality and diversity share no range, so nothing is said of diversity at equal quality."
+            "The envelopes of quality and diversity share no range, so nothing is said of diversity at equal quality."
         ]
     names = [system.name for system in systems]
     shown = {frozenset((t["first"], t["second"])) for t in own if t["significant"]}

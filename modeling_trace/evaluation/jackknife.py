@@ -124,12 +124,21 @@ class Replicates:
         return bool(np.isfinite(self.value) and np.isfinite(self.left_out).all())
 
     @property
+    def contributions(self) -> np.ndarray:
+        """
+        What each group of texts says of the figure for all texts, `(num_groups,)`: pseudo-values, moved so that their
+        mean over texts is `value` and not its extrapolation to other numbers of texts. To first order they are
+        independent.
+        """
+        shares = self.num_texts / self.sizes
+        pseudo = shares * self.value - (shares - 1) * self.left_out
+        return self.value + pseudo - (pseudo * self.sizes).sum() / self.num_texts
+
+    @property
     def standard_error(self) -> float:
         """Of the delete-group jackknife, for groups of unequal size (Busing et al., 1999)."""
         shares = self.num_texts / self.sizes
-        pseudo = shares * self.value - (shares - 1) * self.left_out
-        centre = (pseudo * self.sizes).sum() / self.num_texts
-        return float(np.sqrt(((pseudo - centre) ** 2 / (shares - 1)).mean()))
+        return float(np.sqrt(((self.contributions - self.value) ** 2 / (shares - 1)).mean()))
 
     def interval(self, confidence: float = 0.95) -> Interval:
         """value -+ t standard errors, with one degree of freedom less than groups."""

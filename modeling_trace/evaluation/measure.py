@@ -7,7 +7,8 @@ from datasets import Dataset
 from transformers import set_seed
 
 from ..data import prepare_dataset, write_texts
-from .decoding import DECODING, sampling_at
+from .decoding import DECODING, plane_settings, sampling_at
+from .figures import PER_STEP
 from .likelihood import evaluate_likelihood
 from .measure_latents import measure_latents
 from .parts import Parts, digest
@@ -33,8 +34,8 @@ def measure_system(
         plan ([`Plan`]), readable (`Sequence[int]`): from [`make_plan`] and [`readable_texts`].
 
     Returns:
-        `dict`: `texts` (by decoding strategy, for each seed a list of rows), `curve` (by temperature, rows),
-        `likelihood` (per-text figures), `representation` (or `None`).
+        `dict`: `texts` (by decoding strategy, for each seed a list of rows), `curve` (for each setting its
+        `temperature`, `latent_temperature` and `rows`), `likelihood` (per-text figures), `representation` (or `None`).
     """
     measures = {}
     columns = {"text": [data.real[place] for place in readable]}
@@ -75,13 +76,14 @@ def _write(system, data, settings, parts, plan):
         return [{**row, "text": cut_words(row["text"], data.max_words)} for row in found]
 
     def write(todo, decoding, seed):
-        same = not system.has_latents and not decoding["do_sample"] and todo[0] is None
+        draws_latents = system.has_latents and decoding.get("latent_temperature") != 0
+        same = not draws_latents and not decoding["do_sample"] and todo[0] is None
         model = system.model()  # before the seed: loading may draw numbers
         set_seed(seed)
         written = write_texts(
             model,
             system.processor,
-            todo[:1] if same else todo,  # a plain language model has one greedy text
+            todo[:1] if same else todo,  # where nothing is drawn, there is one text
             batch_size=max(1, settings.batch_size // decoding["num_beams"]),
             description=f"{system.name}: writing",
             max_new_tokens=plan.max_new_tokens,
@@ -93,12 +95,12 @@ def _write(system, data, settings, parts, plan):
     texts = {
         name: [rows(name, DECODING[name], len(prompts), seed) for seed in settings.seeds] for name in settings.decoding
     }
-    curve = {
-        str(temperature): rows(
-            f"temperature{temperature:g}", sampling_at(temperature), settings.num_curve_texts, settings.seeds[0]
-        )
-        for temperature in settings.curve_temperatures
-    }
+    curve = []
+    grid = plane_settings(settings.curve_temperatures, settings.curve_latent_temperatures, system.has_latents)
+    for token, latent in grid:
+        label = f"temperature{token:g}" + ("" if latent is None else f"-latent{latent:g}")
+        found = rows(label, sampling_at(token, latent), settings.num_curve_texts, settings.seeds[0])
+        curve.append({"temperature": float(token), "latent_temperature": latent, "rows": found})
     return texts, curve
 
 
@@ -112,7 +114,10 @@ def _likelihood(system, rows, settings, parts, key, limit) -> dict[str, list]:
         block = rows.select(range(start, min(start + BLOCK, len(rows))))
         found = parts.get(
             f"{system.file_name}/likelihood-{number}",
-            {**key, "num_samples": settings.num_samples, "start": start, "count": len(block)},
+            {
+                **{**key, "num_samples": settings.num_samples, "method": settings.likelihood_method},
+                **{"start": start, "count": len(block)},
+            },
             lambda block=block, number=number: _block_likelihood(system, block, settings, number, limit),
         )
         for name, values in found.items():
@@ -126,10 +131,11 @@ def _block_likelihood(system, rows, settings, seed, limit) -> dict[str, list]:
         prepare_dataset(rows, system.processor, max_length=limit),
         system.processor,
         settings.num_samples if system.has_latents else 1,
+        method=settings.likelihood_method,
         batch_size=min(settings.batch_size, 16),
         seed=seed,
     )
-    names = ("log_likelihood", "ess", "reconstruction", "kl", "kl_per_segment_position", "neg_elbo", "tokens", "words")
+    names = ("log_likelihood", "ess", "reconstruction", "kl", "neg_elbo", "tokens", "words", *PER_STEP)
     return {name: getattr(result, name).tolist() for name in names}
 
 

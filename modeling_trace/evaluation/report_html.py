@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from .decoding import DESCRIPTIONS
-from .report_markdown import conditions, format_cell, how_to_read
+from .report_markdown import conditions, envelope_settings, format_cell, how_to_read, plane_points
 from .report_pictures import (
     MIN_HALF_WIDTH,
     MIN_TEXTS,
@@ -127,6 +127,14 @@ def _scrolling(title: str, lines: Sequence[str], kind: str = "") -> str:
     )
 
 
+def _words_table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = ["<tr>" + "".join(f'<th scope="col">{_text(head)}</th>' for head in heads) + "</tr>\n</thead>\n<tbody>"]
+    for name, *cells in rows:
+        cells = "".join(f"<td>{_text(cell)}</td>" for cell in cells)
+        lines.append(f'<tr><th scope="row">{_text(name)}</th>{cells}</tr>')
+    return _scrolling(title, lines, ' class="words"')
+
+
 def _samples(report: dict[str, Any]) -> str:
     lines = ["<section>\n<h2>Texts drawn at random</h2>"]
     if report["data"]["conditional"]:
@@ -154,14 +162,13 @@ def _systems(systems: Sequence[dict[str, Any]]) -> str:
         "posterior_norm": "Posterior norm",
         "segmenter": "Segments",
     }
-    heads = "".join(f'<th scope="col">{label}</th>' for label in columns.values())
-    lines = [f'<tr><th scope="col">Name</th>{heads}</tr>\n</thead>\n<tbody>']
+    rows = []
     for system in systems:
         # A plain model's configuration still has the fields of latents
         without = ("latent_size", "posterior_norm") if system["latent_dynamics"] == "none" else ()
-        cells = "".join(f"<td>{'-' if column in without else _text(system[column])}</td>" for column in columns)
-        lines.append(f'<tr><th scope="row">{_text(system["name"])}</th>{cells}</tr>')
-    return "<section>\n<h2>Systems</h2>\n" + _scrolling("Models", lines, ' class="words"') + "\n</section>"
+        rows.append([system["name"], *("-" if column in without else system[column] for column in columns)])
+    table = _words_table("Models", ["Name", *columns.values()], rows)
+    return f"<section>\n<h2>Systems</h2>\n{table}\n</section>"
 
 
 def _text(value: Any) -> str:
@@ -178,19 +185,22 @@ def _plane(report: dict[str, Any]) -> str:
     settings, pictures = report["settings"], []
     for figure, (_, label) in PLANE.items():
         if any(len(curve_points(curve, figure)) for curve in report["curves"].values()):
-            alt = f"Self-BLEU against {label}: a curve over the sampling temperature for each of "
+            alt = f"Self-BLEU against {label}: points over both temperatures and their envelope for each of "
             alt += f"{', '.join(report['curves'])}, and the real text as a star."
             pictures.append(_picture(lambda axis, figure=figure: plot_plane(axis, report, figure), alt))
     if not pictures:
         return ""
     caption = (
-        "Sampling from the whole vocabulary; T is the temperature at the ends of the first curve, and so of all. "
+        "Sampling from the whole vocabulary at several temperatures, of the tokens (T) and of the latents (τ). A line "
+        "is a system's envelope, the lowest of its curves over T, one for each τ; large marks are settings on it "
+        "(written at the ends of the first one), small marks all others. "
         f"N = {settings['num_curve_texts']} texts per point, and for the real text. Bars are "
         f"{settings['confidence']:.0%} intervals; they may run out of the picture. Being near the real text is the "
         "aim. To its right, texts are duller, and the judge may still like them: low perplexity alone is no merit. To "
         "its left, they vary more than real ones do, which is noise. Above it, they are less like real ones."
     )
-    return _section("Quality and diversity", "grid", pictures, caption)
+    tables = [_words_table(*found) for found in (envelope_settings(report), plane_points(report)) if found[2]]
+    return "\n".join([_section("Quality and diversity", "grid", pictures, caption), *tables])
 
 
 def _latents(report: dict[str, Any]) -> str:

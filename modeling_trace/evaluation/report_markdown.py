@@ -3,7 +3,8 @@
 import math
 from typing import Any
 
-from .decoding import DESCRIPTIONS
+from .decoding import DESCRIPTIONS, setting_label
+from .systems import METHOD_NAMES
 
 
 def markdown_report(report: dict[str, Any]) -> str:
@@ -18,6 +19,10 @@ def markdown_report(report: dict[str, Any]) -> str:
         if table["caption"]:
             lines += [table["caption"], ""]
     lines += [how_to_read(settings), ""]
+    for title, heads, rows in (envelope_settings(report), plane_points(report)):
+        if rows:
+            lines += [f"## {title}", "", f"| {' | '.join(heads)} |", "| --- " * len(heads) + "|"]
+            lines += [f"| {' | '.join(map(_plain, row))} |" for row in rows] + [""]
     lines += ["## Texts drawn at random", ""]
     for decoding, systems in report["samples"].items():
         if decoding:
@@ -52,7 +57,7 @@ def conditions(report: dict[str, Any]) -> str:
         f"; {data['num_references']} other real texts as references" if data["num_references"] else "",
         f"; all texts cut after {data['max_words']} words" if data["max_words"] else "",
         f". Likelihood and representation: {settings['num_likelihood_texts']} real texts, {settings['num_samples']} "
-        "latent samples each.",
+        f"latent samples each, by {METHOD_NAMES[settings['likelihood_method']]}.",
     ]
     if settings["judge"] is not None:
         sentences.append(f" Judge: {settings['judge']}, on {settings['num_judge_texts']} texts.")
@@ -70,6 +75,28 @@ def how_to_read(settings: dict[str, Any]) -> str:
     )
 
 
+def envelope_settings(report: dict[str, Any]) -> tuple[str, list[str], list[list[str]]]:
+    """Title, heads and rows: which settings each system's envelope uses where the systems are compared."""
+    found = {name: own["settings"] for name, own in report["envelopes"].items() if own["settings"]}
+    heads = ["System", *(f"at {level['perplexity']:.0f}" for level in next(iter(found.values()), []))]
+    rows = [[name, *map(_setting, own)] for name, own in found.items()]
+    return "Settings of the envelopes at equal quality (T of the tokens, τ of the latents)", heads, rows
+
+
+def plane_points(report: dict[str, Any]) -> tuple[str, list[str], list[list[str]]]:
+    """Title, heads and rows: all points over both temperatures."""
+    figures = (("judge", 0), ("self_bleu", 2), ("cnd", 3))
+    rows = [
+        [name, setting_label(point["temperature"], point["latent_temperature"])]
+        + [format_cell(point["figures"].get(figure), decimals) for figure, decimals in figures]
+        + ["yes" if point["on_envelope"] else ""]
+        for name, curve in report["curves"].items()
+        for point in curve
+    ]
+    heads = ["System", "Setting", "judge PPL/word", "SB ↓", "CND ↓", "On the envelope"]
+    return f"Points over the temperatures, N = {report['settings']['num_curve_texts']} texts each", heads, rows
+
+
 def format_cell(cell: dict[str, Any] | None, decimals: int) -> str:
     """A figure with half of its interval."""
     if cell is None or cell["value"] is None or not math.isfinite(cell["value"]):
@@ -79,6 +106,11 @@ def format_cell(cell: dict[str, Any] | None, decimals: int) -> str:
     if cell["low"] is not None and math.isfinite(cell["high"] - cell["low"]):
         text += f" ± {(cell['high'] - cell['low']) / 2:.{decimals}f}"
     return text
+
+
+def _setting(level: dict[str, Any]) -> str:
+    low, high = level["temperatures"]
+    return setting_label(low, level["latent_temperature"], to=high)
 
 
 def _markdown_table(table: dict[str, Any]) -> list[str]:
@@ -106,4 +138,4 @@ def _plain(text: str) -> str:
     return text
 
 
-__all__ = ["conditions", "format_cell", "how_to_read", "markdown_report"]
+__all__ = ["conditions", "envelope_settings", "format_cell", "how_to_read", "markdown_report", "plane_points"]

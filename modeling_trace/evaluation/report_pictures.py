@@ -4,7 +4,9 @@ import base64
 import io
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
+
+from .decoding import setting_label
 
 # Okabe and Ito's colours, which the colour-blind tell apart; black is the real text's, yellow is too pale on white
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -39,7 +41,16 @@ def system_names(report: dict[str, Any]) -> list[str]:
     return [system["name"] for system in report["systems"]]
 
 
-def curve_points(curve: Sequence[dict[str, Any]], figure: str):
+class PlanePoint(NamedTuple):
+    """A point of the plane: value, low and high of Self-BLEU (x) and of another figure (y)."""
+
+    label: str
+    on_envelope: bool
+    x: tuple[float, float, float]
+    y: tuple[float, float, float]
+
+
+def curve_points(curve: Sequence[dict[str, Any]], figure: str) -> list[PlanePoint]:
     """
     What the plane shows of one system.
 
@@ -48,29 +59,44 @@ def curve_points(curve: Sequence[dict[str, Any]], figure: str):
         figure (`str`): `"judge"` or `"cnd"`.
 
     Returns:
-        `list[tuple]`: temperature, then value, low and high of Self-BLEU and of the figure; by temperature, without
-        points that lack one of the figures.
+        `list[PlanePoint]`: by Self-BLEU, the highest first; without points that lack one of the figures.
     """
-    points = [(p["temperature"], *_bounds(p["figures"], "self_bleu"), *_bounds(p["figures"], figure)) for p in curve]
-    return sorted(point for point in points if all(map(math.isfinite, point)))
+    points = [
+        PlanePoint(
+            setting_label(point["temperature"], point["latent_temperature"]),
+            point["on_envelope"],
+            _bounds(point["figures"], "self_bleu"),
+            _bounds(point["figures"], figure),
+        )
+        for point in curve
+    ]
+    return sorted((p for p in points if all(map(math.isfinite, p.x + p.y))), key=lambda p: -p.x[0])
 
 
 def plot_plane(axis, report: dict[str, Any], figure: str) -> None:
-    """Self-BLEU against another figure: a curve over the temperature for each system, and the real text."""
+    """Self-BLEU against another figure: points and envelope of each system, and the real text."""
     from matplotlib.patheffects import withStroke
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     drawn, handles = [], []
     for number, name in enumerate(system_names(report)):
         points = curve_points(report["curves"].get(name, ()), figure)
+        shown = [point for point in points if point.on_envelope] or points  # without a judge there is no envelope
+        look = _look(number)
+        mark = {**look, "linestyle": "none"}
         if points:
-            handles.append(_errorbar(axis, points, label=_label(name), markersize=5, **_look(number)))
+            handles.append(_errorbar(axis, shown, label=_label(name), markersize=5, **mark))
+            others = [(point.x[0], point.y[0]) for point in points if point not in shown]
+            axis.plot(*_columns(others), **mark, markersize=3, alpha=0.5, zorder=1)
             drawn += points
-        # The temperatures are those of all systems, whose curves often meet at their ends
-        for point in {points[0], points[-1]} if points and len(handles) == 1 else ():
+        if points and figure == "judge":
+            line = [(x, y) for y, x in report["envelopes"][name]["line"]]
+            axis.plot(*_columns(line), color=look["color"], linestyle=look["linestyle"])
+        # The ends often meet: those of one system are enough
+        for point in {shown[0], shown[-1]} if points and len(handles) == 1 else ():
             axis.annotate(
-                f"T={point[0]:g}",
-                (point[1], point[4]),
+                point.label,
+                (point.x[0], point.y[0]),
                 xytext=(5, 6),
                 textcoords="offset points",
                 va="bottom",
@@ -79,11 +105,12 @@ def plot_plane(axis, report: dict[str, Any], figure: str) -> None:
                 path_effects=[withStroke(linewidth=2.5, foreground="white")],
                 zorder=5,
             )
-    real = curve_points([{"temperature": 0.0, "figures": report["real_on_curve"]}], figure)
+    found = {"temperature": 1.0, "latent_temperature": None, "on_envelope": False, "figures": report["real_on_curve"]}
+    real = curve_points([found], figure)
     if real:
         star = {"marker": "*", "markersize": 13, "linestyle": "none", "zorder": 4}
         handles.append(_errorbar(axis, real, label="real text", color=REAL_COLOUR, **star))
-    values = [point[4] for point in drawn + real]
+    values = [point.y[0] for point in drawn + real]
     if figure == "judge":
         axis.set_yscale("log")
         axis.set_ylim(min(values) / 1.6, max(values) * 1.6)
@@ -149,8 +176,9 @@ def plot_latents(axis, report: dict[str, Any], name: str) -> None:
 
 
 def _errorbar(axis, points, **look):
-    """Values with their intervals, from tuples of [`curve_points`]."""
-    _, x, x_low, x_high, y, y_low, y_high = zip(*points, strict=True)
+    """Values with their intervals, from [`curve_points`]."""
+    x, x_low, x_high = zip(*(point.x for point in points), strict=True)
+    y, y_low, y_high = zip(*(point.y for point in points), strict=True)
     errors = [
         [[max(0.0, v - bound) for v, bound in zip(values, low, strict=True)]]
         + [[max(0.0, bound - v) for v, bound in zip(values, high, strict=True)]]

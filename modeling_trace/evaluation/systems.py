@@ -13,6 +13,7 @@ from .parts import digest
 
 REAL = "real text"  # the row of a table that is no system
 MAX_NEW_TOKENS = 256
+METHOD_NAMES = {"importance": "importance weighting", "particle": "a particle filter"}  # of the likelihood
 
 
 @dataclass
@@ -22,10 +23,14 @@ class EvaluationSettings:
 
     Args:
         num_samples (`int`): latents drawn per text for L_n (100 in the paper).
+        likelihood_method (`str`): `"importance"` or `"particle"`, as in [`evaluate_likelihood`].
         num_likelihood_texts (`int`): real texts for likelihood, mutual information and active units.
         decoding (`tuple[str]`): names in `DECODING`.
         seeds (`tuple[int]`): of generation; figures are means over them.
-        curve_temperatures (`tuple[float]`): of the quality-diversity curve; empty for none.
+        curve_temperatures (`tuple[float]`): of the tokens, on the plane of quality and diversity, 0 for greedy; empty
+            for no plane.
+        curve_latent_temperatures (`tuple[float]`): of the latents there, each with each of the tokens; a plain
+            language model has none.
         num_curve_texts (`int`): texts for each of its points.
         judge (`str`, *optional*): outside language model, as for [`judge_perplexity`].
         num_judge_texts (`int`): texts of each set that it reads; of the curve's it reads all.
@@ -38,10 +43,12 @@ class EvaluationSettings:
     """
 
     num_samples: int = 100
+    likelihood_method: str = "importance"
     num_likelihood_texts: int = 1000
     decoding: tuple[str, ...] = ("greedy", "top-k")
     seeds: tuple[int, ...] = (0,)
-    curve_temperatures: tuple[float, ...] = (0.0, 0.3, 0.6, 0.8, 1.0)
+    curve_temperatures: tuple[float, ...] = (0.0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+    curve_latent_temperatures: tuple[float, ...] = (0.0, 0.5, 1.0)
     num_curve_texts: int = 200
     judge: str | None = None
     num_judge_texts: int = 1000
@@ -50,6 +57,17 @@ class EvaluationSettings:
     batch_size: int = 32
     device: str = "cpu"
     confidence: float = 0.95
+
+    def __post_init__(self):
+        for name in ("curve_temperatures", "curve_latent_temperatures"):
+            bad = [value for value in getattr(self, name) if not 0 <= value <= 10]
+            if bad:
+                raise ValueError(f"`{name}` must be from 0 to 10, got {bad[0]:g}. Use 0 1.")
+        if self.curve_temperatures and not self.curve_latent_temperatures:
+            raise ValueError(
+                "`curve_latent_temperatures` must hold at least one temperature, got none. Use 1, or no "
+                "`curve_temperatures` for no plane."
+            )
 
 
 @dataclass
