@@ -112,6 +112,7 @@ def test_the_demo_leaves_what_it_says(tmp_path, capsys):
     # the command that is printed over two lines, on fewer texts
     command = re.search(r"modeling-trace (compare .*) \\\n +(.*)$", printed, flags=re.MULTILINE)
     small = ["--num_texts", "10", "--num_likelihood_texts", "5", "--num_samples", "2", "--num_curve_texts", "5"]
+    small += ["--curve_temperatures", "0.7", "1", "--curve_latent_temperatures", "1"]
     assert main([*shlex.split(" ".join(command.groups())), *small, "--max_words", "20"]) == 0
     assert (output / "report" / "report.html").is_file()
 
