@@ -21,8 +21,8 @@ from modeling_trace.data.presets import SYSTEMS
 BOS, EOS, PAD, SEP = 0, 1, 2, 3
 CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
 PLAIN = "plain LM"  # Transformers' own GPT2LMHeadModel
-# A small vocabulary makes "small" a hard case: most of its time is in the layers, of which TRACE runs three times as
-# many. "gpt2" is GPT-2 small.
+# A small vocabulary makes "small" a hard case: most of its time is in the layers, of which the paper's TRACE runs
+# three times as many. "gpt2" is GPT-2 small.
 SIZES = {
     "tiny": {"layers": 2, "width": 32, "heads": 2, "vocab_size": 64, "batch_size": 2, "tokens": 12, "rounds": 1},
     "small": {"layers": 4, "width": 256, "heads": 4, "vocab_size": 4096, "batch_size": 32, "tokens": 96, "rounds": 7},
@@ -74,13 +74,15 @@ def backbone_config(arguments: argparse.Namespace, **settings) -> GPT2Config:
     return GPT2Config(bos_token_id=BOS, eos_token_id=EOS, pad_token_id=PAD, **shape | settings)
 
 
-def make_model(system: str, arguments: argparse.Namespace, **settings):
-    """A system of Table 2, or [`PLAIN`], untrained, in training mode. `settings` are the backbone's."""
+def make_model(system: str, arguments: argparse.Namespace, separator: str | None = None, **settings):
+    """A system of `--system`, or [`PLAIN`], untrained, in training mode. `settings` are the backbone's."""
     torch.manual_seed(0)
     backbone = backbone_config(arguments, **settings)
     if system == PLAIN:
         return GPT2LMHeadModel(backbone).to(arguments.device).train()
     config = {"segment_length": arguments.segment_length, "sep_token_id": SEP, **SYSTEMS[system]}
+    if separator is not None:
+        config["separator"] = separator
     model = TraceForConditionalGeneration(TraceConfig(backbone_config=backbone, **config))
     return model.to(arguments.device).train()
 
@@ -90,7 +92,8 @@ def make_batch(model, arguments: argparse.Namespace, segment_length: int | None 
     generator = torch.Generator().manual_seed(0)
     shape = (arguments.batch_size, arguments.tokens)
     tokens = torch.randint(4, arguments.vocab_size, shape, generator=generator)
-    if getattr(model, "has_latents", False) and not model.one_latent_per_text:
+    segments = getattr(model, "has_latents", False) and not model.one_latent_per_text
+    if segments and model.config.separator == "token":
         pieces = tokens.split(segment_length or arguments.segment_length, dim=1)
         sep = torch.full((arguments.batch_size, 1), SEP)
         tokens = torch.cat([part for piece in pieces for part in (piece, sep)][:-1], dim=1)

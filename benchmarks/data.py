@@ -95,7 +95,9 @@ def main(argv=None) -> dict:
     segmenters = {FIXED: FixedLengthSegmenter(10), SENTENCES: SentenceSegmenter()}
     SentenceSegmenter().fit(reviews[:10])  # imports NLTK
     fit = seconds(lambda: segmenters[SENTENCES].fit(reviews))
-    processors = {name: TraceProcessor(tokenizer, segmenter) for name, segmenter in segmenters.items()}
+    processors = {
+        name: TraceProcessor(tokenizer, segmenter, separator="token") for name, segmenter in segmenters.items()
+    }
     rates, cache, goals = [], [], []
     with tempfile.TemporaryDirectory() as folder:
         Dataset.from_dict({"text": reviews}).save_to_disk(folder)

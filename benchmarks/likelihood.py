@@ -1,16 +1,28 @@
 """
-Time of the importance-weighted likelihood with n samples, as a ratio to n decoder passes over the same texts:
-`python benchmarks/likelihood.py`.
+Time of the likelihood with n samples, by importance weighting and by a particle filter, as a ratio to n decoder passes
+over the same texts: `python benchmarks/likelihood.py`.
 
-A decoder pass scores the batch under one sample of its latents, which is given: no encoder, no draw. The two take
-turns, so that whatever else the machine does hits both; medians over the rounds, and only the ratio is reported.
+A decoder pass scores the batch under one sample of its latents, which is given: no encoder, no draw. All take
+turns, so that whatever else the machine does hits them alike; medians over the rounds, and only ratios are reported.
 """
 
 import argparse
 
 import torch
-from common import SIZES, SYSTEMS, add_size_arguments, interleave, make_batch, make_model, parse, ratio
+from common import (
+    SIZES,
+    SYSTEMS,
+    add_clock_argument,
+    add_size_arguments,
+    interleave,
+    make_batch,
+    make_model,
+    parse,
+    ratio,
+)
 from reporting import write_results
+
+from modeling_trace.likelihood_trace import LIKELIHOOD_METHODS
 
 OWN = {"tiny": {"samples": 2}, "small": {"batch_size": 4}, "gpt2": {"batch_size": 4, "samples": 20}}
 
@@ -27,6 +39,7 @@ def main(argv=None) -> dict:
     parser.add_argument("--systems", nargs="+", default=[name for name in SYSTEMS if name != "gpt2"])
     parser.add_argument("--samples", type=int, default=100)
     add_size_arguments(parser, batch_size=4, rounds=9)
+    add_clock_argument(parser)
     arguments = parse(parser, argv, {size: SIZES[size] | own for size, own in OWN.items()}, default=None)
     samples = arguments.samples
     rows = []
@@ -36,11 +49,15 @@ def main(argv=None) -> dict:
         latents = model.encode(ids).latents.detach()
         calls = {
             "passes": lambda: decoder_passes(model, ids, latents, samples),  # noqa: B023
-            "whole": lambda: model.log_likelihood(ids, num_samples=samples),  # noqa: B023
+            **{
+                method: lambda method=method: model.log_likelihood(ids, num_samples=samples, method=method)  # noqa: B023
+                for method in LIKELIHOOD_METHODS
+            },
         }
-        seconds = interleave(calls, arguments.rounds)
-        title = f"likelihood with n = {samples}, ratio to {samples} decoder passes"
-        rows.append({"system": system, title: ratio(seconds["whole"], seconds["passes"])})
+        seconds = interleave(calls, arguments.rounds, arguments.clock)
+        title = f"n = {samples}, ratio to {samples} decoder passes"
+        own = {f"{method}, {title}": ratio(seconds[method], seconds["passes"]) for method in LIKELIHOOD_METHODS}
+        rows.append({"system": system, **own})
     return write_results("likelihood", arguments, {"Likelihood": rows})
 
 

@@ -21,6 +21,7 @@ import long_texts
 import reporting
 import run_all
 import training
+import worth
 
 LATENT_SIZE = 32
 
@@ -120,7 +121,7 @@ def test_training_writes_its_results(tmp_path, monkeypatch):
     results = training.main(tiny(tmp_path, *flags))
     assert json.loads((tmp_path / "training.json").read_text()) == results
     assert [one["met"] for one in results["goals"][-2:]] == [True, True]  # 1000 against 1000
-    assert len(results["goals"]) == 2 * 2 + 2
+    assert len(results["goals"]) == 2 * 3 + 3
     assert results["plot"]["lines"]["trace-r"][0] == [1, 5]
     assert (tmp_path / "training.md").is_file() and (tmp_path / "training.png").is_file()
     assert {"CPU", "cores", "threads", "date", "torch", "transformers"} <= results["machine"].keys()
@@ -167,7 +168,7 @@ def test_contestants_do_not_find_each_other_in_the_cache(tmp_path):
     Dataset.from_dict({"text": ["One text. Or two.", "Another."] * 10}).save_to_disk(tmp_path)
     before, texts = sorted(tmp_path.iterdir()), load_from_disk(tmp_path)
     processors = {
-        name: TraceProcessor(train_tokenizer(texts["text"], 300), segmenter)
+        name: TraceProcessor(train_tokenizer(texts["text"], 300), segmenter, separator="token")
         for name, segmenter in ((data.FIXED, FixedLengthSegmenter(2)), (data.SENTENCES, SentenceSegmenter()))
     }
     prepared = {name: call() for name, call in data.make_calls(texts, processors, None).items()}
@@ -204,3 +205,37 @@ def test_all_run(tmp_path):
     assert json.loads((tmp_path / "all.json").read_text()) == results
     page = (tmp_path / "all.md").read_text()
     assert all(one["goal"] in page for result in results for one in result["goals"])
+
+
+def test_worth_goes_on_where_it_was_and_cuts_all_texts_alike(tmp_path, capsys):
+    texts = [f"Text number {n} is about the soup, the {n % 7} waiters and more." for n in range(60)]
+    (tmp_path / "few.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    flags = ["--dataset", str(tmp_path / "few.jsonl"), "--output", str(tmp_path / "out"), "--seeds", "0"]
+    flags += ["--num_texts", "20", "--base_steps", "2", "--steps", "2", "--vocab_size", "300", "--text_tokens", "9"]
+    flags += ["--segment_length", "4", "--systems", "plain", "trace", worth.PLAIN_TIME, "trace-r"]
+    worth.main(flags)
+    folder = tmp_path / "out" / "few" / "seed-0"
+    cells = {name: folder / name for name in ("plain", "trace", "plain-time-of-trace", "trace-r")}
+    before = {name: (cell / "result.json").stat().st_mtime_ns for name, cell in cells.items()}
+    found = {name: worth.read(cell) for name, cell in cells.items()}
+    for name in ("trace", "trace-r"):
+        own = found[name]
+        assert own["kl"] > 0 and own["elbo"] == pytest.approx(own["text"] + own["separators"] + own["kl"])
+        assert own["other"] != own["text"] != own["prior"]
+    assert found["trace"]["separators"] == 0 < found["trace-r"]["separators"]
+    wanted = max(1, round(2 * found["trace"]["seconds"] / found["plain"]["seconds"]))
+    assert found["plain-time-of-trace"]["steps"] == wanted
+    # as many tokens of text, with [SEP] between or without
+    rows = {}
+    for name in ("plain", "trace", "trace-r"):
+        processor = TraceProcessor.from_pretrained(cells[name])
+        rows[name] = [row["input_ids"] for row in worth.cut_rows(texts, processor, 9)]
+        rows[name] = [[token for token in row if token != processor.sep_token_id] for row in rows[name]]
+    assert rows["plain"] == rows["trace"] == rows["trace-r"] and max(map(len, rows["plain"])) == 10
+
+    (cells["trace"] / "result.json").unlink()
+    capsys.readouterr()
+    worth.main(flags)
+    after = {name: (cell / "result.json").stat().st_mtime_ns for name, cell in cells.items()}
+    assert {name for name in cells if after[name] != before[name]} == {"trace"}
+    assert len([line for line in capsys.readouterr().out.splitlines() if line.startswith("| trace")]) == 2
