@@ -127,8 +127,8 @@ class TraceConfig(PreTrainedConfig):
             Normalisation of the posterior network's output: "layer" (Eq. 11; keeps the KL above a floor), "batch"
             (Table 5, +BN) or "none" (-LN).
         free_nats (`float`, defaults to 1.0):
-            Free bits (Kingma et al. 2016): the loss counts a segment's KL only as far as it is above so many nats, so
-            that latents have that much to say for nothing. The KL and the ELBO that are reported know nothing of it.
+            Free bits (Kingma et al. 2016): the loss counts a segment's KL as so many nats where it is less, so that
+            latents have that much to say for nothing. The KL and the ELBO that are reported know nothing of it.
         spectral_norm (`bool`, defaults to `True`):
             Spectral normalisation of W_mu1 and W_sigma1, for `latent_dynamics="parallel"` only. False: Table 5, -SN.
         residual_scale (`str`, defaults to `"prior"`):

@@ -53,7 +53,7 @@ class TraceOutput(ModelOutput):
 
     Args:
         loss (`torch.FloatTensor` of shape `()`): (reconstruction + kl_weight * KL) / target tokens, in nats per token;
-            of the KL only what is above `config.free_nats` in a segment.
+            a segment's KL counts as `config.free_nats` where it is less.
         reconstruction_loss (`torch.FloatTensor` of shape `()`): -log p(x | z) in nats, summed over tokens (a [SEP]
             that is written included), mean over texts.
         kl_loss (`torch.FloatTensor` of shape `()`): KL in nats, summed over segments and dimensions, mean over texts.
