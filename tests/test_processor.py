@@ -597,3 +597,11 @@ def test_a_model_takes_its_segments_from_the_processor(segmenter):
         # EOS comes after a closed segment here: that nothing more comes is decided under a latent of its own
         assert int(model.segment_rule.segment_ids(text).max()) == len(processor.split(text[0])) + 1 > 3
         assert build(separator="token", closing_token_ids=None).config.separator == "token"
+
+
+def test_a_tokenizer_without_full_stops_needs_a_separator():
+    words = Tokenizer(models.WordLevel({"</s>": 0, "a": 1, "text": 2}, unk_token="a"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    processor = TraceProcessor(PreTrainedTokenizerFast(tokenizer_object=words, eos_token="</s>"), SentenceSegmenter())
+    with pytest.raises(ValueError, match="`separator='none'` needs tokens that end a segment, the tokenizer has none"):
+        processor("a text")

@@ -89,7 +89,7 @@ class TraceProcessor(PushToHubMixin):
         if separator not in SEPARATORS:
             raise ValueError(f"`separator` must be 'token' or 'none', got {separator!r}. Use 'token' for [SEP].")
         if separator == "none" and segmenter is not None and segmenter.segment_length is None:
-            segmenter.closes("")  # refuses where there is no rule
+            segmenter.closes("")  # refuses where there is no rule, before the tokenizer is changed
         self.separator = separator
         if conditional or (segmenter is not None and separator == "token"):
             add_separator_token(tokenizer)
@@ -160,7 +160,13 @@ class TraceProcessor(PushToHubMixin):
         control = self.control_token_ids
         pieces = self.tokenizer.batch_decode([[index] for index in range(len(self.tokenizer))])
         ends = self.segmenter.closes
-        return [index for index, piece in enumerate(pieces) if index not in control and ends(piece)]
+        found = [index for index, piece in enumerate(pieces) if index not in control and ends(piece)]
+        if not found:
+            raise ValueError(
+                f"`separator='none'` needs tokens that end a segment, the tokenizer has none for {self.segmenter!r}. "
+                "Use separator='token'."
+            )
+        return found
 
     @property
     def cuts_texts(self) -> bool:
@@ -324,14 +330,14 @@ class TraceProcessor(PushToHubMixin):
         )
         # asked for once: a tokenizer looks up the id of a special token each time
         bos, sep = [self.bos_token_id], [self.tokenizer.sep_token_id] if self.separator == "token" else []
-        closing_set = set(self.closing_token_ids or ())
+        closing = None if self.closing_token_ids is None else set(self.closing_token_ids)
         eos = [self.tokenizer.eos_token_id] if add_eos else []
         rows = []
         for index, (text, ids) in enumerate(zip(texts, tokens["input_ids"], strict=True)):
             row = first_row + index
             cuts = []
-            if closing_set:
-                cuts = self._cuts_at_closing(ids, closing_set)
+            if closing is not None:
+                cuts = self._cuts_at_closing(ids, closing)
             elif self.segmenter is not None:
                 offsets = tokens["offset_mapping"][index] if needs_offsets else [None] * len(ids)
                 cuts = self.segmenter.cut(text, offsets)
