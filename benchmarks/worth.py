@@ -5,7 +5,7 @@ at equal processor time, over seeds: `python benchmarks/worth.py --dataset revie
 Texts are cut at the same number of *text* tokens for all (a [SEP] takes no place of theirs); a text that is cut has no
 end. For each seed a plain model is trained for `--base_steps`; from there each system goes on for `--steps`, and the
 plain model as well, once for as many steps ("plain") and once for as much processor time as `trace` took ("plain, time
-of trace"). A cell that is done is kept in the output folder, so that an interrupted run goes on, and larger ones can
+of trace"); so does `trace-r`, for as much processor time as the plain model took. A cell that is done is kept in the output folder, so that an interrupted run goes on, and larger ones can
 be put together from several machines; the models are kept, too, for `modeling-trace compare`.
 """
 
@@ -28,13 +28,16 @@ from modeling_trace.likelihood_trace import evaluation_mode
 from modeling_trace.training import TraceTrainer
 
 SHAPE = {"n_layer": 3, "n_embd": 160, "n_head": 4, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
-PLAIN, PLAIN_TIME = "plain", "plain, time of trace"
+PLAIN = "plain"
+# Cells at another's processor time: which system goes on for as long as which other's cell took
+SAME_TIME = {"plain, time of trace": (PLAIN, "trace"), "trace-r, time of plain": ("trace-r", PLAIN)}
 # What the table compares: systems of `--system`, and the new architecture taken apart
 CONTESTANTS = {
     PLAIN: SYSTEMS["gpt2"],
     "trace": SYSTEMS["trace"],
-    PLAIN_TIME: SYSTEMS["gpt2"],
+    "plain, time of trace": SYSTEMS["gpt2"],
     "trace-r": SYSTEMS["trace-r"],
+    "trace-r, time of plain": SYSTEMS["trace-r"],
     "trace-p": SYSTEMS["trace-p"],
     "ind": SYSTEMS["ind"],
     "ind, LayerNorm": SYSTEMS["ind"] | {"posterior_norm": "layer"},
@@ -170,10 +173,10 @@ def run_seed(name: str, texts, seed: int, arguments) -> None:
         found = measure(model, processor, cut_rows(held_out, processor, arguments.text_tokens), arguments.batch_size)
         write(base, {"seconds": spent, "steps": arguments.base_steps, **found})
     for system in arguments.systems:
-        cell = folder / system.replace(", ", "-").replace(" ", "-")
+        cell = cell_folder(folder, system)
         if (cell / "result.json").exists():
             continue
-        settings = {**CONTESTANTS[system], **(json.loads(arguments.settings) if system != PLAIN else {})}
+        settings = {**CONTESTANTS[system], **(json.loads(arguments.settings) if CONTESTANTS[system] != SYSTEMS["gpt2"] else {})}
         processor = processor_for(TraceProcessor.from_pretrained(base).tokenizer, settings, arguments.segment_length)
         shutil.rmtree(cell, ignore_errors=True)  # of a run that was stopped between its model and its result
         set_seed(seed)
@@ -181,13 +184,13 @@ def run_seed(name: str, texts, seed: int, arguments) -> None:
             TraceForConditionalGeneration.from_backbone(
                 str(base), processor.tokenizer, segment_length=processor.segment_length, **settings
             )
-            if system not in (PLAIN, PLAIN_TIME)
+            if CONTESTANTS[system] != SYSTEMS["gpt2"]
             else TraceForConditionalGeneration.from_pretrained(base)
         )
         steps = arguments.steps
-        if system == PLAIN_TIME:
-            ours, plain = (read(folder / other) for other in ("trace", "plain"))
-            steps = max(1, round(steps * ours["seconds"] / plain["seconds"]))
+        if system in SAME_TIME:
+            own, other = (read(cell_folder(folder, name)) for name in SAME_TIME[system])
+            steps = max(1, round(steps * other["seconds"] / own["seconds"]))
         rows = cut_rows(train_texts, processor, arguments.text_tokens)
         spent = train(model, processor, rows, cell, arguments, steps, seed, warmup=30)
         model.save_pretrained(cell)
@@ -195,6 +198,10 @@ def run_seed(name: str, texts, seed: int, arguments) -> None:
         found = measure(model, processor, cut_rows(held_out, processor, arguments.text_tokens), arguments.batch_size)
         write(cell, {"seconds": spent, "steps": steps, **found})
         print(name, seed, system, json.dumps({k: round(v, 2) for k, v in read(cell).items()}), flush=True)
+
+
+def cell_folder(folder: Path, system: str) -> Path:
+    return folder / system.replace(", ", "-").replace(" ", "-")
 
 
 def write(folder: Path, result: dict) -> None:
@@ -216,8 +223,8 @@ def table(name: str, arguments) -> str:
     ]
     folders = sorted((Path(arguments.output) / name).glob("seed-*"))
     for system in CONTESTANTS:
-        slug = system.replace(", ", "-").replace(" ", "-")
-        cells = [(read(f / slug), read(f / "plain")) for f in folders if (f / slug / "result.json").exists()]
+        own = [cell_folder(folder, system) for folder in folders]
+        cells = [(read(f), read(f.parent / PLAIN)) for f in own if (f / "result.json").exists()]
         if not cells:
             continue
 

@@ -212,10 +212,12 @@ def test_worth_goes_on_where_it_was_and_cuts_all_texts_alike(tmp_path, capsys):
     (tmp_path / "few.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     flags = ["--dataset", str(tmp_path / "few.jsonl"), "--output", str(tmp_path / "out"), "--seeds", "0"]
     flags += ["--num_texts", "20", "--base_steps", "2", "--steps", "2", "--vocab_size", "300", "--text_tokens", "9"]
-    flags += ["--segment_length", "4", "--systems", "plain", "trace", worth.PLAIN_TIME, "trace-r"]
+    flags += ["--segment_length", "4", "--systems", "plain", "trace", "plain, time of trace", "trace-r"]
+    flags += ["trace-r, time of plain"]
     worth.main(flags)
     folder = tmp_path / "out" / "few" / "seed-0"
-    cells = {name: folder / name for name in ("plain", "trace", "plain-time-of-trace", "trace-r")}
+    names = ("plain", "trace", "plain-time-of-trace", "trace-r", "trace-r-time-of-plain")
+    cells = {name: folder / name for name in names}
     before = {name: (cell / "result.json").stat().st_mtime_ns for name, cell in cells.items()}
     found = {name: worth.read(cell) for name, cell in cells.items()}
     for name in ("trace", "trace-r"):
@@ -223,8 +225,9 @@ def test_worth_goes_on_where_it_was_and_cuts_all_texts_alike(tmp_path, capsys):
         assert own["kl"] > 0 and own["elbo"] == pytest.approx(own["text"] + own["separators"] + own["kl"])
         assert own["other"] != own["text"] != own["prior"]
     assert found["trace"]["separators"] == 0 < found["trace-r"]["separators"]
-    wanted = max(1, round(2 * found["trace"]["seconds"] / found["plain"]["seconds"]))
-    assert found["plain-time-of-trace"]["steps"] == wanted
+    for slug, own, other in (("plain-time-of-trace", "plain", "trace"), ("trace-r-time-of-plain", "trace-r", "plain")):
+        wanted = max(1, round(2 * found[other]["seconds"] / found[own]["seconds"]))
+        assert found[slug]["steps"] == wanted
     # as many tokens of text, with [SEP] between or without
     rows = {}
     for name in ("plain", "trace", "trace-r"):
@@ -238,4 +241,4 @@ def test_worth_goes_on_where_it_was_and_cuts_all_texts_alike(tmp_path, capsys):
     worth.main(flags)
     after = {name: (cell / "result.json").stat().st_mtime_ns for name, cell in cells.items()}
     assert {name for name in cells if after[name] != before[name]} == {"trace"}
-    assert len([line for line in capsys.readouterr().out.splitlines() if line.startswith("| trace")]) == 2
+    assert len([line for line in capsys.readouterr().out.splitlines() if line.startswith("| trace")]) == 3
