@@ -4,9 +4,10 @@ at equal processor time, over seeds: `python benchmarks/worth.py --dataset revie
 
 Texts are cut at the same number of *text* tokens for all (a [SEP] takes no place of theirs); a text that is cut has no
 end. For each seed a plain model is trained for `--base_steps`; from there each system goes on for `--steps`, and the
-plain model as well, once for as many steps ("plain") and once for as much processor time as `trace` took ("plain, time
-of trace"); so does `trace-r`, for as much processor time as the plain model took. A cell that is done is kept in the output folder, so that an interrupted run goes on, and larger ones can
-be put together from several machines; the models are kept, too, for `modeling-trace compare`.
+plain model as well, once for as many steps ("plain") and once for as much processor time as `trace` took ("plain,
+time of trace"); so does `trace-r`, for as much processor time as the plain model took. A cell that is done is kept in
+the output folder, so that an interrupted run goes on, and larger ones can be put together from several machines; the
+models are kept, too, for `modeling-trace compare`.
 """
 
 import argparse
@@ -176,7 +177,10 @@ def run_seed(name: str, texts, seed: int, arguments) -> None:
         cell = cell_folder(folder, system)
         if (cell / "result.json").exists():
             continue
-        settings = {**CONTESTANTS[system], **(json.loads(arguments.settings) if CONTESTANTS[system] != SYSTEMS["gpt2"] else {})}
+        settings = {
+            **CONTESTANTS[system],
+            **(json.loads(arguments.settings) if CONTESTANTS[system] != SYSTEMS["gpt2"] else {}),
+        }
         processor = processor_for(TraceProcessor.from_pretrained(base).tokenizer, settings, arguments.segment_length)
         shutil.rmtree(cell, ignore_errors=True)  # of a run that was stopped between its model and its result
         set_seed(seed)

@@ -96,6 +96,9 @@ class TraceConfig(PreTrainedConfig):
             How latents depend on each other: "recurrent" (TRACE-R, the paper's model), "parallel" (TRACE-P),
             "independent" (IND), "context" (CGD), "single" (No Recurrence) or "none" (plain language model);
             or a name given to [`register_latent_dynamics`].
+        latent_dynamics_class (`str`, *optional*):
+            Module and class of dynamics that are not built in, as "my_dynamics.SlowWalk". Filled in when a model is
+            made; who loads the model imports that module first.
         conditional (`bool`, defaults to `False`):
             Texts have a prompt: `BOS prompt [SEP] | x_1 | x_2 ...`. All up to the first [SEP] is then prefix: no
             latent, no target, and what the prior of z_1 is given. Paper: True on WritingPrompts.
@@ -189,6 +192,7 @@ class TraceConfig(PreTrainedConfig):
 
     backbone_config: dict | PreTrainedConfig | None = None
     latent_dynamics: str = "recurrent"
+    latent_dynamics_class: str | None = None
     latent_size: int = 32
     conditional: bool = False
     latent_layer: int | str | None = "middle"
@@ -291,8 +295,7 @@ class TraceConfig(PreTrainedConfig):
     def check(self) -> None:
         """Raise a ValueError, one line with the remedy, for the first setting that cannot work."""
         self._check_backbone()
-        saved_by_user = "LatentDynamics" in (getattr(self, "auto_map", None) or {})
-        if not saved_by_user:  # whose class is beside the model
+        if self.latent_dynamics_class is None:  # else a module that need not be imported to read the configuration
             _check_choice(
                 "latent_dynamics",
                 self.latent_dynamics,

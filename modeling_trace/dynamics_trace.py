@@ -1,17 +1,14 @@
 """Latent dynamics: how the latents of a text depend on each other and on the text (paper Sec. 3.2, 4.1, 4.2)."""
 
 import math
-import sys
-import tokenize
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from .configuration_trace import LATENT_DYNAMICS_VALUES, REGISTERED_DYNAMICS
+from .configuration_trace import LATENT_DYNAMICS_VALUES, REGISTERED_DYNAMICS, TraceConfig
 from .latents_trace import (
     PosteriorNorm,
     SegmentLatents,
@@ -418,10 +415,8 @@ def register_latent_dynamics(name: str) -> Callable[[type[LatentDynamics]], type
     """
     Make latent dynamics of your own a value of `TraceConfig.latent_dynamics`.
 
-    `save_pretrained` copies the module that defines the class beside the model, so that
-    `from_pretrained(..., trust_remote_code=True)` needs neither that module nor this package. For that the module may
-    import, besides torch and transformers, only what the `*_trace` modules of this package define. See
-    docs/custom_dynamics.md.
+    A saved model names module and class in its config (`latent_dynamics_class`); whoever loads it imports that module
+    first. See docs/custom_dynamics.md.
 
     Args:
         name (`str`): the value of `latent_dynamics`.
@@ -462,24 +457,33 @@ def register_latent_dynamics(name: str) -> Callable[[type[LatentDynamics]], type
             raise ValueError(f"`{cls.__name__}` has no prior. Define prior(self, previous, context, first) in it.")
         if name in LATENT_DYNAMICS_VALUES:
             raise ValueError(f"`name` must not be one of the built-in dynamics, got '{name}'. Choose another.")
-        register_class(name, cls)
+        LATENT_DYNAMICS[name] = cls
+        REGISTERED_DYNAMICS.add(name)
         return cls
 
     return register
 
 
-# The text of the module of each registered class as it was then: the file may be edited while its class is trained.
-SOURCES: dict[type, str] = {}
+def dynamics_class(config: TraceConfig) -> type[LatentDynamics]:
+    """The class that `config.latent_dynamics` names; a ValueError says what to import where it is missing."""
+    if config.latent_dynamics not in LATENT_DYNAMICS:
+        module, _, name = (config.latent_dynamics_class or "").rpartition(".")
+        remedy = "register it" if module == "__main__" else f"import {module}"
+        raise ValueError(
+            f"`latent_dynamics='{config.latent_dynamics}'` is the class {name} of {module}, which is not imported. "
+            f"First {remedy}, then load the model (on the command line: modeling-trace --import {module} ...)."
+        )
+    return LATENT_DYNAMICS[config.latent_dynamics]
 
 
-def register_class(name: str, cls: type[nn.Module]) -> None:
-    """What [`register_latent_dynamics`] does, without its checks."""
-    LATENT_DYNAMICS[name] = cls
-    REGISTERED_DYNAMICS.add(name)
-    file = getattr(sys.modules.get(cls.__module__), "__file__", None)
-    if file is not None and file.endswith(".py") and Path(file).is_file():
-        with tokenize.open(file) as source:
-            SOURCES[cls] = source.read()
+def check_buffers(dynamics: nn.Module) -> None:
+    """Refuse, when a model is built, a buffer that would hold anything after loading."""
+    lost = {name for name, _ in dynamics.named_buffers()} - dynamics.state_dict().keys()
+    if lost:
+        raise ValueError(
+            f"`{type(dynamics).__name__}` has the buffer `{min(lost)}` with persistent=False, which "
+            "holds anything after loading. Register it with persistent=True."
+        )
 
 
 __all__ = [
@@ -490,6 +494,8 @@ __all__ = [
     "ParallelDynamics",
     "RecurrentDynamics",
     "SingleDynamics",
+    "check_buffers",
+    "dynamics_class",
     "has_segments",
     "register_latent_dynamics",
 ]

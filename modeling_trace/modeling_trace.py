@@ -25,8 +25,7 @@ from .backbones_trace import (
 )
 from .cache_trace import TraceCache
 from .configuration_trace import LATENT_DYNAMICS_VALUES, TraceConfig
-from .custom_dynamics_trace import CustomDynamicsMixin, check_own_dynamics
-from .dynamics_trace import LATENT_DYNAMICS
+from .dynamics_trace import LATENT_DYNAMICS, check_buffers, dynamics_class
 from .editing_trace import LatentEditingMixin
 from .encoding_trace import EncodingMixin, StateNorm, StateReader, open_layer
 from .generation_trace import SegmentGenerationMixin
@@ -82,7 +81,7 @@ class TraceOutput(ModelOutput):
     attentions: tuple[torch.FloatTensor, ...] | None = None
 
 
-class TracePreTrainedModel(CustomDynamicsMixin, PreTrainedModel):
+class TracePreTrainedModel(PreTrainedModel):
     config_class = TraceConfig
     base_model_prefix = "backbone"
     supports_gradient_checkpointing = True
@@ -190,18 +189,13 @@ class TraceForConditionalGeneration(
         super().__init__(config)
         config.check()
         self.has_latents = config.latent_dynamics != "none"
-        self.own_dynamics = None  # the class of a user's own dynamics: saved with the model
         if self.has_latents:
-            if config.latent_dynamics not in LATENT_DYNAMICS:
-                raise ValueError(
-                    f"`latent_dynamics='{config.latent_dynamics}'` is a user's own, and its class is not here. Import "
-                    "the module that registers it, or load a saved model by from_pretrained with "
-                    "trust_remote_code=True."
-                )
-            self.latents = LATENT_DYNAMICS[config.latent_dynamics](config)
+            cls = dynamics_class(config)
+            self.latents = cls(config)
+            config.latent_dynamics_class = None
             if config.latent_dynamics not in LATENT_DYNAMICS_VALUES:
-                self.own_dynamics = type(self.latents)
-                check_own_dynamics(self.latents)
+                check_buffers(self.latents)
+                config.latent_dynamics_class = f"{cls.__module__}.{cls.__qualname__}"
             self.latent_injection = LatentInjection(config)
         self.one_latent_per_text = self.has_latents and self.latents.one_per_text
         # a plain language model, and one latent for the whole text, have no segments to separate

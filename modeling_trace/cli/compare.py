@@ -52,7 +52,6 @@ class CompareArguments:
     batch_size: int = flag(32, "Texts to write or read at once.")
     confidence: float = flag(0.95, "Of the intervals and tests.")
     device: str | None = flag(None, "cuda, mps or cpu. Default: the first of them that is there.")
-    trust_remote_code: bool = flag(False, "Run the models' own code: latent dynamics that their authors wrote.")
 
 
 def run(argv: list[str] | None = None) -> int:
@@ -84,7 +83,7 @@ def run_report(argv: list[str], command: str, what: str, description: str) -> in
     _check_output(Path(arguments.output), FILES)
 
     def loader(path):
-        return lambda: load_model(path, arguments.trust_remote_code).to(device).eval()
+        return lambda: load_model(path).to(device).eval()
 
     systems = [
         System(

@@ -30,7 +30,6 @@ class EditingArguments:
     batch_size: int = flag(32, "Texts to work on at once.")
     max_new_tokens: int | None = flag(None, "Most tokens to write. Default: twice the text's own.")
     device: str | None = flag(None, "cuda, mps or cpu. Default: the first of them that is there.")
-    trust_remote_code: bool = flag(False, "Run the model's own code: latent dynamics that its author wrote.")
 
 
 def parse(
@@ -95,7 +94,7 @@ def load(arguments: Namespace, check: Callable | None = None):
         check(config, processor, rows)
     seed = arguments.seed if arguments.seed is not None else torch.seed() % 2**32
     set_seed(seed)
-    model = load_model(arguments.model, arguments.trust_remote_code).to(device).eval()
+    model = load_model(arguments.model).to(device).eval()
     return model, processor, texts, prompts, limit, seed
 
 

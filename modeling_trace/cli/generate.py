@@ -60,7 +60,6 @@ class GenerateArguments:
     min_segment_length: int | None = flag(None, "Least tokens in a segment. Default: as in training.")
     max_segment_length: int | None = flag(None, "Greatest tokens in a segment. Default: as in training.")
     device: str | None = flag(None, "cuda, mps or cpu. Default: the first of them that is there.")
-    trust_remote_code: bool = flag(False, "Run the model's own code: latent dynamics that its author wrote.")
 
 
 def run(argv: list[str] | None = None) -> int:
@@ -76,7 +75,7 @@ def run(argv: list[str] | None = None) -> int:
     if processor.conditional and arguments.prompt is None:
         raise ValueError("this is a conditional model, which writes on a prompt. Give one: --prompt 'A walk'")
     max_new_tokens = _max_new_tokens(arguments.max_new_tokens, processor, prompts, config)
-    model = load_model(arguments.model, arguments.trust_remote_code).to(device).eval()
+    model = load_model(arguments.model).to(device).eval()
     if not has_latents and not decoding.get("do_sample", model.generation_config.do_sample):
         print(
             "warning: a plain language model has no latents, so without sampling all texts of a prompt are the same. "
@@ -221,13 +220,13 @@ def load_config(name: str) -> PreTrainedConfig:
     return config
 
 
-def load_model(name: str, trust_remote_code: bool = False) -> TraceForConditionalGeneration:
+def load_model(name: str) -> TraceForConditionalGeneration:
     """The model in a folder or under a Hub id; of an adapter, the language model with the adapter merged into it."""
     if find_adapter_config_file(name) is not None:
         from ..training import load_adapter_model  # the Trainer takes long to import
 
         return load_adapter_model(name).merge_and_unload()
-    return TraceForConditionalGeneration.from_pretrained(name, trust_remote_code=trust_remote_code)
+    return TraceForConditionalGeneration.from_pretrained(name)
 
 
 def _max_new_tokens(wanted: int | None, processor, prompts: list[str | None], config: PreTrainedConfig) -> int:

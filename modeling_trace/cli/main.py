@@ -31,6 +31,7 @@ def _help() -> str:
     return (
         f"usage: modeling-trace COMMAND ...\n\n{commands}\n\n"
         "`modeling-trace COMMAND --help` lists a command's flags, `modeling-trace --version` says the version.\n"
+        "`modeling-trace --import MODULE COMMAND ...` first imports a module of yours, with latent dynamics.\n"
         f"Errors are one line; with the environment variable {DEBUG_VARIABLE}=1 they come with a traceback."
     )
 
@@ -56,6 +57,14 @@ def main(argv: list[str] | None = None) -> int:
         print(__version__)
         return 0
     try:
+        while name == "--import":  # what it registers is there before the command looks for it
+            if len(rest) < 2:
+                raise ValueError(
+                    "`--import` must be followed by a module and a command, as in `--import my_dynamics train`."
+                )
+            sys.path.insert(0, os.getcwd())  # as for `python -m`
+            importlib.import_module(rest[0])
+            name, *rest = rest[1:]
         if name not in COMMANDS:
             from .parser import nearest
 
