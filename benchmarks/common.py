@@ -16,7 +16,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from modeling_trace import TraceConfig, TraceForConditionalGeneration
-from modeling_trace.data.presets import SYSTEMS
+from modeling_trace.presets import SYSTEMS
 
 BOS, EOS, PAD, SEP = 0, 1, 2, 3
 CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}

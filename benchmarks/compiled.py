@@ -32,7 +32,7 @@ from generation import write
 from reporting import write_results
 from torch._inductor.utils import fresh_cache
 
-from modeling_trace.segments_trace import segment_layout
+from modeling_trace.models.segments_trace import segment_layout
 
 SYSTEMS = (PLAIN, "trace-r", "trace-p")
 OWN = {

@@ -22,7 +22,7 @@ from common import (
 )
 from reporting import write_results
 
-from modeling_trace.likelihood_trace import LIKELIHOOD_METHODS
+from modeling_trace.models.likelihood_trace import LIKELIHOOD_METHODS
 
 OWN = {"tiny": {"samples": 2}, "small": {"batch_size": 4}, "gpt2": {"batch_size": 4, "samples": 20}}
 

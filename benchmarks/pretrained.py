@@ -13,8 +13,8 @@ from transformers import TrainerCallback, TrainingArguments, set_seed
 from worth import cut_rows, measure, processor_for, read, write
 
 from modeling_trace import TraceForConditionalGeneration
-from modeling_trace.backbones_trace import layer_stack, load_backbone
 from modeling_trace.data import load_texts
+from modeling_trace.models.backbones_trace import layer_stack, load_backbone
 from modeling_trace.training import TraceTrainer
 
 # What is trained: fields of TraceConfig, or the backbone alone

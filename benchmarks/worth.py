@@ -22,10 +22,10 @@ from transformers import GPT2Config, GPT2LMHeadModel, TrainingArguments, set_see
 
 from modeling_trace import TraceForConditionalGeneration, TraceProcessor
 from modeling_trace.data import FixedLengthSegmenter, TraceDataCollator, load_texts, train_tokenizer
-from modeling_trace.data.presets import SYSTEMS
-from modeling_trace.dynamics_trace import has_segments
-from modeling_trace.latents_trace import gaussian_kl
-from modeling_trace.likelihood_trace import evaluation_mode
+from modeling_trace.models.dynamics_trace import has_segments
+from modeling_trace.models.gaussian_trace import gaussian_kl
+from modeling_trace.models.likelihood_trace import evaluation_mode
+from modeling_trace.presets import SYSTEMS
 from modeling_trace.training import TraceTrainer
 
 SHAPE = {"n_layer": 3, "n_embd": 160, "n_head": 4, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}

@@ -2,13 +2,13 @@
 
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
-from .cache_trace import TraceCache
-from .configuration_trace import TraceConfig, middle_layer
 from .data import TraceProcessor
-from .dynamics_trace import LatentDynamics, register_latent_dynamics
-from .generation_trace import SegmentLogitsProcessor
-from .latents_trace import gamma_for_rate
-from .modeling_trace import TraceForConditionalGeneration, TraceOutput, TracePreTrainedModel
+from .models.cache_trace import TraceCache
+from .models.configuration_trace import TraceConfig, middle_layer
+from .models.dynamics_trace import LatentDynamics, register_latent_dynamics
+from .models.gaussian_trace import gamma_for_rate
+from .models.generation_trace import SegmentLogitsProcessor
+from .models.modeling_trace import TraceForConditionalGeneration, TraceOutput, TracePreTrainedModel
 
 __version__ = "0.1.0"
 

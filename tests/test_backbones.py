@@ -9,7 +9,7 @@ from tiny import BOS, EOS, SEP, VOCAB, backbone_config, make_batch, make_text, t
 from transformers import AutoModelForCausalLM
 
 from modeling_trace import TraceForConditionalGeneration
-from modeling_trace.segments_trace import segment_layout
+from modeling_trace.models.segments_trace import segment_layout
 
 FAMILIES = ["gpt2", "llama", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "gpt_neox"]
 SCALED = ["gemma", "gemma2", "gemma3"]  # multiply embeddings by the root of their size
@@ -124,7 +124,7 @@ def test_capped_logits_cost_what_the_language_model_says(monkeypatch):
     assert wanted.logits.abs().max() < 3  # the cap
     gradients = []
     for limit in (2**24, 200):
-        monkeypatch.setattr("modeling_trace.modeling_trace._MAX_LOGITS", limit)
+        monkeypatch.setattr("modeling_trace.models.modeling_trace._MAX_LOGITS", limit)
         model.train().zero_grad()
         loss = model(ids, attention_mask=mask, labels=labels).loss
         torch.testing.assert_close(loss, wanted.loss)

@@ -9,7 +9,7 @@ from modeling_trace.cli.main import main
 from modeling_trace.cli.parser import read_yaml
 from modeling_trace.cli.train_arguments import parse_arguments, to_dataclasses
 from modeling_trace.data import TraceProcessor
-from modeling_trace.data.presets import PRESETS, SYSTEMS
+from modeling_trace.presets import PRESETS, SYSTEMS
 
 TINY = [
     *("--backbone_config", "{model_type: gpt2, n_layer: 2, n_embd: 16, n_head: 2, n_positions: 64}"),

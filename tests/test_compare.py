@@ -19,25 +19,24 @@ from modeling_trace.cli.main import main
 from modeling_trace.data import TraceProcessor, load_texts, review_dataset
 from modeling_trace.evaluation import (
     Replicates,
-    comparison,
-    figures,
-    findings,
     mean_replicates,
-    measure,
-    measure_latents,
     metric_replicates,
 )
-from modeling_trace.evaluation.decoding import DECODING, plane_settings, sampling_at, setting_label
-from modeling_trace.evaluation.equal_quality import (
+from modeling_trace.evaluation.report import comparison, findings
+from modeling_trace.evaluation.report import latent_measurement as measure_latents
+from modeling_trace.evaluation.report import measurement as measure
+from modeling_trace.evaluation.report import metric_values as figures
+from modeling_trace.evaluation.report.cache import Parts
+from modeling_trace.evaluation.report.decoding import DECODING, plane_settings, sampling_at, setting_label
+from modeling_trace.evaluation.report.equal_quality import (
     envelope_at,
     envelope_line,
     envelope_of,
     equal_quality_table,
     interpolate,
 )
-from modeling_trace.evaluation.parts import Parts
-from modeling_trace.evaluation.report_markdown import markdown_report
-from modeling_trace.evaluation.systems import (
+from modeling_trace.evaluation.report.markdown import markdown_report
+from modeling_trace.evaluation.report.systems import (
     EvaluationData,
     EvaluationSettings,
     System,
@@ -45,7 +44,7 @@ from modeling_trace.evaluation.systems import (
     cut_words,
     weights_fingerprint,
 )
-from modeling_trace.evaluation.tables import make_column, make_table
+from modeling_trace.evaluation.report.tables import make_column, make_table
 
 NUM_TEXTS = 20
 TRAIN = [

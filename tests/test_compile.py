@@ -14,8 +14,8 @@ from tiny import backbone_config, make_batch, make_text, tiny_config, tiny_model
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch._dynamo.utils import counters
 
-from modeling_trace.dynamics_trace import LATENT_DYNAMICS
-from modeling_trace.segments_trace import segment_layout
+from modeling_trace.models.dynamics_trace import LATENT_DYNAMICS
+from modeling_trace.models.segments_trace import segment_layout
 
 pytestmark = pytest.mark.slow  # compiling takes from seconds (the dynamics) to minutes
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")

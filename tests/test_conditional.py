@@ -18,7 +18,7 @@ from modeling_trace.data import (
     load_texts,
     prepare_dataset,
 )
-from modeling_trace.segments_trace import SegmentRule
+from modeling_trace.models.segments_trace import SegmentRule
 from modeling_trace.training import TraceTrainer
 
 DYNAMICS = ["recurrent", "parallel", "independent", "context", "single", "none"]

@@ -13,8 +13,8 @@ from itertools import pairwise
 
 import pytest
 
-from modeling_trace.data import corpus
-from modeling_trace.data.corpus import ASPECTS, REGISTERS, SENTIMENTS, generate_reviews, review_dataset
+from modeling_trace.data import reviews as corpus
+from modeling_trace.data.reviews import ASPECTS, REGISTERS, SENTIMENTS, generate_reviews, review_dataset
 
 CHAINS = {
     "aspects": (ASPECTS, corpus.ASPECT_START, corpus.ASPECT_TRANSITIONS),

@@ -16,8 +16,8 @@ from transformers import AutoConfig, AutoModel, TrainingArguments, default_data_
 
 from modeling_trace import LatentDynamics, TraceConfig, TraceForConditionalGeneration, register_latent_dynamics
 from modeling_trace.cli.main import main
-from modeling_trace.configuration_trace import REGISTERED_DYNAMICS
-from modeling_trace.dynamics_trace import LATENT_DYNAMICS, RecurrentDynamics
+from modeling_trace.models.configuration_trace import REGISTERED_DYNAMICS
+from modeling_trace.models.dynamics_trace import LATENT_DYNAMICS, RecurrentDynamics
 from modeling_trace.training import TraceTrainer
 
 MODULE = '''
@@ -27,7 +27,7 @@ import torch
 from torch import nn
 
 from modeling_trace import LatentDynamics, register_latent_dynamics
-from modeling_trace.latents_trace import linear_float32, smooth_bound
+from modeling_trace.models.gaussian_trace import linear_float32, smooth_bound
 
 
 @register_latent_dynamics("random-walk")

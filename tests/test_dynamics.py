@@ -11,8 +11,8 @@ from tiny import SEP, VOCAB, make_batch, make_text, tiny_config, tiny_model, und
 from torch.distributions import Normal, kl_divergence
 
 from modeling_trace import TraceConfig
-from modeling_trace.dynamics_trace import LATENT_DYNAMICS, LatentDynamics
-from modeling_trace.latents_trace import PosteriorNorm
+from modeling_trace.models.dynamics_trace import LATENT_DYNAMICS, LatentDynamics
+from modeling_trace.models.gaussian_trace import PosteriorNorm
 
 DYNAMICS = ["recurrent", "parallel", "independent", "context", "single"]
 # Table 5, and the posteriors of the baselines as published

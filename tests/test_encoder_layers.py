@@ -8,7 +8,7 @@ from tiny import FAMILIES, make_batch, make_text, tiny_config, tiny_model
 from transformers import OPTConfig
 
 from modeling_trace import TraceForConditionalGeneration
-from modeling_trace.backbones_trace import first_layers
+from modeling_trace.models.backbones_trace import first_layers
 
 TEXTS = [make_text([3, 3, 2]), make_text([3, 1], seed=1)]
 

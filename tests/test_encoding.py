@@ -12,8 +12,8 @@ from tiny import BOS, EOS, PAD, SEP, VOCAB, backbone_config, make_batch, make_te
 from transformers import AutoModelForCausalLM
 
 from modeling_trace import TraceForConditionalGeneration
-from modeling_trace.backbones_trace import layer_stack
-from modeling_trace.segments_trace import last_token_index
+from modeling_trace.models.backbones_trace import layer_stack
+from modeling_trace.models.segments_trace import last_token_index
 
 DEEP = {"gpt2": {"n_layer": 4}, "llama": {"num_hidden_layers": 4}}
 SEPARATORS = {

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from modeling_trace import TraceForConditionalGeneration, TraceProcessor
-from modeling_trace.backbones_trace import resolve_backbone
+from modeling_trace.models.backbones_trace import resolve_backbone
 
 pytestmark = [
     pytest.mark.slow,

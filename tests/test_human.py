@@ -17,8 +17,15 @@ from scipy import stats
 from sklearn import metrics
 
 from modeling_trace.cli.main import main
-from modeling_trace.evaluation import human
-from modeling_trace.evaluation.human import make_sheets, paired_tests, read_sheets, sheet_csv, summarise, summary_table
+from modeling_trace.evaluation.human_study import sheets as human
+from modeling_trace.evaluation.human_study.sheets import (
+    make_sheets,
+    paired_tests,
+    read_sheets,
+    sheet_csv,
+    summarise,
+    summary_table,
+)
 
 SYSTEMS = ("zebra-R", "quokka", "no_yak")
 CRITERIA = ("fluency", "coherence", "novelty")

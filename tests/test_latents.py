@@ -9,9 +9,11 @@ from tiny import tiny_config
 from torch._dynamo.backends.common import aot_autograd
 from torch.distributions import Normal, kl_divergence
 
-from modeling_trace import gamma_for_rate, latents_trace
-from modeling_trace.dynamics_trace import RecurrentDynamics
-from modeling_trace.latents_trace import free_bits, gaussian_kl, recurrent_scan, smooth_bound
+from modeling_trace import gamma_for_rate
+from modeling_trace.models import gaussian_trace, scan_trace
+from modeling_trace.models.dynamics_trace import RecurrentDynamics
+from modeling_trace.models.gaussian_trace import free_bits, gaussian_kl, smooth_bound
+from modeling_trace.models.scan_trace import recurrent_scan
 
 
 def test_kl_equals_torch_distributions():
@@ -69,7 +71,7 @@ def naive_scan(prior_inputs, delta_mean, delta_logvar, noise, weight, bound, res
 
 def operator_scan(*inputs):
     """What torch.compile calls."""
-    return latents_trace._scan_op(*inputs[:-1], inputs[-1] == "prior")[:3]
+    return scan_trace._scan_op(*inputs[:-1], inputs[-1] == "prior")[:3]
 
 
 FORMS = [(bound, scale) for bound in (None, 2.0) for scale in ("none", "prior")]
@@ -134,11 +136,11 @@ def test_scan_is_left_alone_by_autocast(any_scan):
 @pytest.mark.parametrize("bound,residual_scale", [(None, "none"), (2.0, "prior")])
 def test_scan_is_a_lawful_operator(bound, residual_scale):
     inputs = [x.requires_grad_(index != 3) for index, x in enumerate(scan_inputs(steps=3))]
-    torch.library.opcheck(latents_trace._scan_op, (*inputs, bound, residual_scale == "prior"))
-    states = [x.detach() for x in latents_trace._scan_op(*inputs, bound, residual_scale == "prior")]
+    torch.library.opcheck(scan_trace._scan_op, (*inputs, bound, residual_scale == "prior"))
+    states = [x.detach() for x in scan_trace._scan_op(*inputs, bound, residual_scale == "prior")]
     _, delta_mean, delta_logvar, noise, weight = (x.detach() for x in inputs)
     saved = (states[3], states[2], delta_mean, delta_logvar, noise, weight)
-    torch.library.opcheck(latents_trace._scan_backward_op, (*states[:3], *saved, bound, residual_scale == "prior"))
+    torch.library.opcheck(scan_trace._scan_backward_op, (*states[:3], *saved, bound, residual_scale == "prior"))
 
 
 def test_compiled_scan_is_one_node_however_many_segments():
@@ -163,23 +165,24 @@ def test_compiled_scan_is_one_node_however_many_segments():
 
 
 def test_two_versions_of_the_scan_in_one_process():
-    """A saved model brings its own copy of this file, as `transformers_modules.<name>.latents_trace`."""
-    name = "transformers_modules.saved-model.latents_trace"
-    spec = importlib.util.spec_from_file_location(name, latents_trace.__file__)
+    """A saved model brings its own copy of this file, as `transformers_modules.<name>.scan_trace`."""
+    name = "transformers_modules.saved-model.scan_trace"
+    spec = importlib.util.spec_from_file_location(name, scan_trace.__file__)
     other = importlib.util.module_from_spec(spec)
-    sys.modules[name] = other  # dataclasses look their module up
+    beside = name.replace("scan", "gaussian")  # which it imports from
+    sys.modules[beside] = gaussian_trace
     try:
         for _ in range(2):  # Transformers executes a module again when its file has changed
             spec.loader.exec_module(other)
-        assert other._scan_op._qualname != latents_trace._scan_op._qualname
+        assert other._scan_op._qualname != scan_trace._scan_op._qualname
         inputs = scan_inputs()
         wanted = recurrent_scan(*inputs, 2.0, "prior")
-        for module in (other, latents_trace):
+        for module in (other, scan_trace):
             compiled = torch.compile(module.recurrent_scan, backend="eager", fullgraph=True)
             for own, eager in zip(compiled(*inputs, 2.0, "prior"), wanted, strict=True):
                 assert torch.equal(own, eager)
     finally:
-        del sys.modules[name]
+        del sys.modules[beside]
 
 
 def dynamics(seed=0, **settings):

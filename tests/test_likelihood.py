@@ -12,12 +12,14 @@ from torch.distributions import MultivariateNormal, Normal
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerFast
 
-from modeling_trace import LatentDynamics, TraceForConditionalGeneration, likelihood_trace, particles_trace
+from modeling_trace import LatentDynamics, TraceForConditionalGeneration
 from modeling_trace.data import FixedLengthSegmenter, TraceDataCollator, TraceProcessor
-from modeling_trace.dynamics_trace import LATENT_DYNAMICS
 from modeling_trace.evaluation import evaluate_likelihood
-from modeling_trace.likelihood_trace import gaussian_log_density, importance_weighted_bound
-from modeling_trace.particles_trace import particle_filter, systematic_ancestors
+from modeling_trace.models import likelihood_trace, particles_trace
+from modeling_trace.models.dynamics_trace import LATENT_DYNAMICS
+from modeling_trace.models.gaussian_trace import gaussian_log_density
+from modeling_trace.models.likelihood_trace import importance_weighted_bound
+from modeling_trace.models.particles_trace import particle_filter, systematic_ancestors
 
 DYNAMICS = ["recurrent", "parallel", "independent", "context", "single"]
 TEXTS = [make_text([3, 3, 2], seed=1), make_text([3], seed=2), make_text([3, 3], seed=3)]
@@ -40,7 +42,7 @@ class OwnWalk(LatentDynamics):
 @pytest.fixture
 def own_dynamics(monkeypatch):
     monkeypatch.setitem(LATENT_DYNAMICS, "own", OwnWalk)
-    monkeypatch.setattr("modeling_trace.configuration_trace.REGISTERED_DYNAMICS", {"own"})
+    monkeypatch.setattr("modeling_trace.models.configuration_trace.REGISTERED_DYNAMICS", {"own"})
 
 
 def seeded(seed=0):

@@ -14,8 +14,8 @@ from transformers import AutoModelForCausalLM, TrainerCallback, TrainingArgument
 
 from modeling_trace import TraceForConditionalGeneration
 from modeling_trace.cli.main import main
-from modeling_trace.configuration_trace import PAPER_ARCHITECTURE
 from modeling_trace.data import TraceProcessor
+from modeling_trace.models.configuration_trace import PAPER_ARCHITECTURE
 from modeling_trace.training import TraceTrainer, TrainingDivergedError, load_adapter_model, lora_config
 
 peft = pytest.importorskip("peft")
@@ -162,7 +162,7 @@ def test_the_loss_is_that_of_the_wrapped_head(folder, family, head, mode, monkey
     model.train(mode == "train")
     gradients = []
     for limit in (2**24, 200):  # the whole, then five tokens at a time
-        monkeypatch.setattr("modeling_trace.modeling_trace._MAX_LOGITS", limit)
+        monkeypatch.setattr("modeling_trace.models.modeling_trace._MAX_LOGITS", limit)
         model.zero_grad()
         out = model(**call)
         torch.testing.assert_close(out.reconstruction_loss, cost / 3, atol=1e-4, rtol=1e-5)

@@ -26,10 +26,10 @@ from transformers import (
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from modeling_trace import TraceConfig, TraceForConditionalGeneration
-from modeling_trace.backbones_trace import resolve_backbone
-from modeling_trace.configuration_trace import PAPER_ARCHITECTURE
-from modeling_trace.latents_trace import gaussian_kl
-from modeling_trace.segments_trace import add_separator_token
+from modeling_trace.models.backbones_trace import resolve_backbone
+from modeling_trace.models.configuration_trace import PAPER_ARCHITECTURE
+from modeling_trace.models.gaussian_trace import gaussian_kl
+from modeling_trace.models.segments_trace import add_separator_token
 
 FAMILIES = ["gpt2", "llama", "qwen2"]
 TEXTS = [make_text([3, 3, 3, 2], seed=1), make_text([3, 1], seed=2), make_text([3, 3, 1], seed=3)]
@@ -210,7 +210,7 @@ def test_loss_in_pieces_equals_the_whole(family, monkeypatch):
     ids, mask, labels = make_batch(TEXTS)
 
     def gradients(limit):
-        monkeypatch.setattr("modeling_trace.modeling_trace._MAX_LOGITS", limit)
+        monkeypatch.setattr("modeling_trace.models.modeling_trace._MAX_LOGITS", limit)
         model = tiny_model(family).double().train()
         loss = model(ids, attention_mask=mask, labels=labels, sample_latents=False).loss
         loss.backward()
@@ -241,7 +241,7 @@ class Allocated(TorchDispatchMode):
 def test_the_head_never_holds_all_logits(family, monkeypatch):
     """Memory law: the largest tensor of a step does not grow with the number of targets times the vocabulary."""
     vocab_size, limit = 5000, 40_000
-    monkeypatch.setattr("modeling_trace.modeling_trace._MAX_LOGITS", limit)
+    monkeypatch.setattr("modeling_trace.models.modeling_trace._MAX_LOGITS", limit)
     torch.manual_seed(0)
     config = tiny_config(family, backbone_config=backbone_config(family, vocab_size=vocab_size))
     model = TraceForConditionalGeneration(config).train()

@@ -29,7 +29,7 @@ from modeling_trace.data import (
     TraceProcessor,
     generate_reviews,
 )
-from modeling_trace.segments_trace import SegmentRule
+from modeling_trace.models.segments_trace import SegmentRule
 
 TEXTS = [
     "The soup was cold. We waited for an hour!  Nobody said sorry.",

@@ -32,7 +32,7 @@ from modeling_trace import TraceConfig, TraceForConditionalGeneration
 from modeling_trace.data import FixedLengthSegmenter, TraceProcessor
 from modeling_trace.training import TraceTrainer
 
-PACKAGE = Path(modeling_trace.__file__).parent
+PACKAGE = Path(modeling_trace.__file__).parent / "models"
 CODE_FILES = sorted(path.name for path in PACKAGE.glob("*_trace.py"))
 AUTO_MAP = {
     "AutoConfig": "configuration_trace.TraceConfig",

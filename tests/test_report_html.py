@@ -9,9 +9,9 @@ from html.parser import HTMLParser
 import pytest
 from matplotlib.figure import Figure
 
-from modeling_trace.evaluation import report_html
-from modeling_trace.evaluation.report_html import html_page
-from modeling_trace.evaluation.report_pictures import plot_latents, plot_plane, plot_positions
+from modeling_trace.evaluation.report import html_page as report_html
+from modeling_trace.evaluation.report.html_page import html_page
+from modeling_trace.evaluation.report.plots import plot_latents, plot_plane, plot_positions
 
 EVIL = '"><script>alert(1)</script>'
 PNG = re.compile(r'src="data:image/png;base64,([^"]+)"')

@@ -10,8 +10,8 @@ from tiny import make_batch, make_text, tiny_config, tiny_model
 from torch.distributions import Normal
 
 from modeling_trace import LatentDynamics
-from modeling_trace.dynamics_trace import LATENT_DYNAMICS
 from modeling_trace.evaluation import active_units, encode_states, encode_texts, mutual_information, representation
+from modeling_trace.models.dynamics_trace import LATENT_DYNAMICS
 
 DYNAMICS = ["recurrent", "parallel", "independent", "context", "single"]
 SETTINGS = {

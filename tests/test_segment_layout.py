@@ -12,8 +12,8 @@ from tiny import BOS, SEP, make_batch, make_text, tiny_model
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import GPT2LMHeadModel
 
-from modeling_trace.dynamics_trace import LATENT_DYNAMICS
-from modeling_trace.segments_trace import (
+from modeling_trace.models.dynamics_trace import LATENT_DYNAMICS
+from modeling_trace.models.segments_trace import (
     ENCODER_MASKS,
     SegmentRule,
     gather_positions,
@@ -112,7 +112,7 @@ def test_loss_and_gradients_are_those_of_whole_passes(family, options, lengths, 
     assert segment_layout(model._segment_ids(ids, mask, None), 1)["packed"] is not None
     # as little in the products as can be, so that rows are packed
     original = segment_layout
-    monkeypatch.setattr("modeling_trace.encoding_trace.segment_layout", lambda ids, _: original(ids, 1))
+    monkeypatch.setattr("modeling_trace.models.encoding_trace.segment_layout", lambda ids, _: original(ids, 1))
 
     state = copy.deepcopy(model.state_dict())
 

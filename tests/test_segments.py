@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from tiny import BOS, EOS, PAD, SEP, backbone_config, make_batch
 from transformers import AutoModel
 
-from modeling_trace.segments_trace import (
+from modeling_trace.models.segments_trace import (
     SegmentRule,
     broadcast_segments,
     context_mask,

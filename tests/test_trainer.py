@@ -13,8 +13,8 @@ from processes import one_and_two_processes
 from tokenizers import Tokenizer, models
 from transformers import GPT2Config, PreTrainedTokenizerFast, Trainer, TrainerCallback, TrainingArguments
 
-from modeling_trace.configuration_trace import TraceConfig
-from modeling_trace.modeling_trace import TraceForConditionalGeneration
+from modeling_trace.models.configuration_trace import TraceConfig
+from modeling_trace.models.modeling_trace import TraceForConditionalGeneration
 from modeling_trace.training import (
     CollapseWarningCallback,
     KLWeightCallback,

@@ -13,7 +13,7 @@ from transformers import (
 )
 
 from modeling_trace import TraceConfig, TraceForConditionalGeneration
-from modeling_trace.configuration_trace import PAPER_ARCHITECTURE
+from modeling_trace.models.configuration_trace import PAPER_ARCHITECTURE
 
 BOS, EOS, PAD, SEP, VOCAB = 0, 1, 2, 3, 40
 

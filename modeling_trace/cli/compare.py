@@ -14,8 +14,8 @@ from .real_texts import NUM_TEXTS, load_real_texts
 
 PARTS = "parts"
 MOST_FINDINGS = 12  # on the screen
-DECODING_NAMES = ("greedy", "beam", "top-k", "top-p", "temperature")  # as modeling_trace.evaluation.decoding
-LIKELIHOOD_METHODS = ("importance", "particle")  # as modeling_trace.likelihood_trace
+DECODING_NAMES = ("greedy", "beam", "top-k", "top-p", "temperature")  # as modeling_trace.evaluation.report.decoding
+LIKELIHOOD_METHODS = ("importance", "particle")  # as modeling_trace.models.likelihood_trace
 EXTRA = ("bert_score", "mauve", "vendi_score")
 
 
@@ -75,10 +75,10 @@ def run_report(argv: list[str], command: str, what: str, description: str) -> in
     configs = [load_config(path) for path in paths]
     device = find_device(arguments.device)
 
-    from ..evaluation.comparison import compare_systems
-    from ..evaluation.parts import Parts
-    from ..evaluation.report import FILES, write_report
-    from ..evaluation.systems import EvaluationSettings, System, check_fit, weights_fingerprint
+    from ..evaluation.report.cache import Parts
+    from ..evaluation.report.comparison import compare_systems
+    from ..evaluation.report.systems import EvaluationSettings, System, check_fit, weights_fingerprint
+    from ..evaluation.report.writing import FILES, write_report
 
     _check_output(Path(arguments.output), FILES)
 
@@ -227,7 +227,7 @@ def _at_most(arguments: Namespace, name: str, count: int) -> int:
 
 def _print_end(report, output: Path, parts, files) -> None:
     overview = report["tables"][0]
-    from ..evaluation.report_markdown import format_cell
+    from ..evaluation.report.markdown import format_cell
 
     heads = [column["label"] for column in overview["columns"]]
     rows = [

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from ..dynamics_trace import has_segments
+from ..models.dynamics_trace import has_segments
 from .editing import run_editing
 from .parser import flag
 

@@ -16,7 +16,7 @@ from transformers.utils.peft_utils import find_adapter_config_file
 
 from ..data import TraceProcessor, write_texts
 from ..data.writing import write_whole
-from ..modeling_trace import TraceForConditionalGeneration
+from ..models.modeling_trace import TraceForConditionalGeneration
 from .parser import CommandParser, flag, one_line, printable
 
 MAX_NEW_TOKENS = 256  # where the context has room for them

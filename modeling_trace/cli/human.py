@@ -8,7 +8,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from ..evaluation.human import CRITERIA, KEY_NAME, make_sheets, read_sheets, summarise, summary_table
+from ..evaluation.human_study.sheets import CRITERIA, KEY_NAME, make_sheets, read_sheets, summarise, summary_table
 from .parser import CommandParser, flag
 
 USAGE = """\

@@ -23,7 +23,7 @@ def load_real_texts(arguments: Namespace, systems):
         systems (`Sequence[System]`): for which one is conditional, and what each was trained on.
     """
     from ..evaluation.ngrams import check_texts
-    from ..evaluation.systems import EvaluationData, cut_words
+    from ..evaluation.report.systems import EvaluationData, cut_words
 
     conditional = systems[0].config.conditional
     validation_split = _number(arguments.validation_split)

@@ -25,12 +25,12 @@ from transformers import (
 )
 from transformers.trainer_utils import get_last_checkpoint
 
-from ..backbones_trace import resolve_backbone
-from ..configuration_trace import TraceConfig
 from ..data import TraceProcessor, load_texts, prepare_dataset, train_tokenizer
 from ..data.loading import fingerprint_texts
-from ..dynamics_trace import has_segments
-from ..modeling_trace import TraceForConditionalGeneration
+from ..models.backbones_trace import resolve_backbone
+from ..models.configuration_trace import TraceConfig
+from ..models.dynamics_trace import has_segments
+from ..models.modeling_trace import TraceForConditionalGeneration
 from ..training import TraceTrainer, check_output_dir, check_processes, lora_config
 from .parser import one_line
 from .train_arguments import (

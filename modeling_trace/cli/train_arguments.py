@@ -10,10 +10,10 @@ import torch
 from transformers import PreTrainedConfig, TrainingArguments
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from ..configuration_trace import TraceConfig
 from ..data import FixedLengthSegmenter, RegexSegmenter, SentenceSegmenter
-from ..data.presets import PRESETS, SYSTEMS, named_settings
-from ..dynamics_trace import has_segments
+from ..models.configuration_trace import TraceConfig
+from ..models.dynamics_trace import has_segments
+from ..presets import PRESETS, SYSTEMS, named_settings
 from ..training import check_processes, get_schedule
 from .parser import CommandParser, argument_values, flag, nearest, one_line, read_yaml
 

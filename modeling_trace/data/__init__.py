@@ -1,10 +1,10 @@
 """Text in, batches out: segmenters, the processor, the collator, loading of data sets, and the built-in corpus."""
 
+from ..presets import PAPER_TRAINING, PRESETS, SYSTEMS
 from .collator import TraceDataCollator
-from .corpus import ASPECTS, REGISTERS, SENTIMENTS, Review, generate_reviews, review_dataset
 from .loading import load_texts, prepare_dataset
-from .presets import PAPER_TRAINING, PRESETS, SYSTEMS
 from .processor import TraceProcessor
+from .reviews import ASPECTS, REGISTERS, SENTIMENTS, Review, generate_reviews, review_dataset
 from .segmenters import FixedLengthSegmenter, RegexSegmenter, Segmenter, SentenceSegmenter
 from .tokenizer import train_tokenizer
 from .writing import write_texts

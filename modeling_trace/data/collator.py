@@ -4,7 +4,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 from transformers.data.data_collator import pad_without_fast_tokenizer_warning
 
-from ..segments_trace import SegmentRule
+from ..models.segments_trace import SegmentRule
 from .processor import TraceProcessor
 
 

@@ -5,7 +5,10 @@ from typing import TYPE_CHECKING
 
 from transformers.utils import logging
 
-from .checking import (
+from .processor import TraceProcessor
+from .sources import REVIEWS, check_cache, load_split
+from .streaming import prepare_stream, stream_texts
+from .validation import (
     check_column,
     check_conditional,
     check_dataset,
@@ -14,9 +17,6 @@ from .checking import (
     is_stream,
     named_columns,
 )
-from .processor import TraceProcessor
-from .sources import REVIEWS, check_cache, load_split
-from .streaming import prepare_stream, stream_texts
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset

@@ -11,9 +11,9 @@ from transformers import AutoTokenizer, BatchEncoding, PreTrainedTokenizerBase
 from transformers.data.data_collator import pad_without_fast_tokenizer_warning
 from transformers.utils import PROCESSOR_NAME, PushToHubMixin, cached_file, logging
 
-from ..backbones_trace import resolve_backbone
-from ..configuration_trace import SEPARATORS
-from ..segments_trace import SegmentRule, add_separator_token
+from ..models.backbones_trace import resolve_backbone
+from ..models.configuration_trace import SEPARATORS
+from ..models.segments_trace import SegmentRule, add_separator_token
 from .segmenters import FixedLengthSegmenter, Segmenter
 
 logger = logging.get_logger(__name__)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from transformers.utils import logging
 
-from .checking import NO_ROWS, check_dataset, is_stream, nearest, one_line
-from .corpus import review_dataset
+from .reviews import review_dataset
+from .validation import NO_ROWS, check_dataset, is_stream, nearest, one_line
 
 logger = logging.get_logger(__name__)
 

@@ -4,9 +4,9 @@ import math
 
 from transformers.utils import logging
 
-from .checking import NO_ROWS, check_conditional, nearest, text_columns, without_text
 from .processor import TraceProcessor
 from .sources import load_split
+from .validation import NO_ROWS, check_conditional, nearest, text_columns, without_text
 
 logger = logging.get_logger(__name__)
 

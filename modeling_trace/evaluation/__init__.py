@@ -1,7 +1,5 @@
 """Evaluation of trained models: what their texts are like, to people and by figures."""
 
-from .comparison import compare_systems
-from .decoding import DECODING
 from .diversity import (
     bleu,
     compression_ratio,
@@ -12,15 +10,18 @@ from .diversity import (
     self_bleu,
     vendi_score,
 )
-from .human import make_sheets, paired_tests, read_sheets, summarise, summary_table
+from .human_study.sheets import make_sheets, paired_tests, read_sheets, summarise, summary_table
 from .intervals import bootstrap_interval, metric_difference, metric_interval, paired_difference
 from .jackknife import Difference, Interval, Replicates, mean_replicates, metric_replicates
 from .latent_use import LatentUse, SharedOffset, latent_use, shared_offset
 from .likelihood import LikelihoodResult, evaluate_likelihood
 from .metrics import TextMetric, load_metric
-from .parts import Parts
 from .quality import Cnd, JudgePerplexity, bert_score, cnd, judge_perplexity, mauve, rouge, sacrebleu
-from .report import write_report
+from .report.cache import Parts
+from .report.comparison import compare_systems
+from .report.decoding import DECODING
+from .report.systems import EvaluationData, EvaluationSettings, System
+from .report.writing import write_report
 from .representation import (
     ActiveUnits,
     EncodedTexts,
@@ -30,7 +31,6 @@ from .representation import (
     encode_texts,
     mutual_information,
 )
-from .systems import EvaluationData, EvaluationSettings, System
 
 __all__ = [
     "DECODING",

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 
 from ..data import TraceProcessor
-from ..latents_trace import gaussian_kl, standard_normal
-from ..likelihood_trace import evaluation_mode, target_mask
+from ..models.gaussian_trace import gaussian_kl, reparameterize, standard_normal
+from ..models.likelihood_trace import evaluation_mode, target_mask
 from .intervals import bootstrap_interval
 from .jackknife import Interval
 from .likelihood import iterate_batches
@@ -185,7 +185,7 @@ def _prior_paths(texts: EncodedTexts, noise: torch.Tensor) -> torch.Tensor:
     previous, steps = torch.zeros_like(noise[0]), []
     for t in range(len(noise)):
         mean, logvar = texts.prior(previous, texts.inputs[:, t], t)
-        previous = mean + torch.exp(0.5 * logvar) * noise[t]
+        previous = reparameterize(mean, logvar, noise[t])
         steps.append(previous)
     return torch.stack(steps, dim=1)
 

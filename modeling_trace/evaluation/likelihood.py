@@ -9,7 +9,7 @@ import torch
 from transformers.utils.logging import tqdm
 
 from ..data import TraceDataCollator, TraceProcessor
-from ..likelihood_trace import check_likelihood_method, target_mask
+from ..models.likelihood_trace import check_likelihood_method, target_mask
 
 ELBO_DRAWS = 10  # beside a particle filter: means over draws need no more, as they are means over texts, too
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from transformers.utils.logging import tqdm
 
-from ..backbones_trace import resolve_backbone
+from ..models.backbones_trace import resolve_backbone
 from .ngrams import check_orders, check_paired, check_texts, encode, ngrams, require
 
 ROUGE_TYPES = ("rouge1", "rouge2", "rougeL")

@@ -21,9 +21,9 @@ from torch import nn
 from transformers.utils.logging import tqdm
 
 from ..data import TraceProcessor
-from ..dynamics_trace import LatentDynamics, RecurrentDynamics
-from ..latents_trace import linear_float32, standard_normal
-from ..likelihood_trace import evaluation_mode, gaussian_log_density
+from ..models.dynamics_trace import LatentDynamics, RecurrentDynamics
+from ..models.gaussian_trace import gaussian_log_density, linear_float32, reparameterize, standard_normal
+from ..models.likelihood_trace import evaluation_mode
 from .likelihood import iterate_batches
 
 _BLOCK = 2**19  # elements (4 MiB of float64) of a block of pairs: what stays in a CPU's cache is several times faster
@@ -93,7 +93,7 @@ class EncodedTexts:
         previous = torch.zeros_like(self.delta_mean[:, 0])
         for t in range(self.mask.shape[1]):
             found = self.posterior(previous, self.inputs[:, t], self.delta_mean[:, t], self.delta_logvar[:, t], t)
-            latents = found[2] + torch.exp(0.5 * found[3]) * noise[t]
+            latents = reparameterize(found[2], found[3], noise[t])
             yield previous, latents, *found
             previous = latents
 

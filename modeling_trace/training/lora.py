@@ -13,9 +13,9 @@ from transformers.pytorch_utils import Conv1D
 from transformers.utils import cached_file
 from transformers.utils.peft_utils import find_adapter_config_file
 
-from ..backbones_trace import resolve_backbone
-from ..configuration_trace import TraceConfig
-from ..modeling_trace import TraceForConditionalGeneration
+from ..models.backbones_trace import resolve_backbone
+from ..models.configuration_trace import TraceConfig
+from ..models.modeling_trace import TraceForConditionalGeneration
 
 # The parts of a model that no adapter stands for: they are trained and saved whole.
 LATENT_MODULES = ("latents", "latent_injection", "state_reader")

@@ -18,7 +18,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging
 
-from ..segments_trace import check_prompts, segment_layout
+from ..models.segments_trace import check_prompts, segment_layout
 from .callbacks import CollapseWarningCallback, KLWeightCallback, get_kl_weight
 from .distributed import OneOrder, check_processes
 from .memory import OptimizerStepCallback, run_must_fit, step_must_fit

@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 
-from ..data import prepare_dataset
-from .latent_use import latent_use, shared_offset
-from .representation import active_units, encode_texts, mutual_information
+from ...data import prepare_dataset
+from ..latent_use import latent_use, shared_offset
+from ..representation import active_units, encode_texts, mutual_information
 
 SCATTER_TEXTS = 200
 

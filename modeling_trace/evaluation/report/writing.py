@@ -8,9 +8,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from ..data.writing import write_whole
-from .report_html import html_page
-from .report_markdown import markdown_report
+from ...data.writing import write_whole
+from .html_page import html_page
+from .markdown import markdown_report
 from .systems import file_name
 
 FILES = ("report.md", "report.json", "report.html")

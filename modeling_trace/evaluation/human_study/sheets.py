@@ -16,8 +16,8 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from .human_form import render_form
-from .human_statistics import paired_tests, summarise, summary_table
+from .form import render_form
+from .statistics import paired_tests, summarise, summary_table
 
 KEY_NAME = "key.json"
 # The question of each criterion, and what each rating from 1 to 5 stands for.

@@ -28,8 +28,8 @@ from .configuration_trace import LATENT_DYNAMICS_VALUES, TraceConfig
 from .dynamics_trace import LATENT_DYNAMICS, check_buffers, dynamics_class
 from .editing_trace import LatentEditingMixin
 from .encoding_trace import EncodingMixin, StateNorm, StateReader, open_layer
+from .gaussian_trace import PosteriorNorm, at_least_float32, free_bits, gaussian_kl
 from .generation_trace import SegmentGenerationMixin
-from .latents_trace import PosteriorNorm, at_least_float32, free_bits, gaussian_kl
 from .likelihood_trace import LikelihoodMixin
 from .segments_trace import SegmentRule, broadcast_segments, check_prompts, next_segment_ids, token_positions
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from .jackknife import Replicates
+from ..jackknife import Replicates
 from .tables import make_column, make_table
 
 LEVELS = (0.25, 0.5, 0.75)  # of the range of quality that all envelopes share

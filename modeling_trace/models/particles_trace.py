@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from transformers import DynamicCache
 
-from .latents_trace import at_least_float32
+from .gaussian_trace import at_least_float32
 from .segments_trace import last_token_index, next_segment_ids, token_positions
 
 # Particles are resampled when fewer than this share of them would count. The usual choice, also of FIVO's authors:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..data.writing import write_whole
+from ...data.writing import write_whole
 
 ESTIMATORS = 1  # to be raised with every change to what a part holds: older parts are then computed again
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..data import TraceProcessor
-from .parts import digest
+from ...data import TraceProcessor
+from .cache import digest
 
 REAL = "real text"  # the row of a table that is no system
 MAX_NEW_TOKENS = 256

@@ -6,9 +6,9 @@ from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
-from .figures import FIGURES
-from .jackknife import Difference, Replicates
-from .ngrams import require
+from ..jackknife import Difference, Replicates
+from ..ngrams import require
+from .metric_values import FIGURES
 from .systems import REAL
 
 BOUNDS = ("nats", "ppl", "ppl_word")  # upper bounds where there are latents

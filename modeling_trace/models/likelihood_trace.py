@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from transformers.utils import ModelOutput
 
-from .latents_trace import gaussian_kl, standard_normal
+from .gaussian_trace import gaussian_kl, gaussian_log_density, reparameterize, standard_normal, to_float64
 from .particles_trace import filter_texts, target_nats
 from .segments_trace import next_segment_ids
 
@@ -55,20 +55,6 @@ class LikelihoodOutput(ModelOutput):
     latents: torch.Tensor | None = None
 
 
-def gaussian_log_density(x: torch.Tensor, mean: torch.Tensor, logvar: torch.Tensor) -> torch.Tensor:
-    """
-    log N(x; mean, exp(logvar)), element by element and in float64.
-
-    Args:
-        x, mean, logvar (`torch.Tensor`): shapes that broadcast.
-
-    Returns:
-        `torch.Tensor` of the broadcast shape; sum over the last axis for the density of one latent.
-    """
-    x, mean, logvar = (_float64(value) for value in (x, mean, logvar))
-    return -0.5 * (math.log(2 * math.pi) + logvar + (x - mean).square() * torch.exp(-logvar))
-
-
 def importance_weighted_bound(log_weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """
     L_n = logsumexp_k log w_k - log n, and the effective sample size (sum w)^2 / sum w^2.
@@ -80,7 +66,7 @@ def importance_weighted_bound(log_weights: torch.Tensor) -> tuple[torch.Tensor, 
     Returns:
         Two tensors of shape `(...)`, float64.
     """
-    log_weights = _float64(log_weights)
+    log_weights = to_float64(log_weights)
     total = log_weights.logsumexp(dim=-1)
     effective = torch.exp(2 * total - (2 * log_weights).logsumexp(dim=-1))
     return total - math.log(log_weights.shape[-1]), effective
@@ -256,7 +242,7 @@ class LikelihoodMixin:
                 first = torch.full((count,), t == 0, device=previous.device)
                 prior = self.latents.prior(previous, None if own is None else own[t].expand(count, -1), first)
                 posterior = self.latents.combine(*prior, *(x[0, t].expand(count, -1) for x in delta))
-                z = posterior[0] + torch.exp(0.5 * posterior[1]) * noise[t]
+                z = reparameterize(*posterior, noise[t])
                 log_ratio = (gaussian_log_density(z, *prior) - gaussian_log_density(z, *posterior)).sum(dim=-1)
                 return z, log_ratio, gaussian_kl(*posterior, *prior)
 
@@ -269,7 +255,7 @@ class LikelihoodMixin:
         batch_size, num_segments = len(input_ids), max(1, int(segment_ids.max()))
         shape = (batch_size, num_samples, num_segments)
         latents = None
-        log_ratio = _float64(torch.zeros(shape, device=input_ids.device))  # log p(z_t) - log q(z_t)
+        log_ratio = to_float64(torch.zeros(shape, device=input_ids.device))  # log p(z_t) - log q(z_t)
         kl = log_ratio.new_zeros(batch_size, num_segments, self.config.latent_size)
         there = torch.zeros(batch_size, num_segments, dtype=torch.bool, device=input_ids.device)
         for row, (noise, draw) in enumerate(self._proposals(*rows, num_samples, generator)):
@@ -279,7 +265,7 @@ class LikelihoodMixin:
             for t in range(len(noise)):
                 z, log_ratio[row, :, t], each_kl = draw(t, z)
                 latents[row, :, t] = z
-                kl[row, t] = _float64(each_kl).mean(dim=0)
+                kl[row, t] = to_float64(each_kl).mean(dim=0)
             there[row, : len(noise)] = True
         overflow = ~(log_ratio.isfinite().all(dim=2) & latents.flatten(2).isfinite().all(dim=2))
         usable = latents.masked_fill(overflow[:, :, None, None], 0.0)
@@ -321,7 +307,7 @@ class LikelihoodMixin:
             resampled[row, : len(one.resampled)] = one.resampled
         bound = torch.tensor([one.log_likelihood for one in found], dtype=torch.float64)
         least = torch.stack([one.effective_sample_size.amin() for one in found])
-        dtype = _float64(torch.zeros((), device=input_ids.device)).dtype
+        dtype = to_float64(torch.zeros((), device=input_ids.device)).dtype
         values = (x.to(dtype).to(input_ids.device) for x in (bound, least, by_step))
         return LikelihoodOutput(*values, resampled=resampled.to(input_ids.device))
 
@@ -359,7 +345,7 @@ class LikelihoodMixin:
                 use_cache=False,
                 **settings,
             ).logits
-            nats = _float64(target_nats(logits, labels[texts, columns]))
+            nats = to_float64(target_nats(logits, labels[texts, columns]))
             sums.append(nats.new_zeros(len(rows), num_segments).scatter_add(1, steps[texts, columns], nats))
         return torch.cat(sums).view(batch_size, num_samples, num_segments)
 
@@ -375,17 +361,12 @@ def _labels(input_ids: torch.LongTensor, targets: torch.BoolTensor) -> torch.Lon
     return torch.nn.functional.pad(input_ids.masked_fill(~targets, -100)[:, 1:], (0, 1), value=-100)
 
 
-def _float64(x: torch.Tensor) -> torch.Tensor:
-    return x.float() if x.device.type == "mps" else x.double()  # Apple's GPUs have no float64
-
-
 __all__ = [
     "LIKELIHOOD_METHODS",
     "LikelihoodMixin",
     "LikelihoodOutput",
     "check_likelihood_method",
     "evaluation_mode",
-    "gaussian_log_density",
     "importance_weighted_bound",
     "target_mask",
 ]

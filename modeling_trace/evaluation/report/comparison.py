@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 from transformers.utils import logging
 
-from ..likelihood_trace import check_likelihood_method
+from ...models.likelihood_trace import check_likelihood_method
+from ..jackknife import Replicates
+from ..ngrams import require
+from .cache import Parts
 from .decoding import DECODING, DESCRIPTIONS, setting_label
 from .equal_quality import envelope_of, equal_quality_table
-from .figures import DIVERSITY, VENDI_TEXTS, Judges, likelihood_figures, mean_figures, text_figures
 from .findings import find
-from .jackknife import Replicates
-from .measure import measure_system
-from .ngrams import require
-from .parts import Parts
+from .measurement import measure_system
+from .metric_values import DIVERSITY, VENDI_TEXTS, Judges, likelihood_figures, mean_figures, text_figures
 from .systems import (
     METHOD_NAMES,
     REAL,

@@ -6,12 +6,12 @@ from typing import Any
 from datasets import Dataset
 from transformers import set_seed
 
-from ..data import prepare_dataset, write_texts
+from ...data import prepare_dataset, write_texts
+from ..likelihood import evaluate_likelihood
+from .cache import Parts, digest
 from .decoding import DECODING, plane_settings, sampling_at
-from .figures import PER_STEP
-from .likelihood import evaluate_likelihood
-from .measure_latents import measure_latents
-from .parts import Parts, digest
+from .latent_measurement import measure_latents
+from .metric_values import PER_STEP
 from .systems import EvaluationData, EvaluationSettings, Plan, System, cut_words
 
 BLOCK = 500  # texts in one part: what an evaluation that was stopped may lose

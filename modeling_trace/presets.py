@@ -5,7 +5,7 @@ from typing import Any
 
 from transformers.utils import logging
 
-from ..configuration_trace import PAPER_ARCHITECTURE, PAPER_RECIPE, PAPER_WARNING
+from .models.configuration_trace import PAPER_ARCHITECTURE, PAPER_RECIPE, PAPER_WARNING
 
 logger = logging.get_logger(__name__)
 

@@ -1612,7 +1612,7 @@ def generate_reviews(num_reviews: int = 20_000, seed: int = 0) -> list[Review]:
     Example:
 
     ```python
-    >>> from modeling_trace.data.corpus import generate_reviews
+    >>> from modeling_trace.data.reviews import generate_reviews
 
     >>> review = generate_reviews(num_reviews=4, seed=0)[-1]
     >>> review.business
@@ -1656,7 +1656,7 @@ def review_dataset(num_reviews: int = 20_000, seed: int = 0) -> "Dataset":
     Example:
 
     ```python
-    >>> from modeling_trace.data.corpus import review_dataset
+    >>> from modeling_trace.data.reviews import review_dataset
 
     >>> dataset = review_dataset(num_reviews=100)
     >>> dataset.column_names

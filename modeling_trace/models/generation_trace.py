@@ -8,7 +8,7 @@ from transformers import LogitsProcessor, LogitsProcessorList
 from transformers.utils import logging
 
 from .cache_trace import TraceCache
-from .latents_trace import standard_normal
+from .gaussian_trace import reparameterize, standard_normal
 from .segments_trace import ids_tensor, next_segment_ids
 
 logger = logging.get_logger(__name__)
@@ -129,7 +129,7 @@ class LatentDraws:
     generator: torch.Generator | None = None
 
     def draw(self, mean: torch.Tensor, logvar: torch.Tensor, scale: torch.Tensor | float) -> torch.Tensor:
-        return mean + scale * torch.exp(0.5 * logvar) * standard_normal(mean, self.generator)
+        return reparameterize(mean, logvar, standard_normal(mean, self.generator), scale)
 
     def hold(self, latents: torch.Tensor, rows: torch.LongTensor, segment: torch.LongTensor) -> torch.Tensor:
         """Replace what is `given` for `rows` in their `segment` (1, 2, ...)."""

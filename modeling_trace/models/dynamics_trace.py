@@ -9,14 +9,15 @@ from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from .configuration_trace import LATENT_DYNAMICS_VALUES, REGISTERED_DYNAMICS, TraceConfig
-from .latents_trace import (
+from .gaussian_trace import (
     PosteriorNorm,
     SegmentLatents,
     linear_float32,
-    recurrent_scan,
+    reparameterize,
     smooth_bound,
     standard_normal,
 )
+from .scan_trace import recurrent_scan
 
 
 class LatentDynamics(nn.Module, ABC):
@@ -152,13 +153,13 @@ class LatentDynamics(nn.Module, ABC):
                 context = None if context_states is None else context_states[:, t]
                 prior = self.prior(previous, context, first[:, t])
                 posterior = self.combine(*prior, *(x[:, t] for x in delta))
-                previous = posterior[0] + torch.exp(0.5 * posterior[1]) * noise[:, t]
+                previous = reparameterize(*posterior, noise[:, t])
                 steps.append((previous, *prior, *posterior))
             values = [torch.stack(x, dim=1) for x in zip(*steps, strict=True)]
         else:
             prior = self.prior(torch.zeros_like(noise), context_states, first)
             posterior = self.combine(*prior, *delta)
-            values = [posterior[0] + torch.exp(0.5 * posterior[1]) * noise, *prior, *posterior]
+            values = [reparameterize(*posterior, noise), *prior, *posterior]
         return SegmentLatents(*(torch.where(keep, x, 0.0) for x in values))
 
     @staticmethod
@@ -225,7 +226,7 @@ class RecurrentDynamics(LatentDynamics):
                 self.residual_scale,
             )
         else:  # the posterior does not depend on z_{t-1}, so there is nothing to scan
-            latents = delta_mean + torch.exp(0.5 * delta_logvar) * noise
+            latents = reparameterize(delta_mean, delta_logvar, noise)
             prior = self._prior_from_inputs(prior_inputs + linear_float32(_shift(latents), weight))
         posterior = self.combine(*prior, delta_mean, delta_logvar)
         return SegmentLatents(*((x * keep).transpose(0, 1) for x in (latents, *prior, *posterior)))
@@ -286,7 +287,7 @@ class ParallelDynamics(RecurrentDynamics):
             weight (`torch.Tensor` of shape `(2 * latent_size, latent_size)`): W_mu1 above W_sigma1 (of log sigma^2).
         """
         if not self.residual_posterior:  # z_t does not depend on z_{t-1}: nothing to approximate
-            return delta_mean + torch.exp(0.5 * delta_logvar) * noise
+            return reparameterize(delta_mean, delta_logvar, noise)
         context_mean, context_logvar = self._prior_from_inputs(prior_inputs)
         if self.residual_scale == "prior":
             r = delta_mean + noise + 0.5 * delta_logvar * noise
@@ -307,7 +308,7 @@ class ParallelDynamics(RecurrentDynamics):
         )
         prior = self._prior_from_inputs(prior_inputs + linear_float32(_shift(approximate), weight))
         posterior = self.combine(*prior, *delta)
-        latents = posterior[0] + torch.exp(0.5 * posterior[1]) * noise
+        latents = reparameterize(*posterior, noise)
         return SegmentLatents(*((x * keep).transpose(0, 1) for x in (latents, *prior, *posterior)))
 
     @torch.no_grad()
@@ -326,7 +327,7 @@ class ParallelDynamics(RecurrentDynamics):
         if self.residual_posterior:
             exact = recurrent_scan(prior_inputs, *delta, noise, weight, self.bound, self.residual_scale)[0]
         else:
-            exact = delta[0] + torch.exp(0.5 * delta[1]) * noise
+            exact = reparameterize(*delta, noise)
         error = (approximate - exact).norm(dim=-1) / exact.norm(dim=-1).clamp_min(torch.finfo(exact.dtype).tiny)
         rows = mask.t()
         return torch.where(rows, error, 0.0).sum(dim=1) / rows.sum(dim=1).clamp_min(1)

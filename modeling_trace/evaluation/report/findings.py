@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from itertools import combinations
 
-from .figures import DIVERSITY, FIGURES
+from .metric_values import DIVERSITY, FIGURES
 from .systems import EvaluationData, EvaluationSettings, System
 from .tables import LOOSE, SATURATED
 

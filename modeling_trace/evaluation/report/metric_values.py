@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 from transformers.utils import logging
 
-from ..backbones_trace import resolve_backbone
-from .diversity import bleu, rep_n, vendi_score
-from .jackknife import Replicates, make_groups, mean_replicates, metric_replicates
-from .parts import Parts, digest
-from .quality import ROUGE_TYPES, bert_score, judge_perplexity, load_judge, mauve, rouge
+from ...models.backbones_trace import resolve_backbone
+from ..diversity import bleu, rep_n, vendi_score
+from ..jackknife import Replicates, make_groups, mean_replicates, metric_replicates
+from ..quality import ROUGE_TYPES, bert_score, judge_perplexity, load_judge, mauve, rouge
+from .cache import Parts, digest
 from .systems import EvaluationData, EvaluationSettings, file_fingerprint
 
 logger = logging.get_logger(__name__)

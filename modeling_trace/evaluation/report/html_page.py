@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from .decoding import DESCRIPTIONS
-from .report_markdown import conditions, envelope_settings, format_cell, how_to_read, plane_points
-from .report_pictures import (
+from .markdown import conditions, envelope_settings, format_cell, how_to_read, plane_points
+from .plots import (
     MIN_HALF_WIDTH,
     MIN_TEXTS,
     PLANE,

@@ -15,7 +15,7 @@ from transformers.masking_utils import create_bidirectional_mask
 
 from .backbones_trace import first_layers, layer_stack
 from .cache_trace import TraceCache
-from .latents_trace import SegmentLatents
+from .gaussian_trace import SegmentLatents
 from .likelihood_trace import evaluation_mode
 from .segments_trace import (
     ENCODER_MASKS,

@@ -1,0 +1,1 @@
+"""A comparison of systems, from measuring each to the report: what is measured, its cache, tables, findings, pages."""
