@@ -136,7 +136,7 @@ def prior_draws(model, batch) -> torch.Tensor:
     steps = []
     for t in range(states.shape[1]):
         first = torch.full((len(ids),), t == 0, device=ids.device)
-        mean, logvar = model.latents.prior(previous, None if context is None else context[:, t], first)
+        mean, logvar = model.dynamics.prior(previous, None if context is None else context[:, t], first)
         previous = mean + torch.exp(0.5 * logvar) * torch.randn_like(mean)
         steps.append(previous)
     return torch.stack(steps, dim=1)

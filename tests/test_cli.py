@@ -152,7 +152,7 @@ def test_ctrl_c_twice_stops_at_once(config_file, tmp_path, monkeypatch, capsys):
 
 
 def test_plain_language_model_becomes_trace(plain, tmp_path, capsys):
-    assert "latents.W_prior" not in weights(plain)
+    assert "dynamics.W_prior" not in weights(plain)
     output_dir = str(tmp_path / "trace")
     arguments = ["--dataset", "reviews", "--max_texts", "100", "--max_steps", "2", "--latent_size", "4"]
     assert main(["train", "--backbone", plain, "--output_dir", output_dir, *arguments]) == 0

@@ -95,8 +95,8 @@ def walk(scale, imports="import torch\nfrom modeling_trace import LatentDynamics
 def test_the_recurrence_is_that_of_the_prior(tmp_path):
     module = make_module(tmp_path)
     model = tiny_model(latent_dynamics="random-walk").train()
-    assert type(model.latents) is module.RandomWalk
-    assert type(model.latents).forward is LatentDynamics.forward
+    assert type(model.dynamics) is module.RandomWalk
+    assert type(model.dynamics).forward is LatentDynamics.forward
     ids, mask, labels = make_batch([make_text([3, 3, 2]), make_text([3, 1])])
     out = model(ids, attention_mask=mask, labels=labels)
     assert out.latents.shape == (2, 3, 4) and not out.prior_mean[:, 0].any() and not out.prior_logvar.any()
@@ -108,13 +108,13 @@ def test_the_recurrence_is_that_of_the_prior(tmp_path):
 def test_a_step_of_training_moves_every_weight(tmp_path, name):
     make_module(tmp_path)
     model = tiny_model(latent_dynamics=name).train()
-    before = {key: value.clone() for key, value in model.latents.named_parameters()}
+    before = {key: value.clone() for key, value in model.dynamics.named_parameters()}
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     ids, mask, labels = make_batch([make_text([3, 3, 2]), make_text([3, 1])])
     model(ids, attention_mask=mask, labels=labels).loss.backward()
     optimizer.step()
     assert ("drift.weight" in before) == (name == "drift")
-    assert all(not torch.equal(value, before[key]) for key, value in model.latents.named_parameters())
+    assert all(not torch.equal(value, before[key]) for key, value in model.dynamics.named_parameters())
 
 
 @pytest.mark.parametrize("mode", ["greedy", "sample_3_returned", "beam_4_of_2"])
@@ -156,7 +156,7 @@ def test_buffers_that_loading_would_leave_undefined_are_refused(tmp_path):
         tiny_model(latent_dynamics="random-walk")
     make_module(tmp_path, kept)
     tiny_model(latent_dynamics="random-walk").save_pretrained(tmp_path / "model")
-    assert (AutoModel.from_pretrained(tmp_path / "model").latents.step == 2).all()
+    assert (AutoModel.from_pretrained(tmp_path / "model").dynamics.step == 2).all()
 
 
 # --- saving and loading ----------------------------------------------------------------------------------------------
@@ -178,7 +178,7 @@ def test_a_saved_model_names_module_and_class_and_no_code_travels(tmp_path):
     for load in (TraceForConditionalGeneration.from_pretrained, AutoModel.from_pretrained):
         for trust in ({}, {"trust_remote_code": True}):
             loaded = load(folder, **trust)
-            assert type(loaded.latents) is module.Drift
+            assert type(loaded.dynamics) is module.Drift
             assert write(loaded) == write(model.eval())
 
 
@@ -224,7 +224,7 @@ def test_built_in_dynamics_need_no_module_whatever_the_entry(tmp_path):
     model.config.latent_dynamics_class = "left.Over"
     loaded = TraceForConditionalGeneration(model.config)
     assert loaded.config.latent_dynamics_class is None
-    assert type(loaded.latents) is RecurrentDynamics
+    assert type(loaded.dynamics) is RecurrentDynamics
     with pytest.raises(ValueError, match="got 'recurent'. Did you mean 'recurrent'?"):
         TraceForConditionalGeneration(TraceConfig(latent_dynamics="recurent"))
 
@@ -264,4 +264,4 @@ def test_the_page_in_docs_runs(tmp_path, monkeypatch, capsys):
     sys.modules.pop("my_dynamics")
     names = {}
     exec(re.findall(r"```python\n(.*?)```", text, re.DOTALL)[2], names)
-    assert type(names["model"].latents).__name__ == "SlowWalk" and names["model"].latents.rate.shape == (16,)
+    assert type(names["model"].dynamics).__name__ == "SlowWalk" and names["model"].dynamics.rate.shape == (16,)

@@ -290,8 +290,8 @@ def test_approximation_error_is_what_it_says():
     assert error.shape == (3,) and (error > 0).all()
     # without noise and without a variance to linearise nothing is left at the first step
     with torch.no_grad():
-        model.latents.posterior_network.weight[4:].zero_()
-        model.latents.logvar_norm.bias.zero_()
+        model.dynamics.posterior_network.weight[4:].zero_()
+        model.dynamics.logvar_norm.bias.zero_()
     assert model.approximation_error(ids, mask)[0] < 1e-6 < model.approximation_error(ids, mask)[2]
     free = tiny_model(latent_dynamics="parallel", residual_posterior=False)
     assert free.approximation_error(ids, mask).max() < 1e-6  # -RP: z_t does not depend on z_{t-1}
@@ -301,24 +301,24 @@ def test_approximation_error_is_what_it_says():
 
 def test_spectral_norms_are_one_from_the_start_and_while_training():
     model = tiny_model(latent_dynamics="parallel", latent_size=32)
-    for layer in (model.latents.recurrent_mean, model.latents.recurrent_logvar):
+    for layer in (model.dynamics.recurrent_mean, model.dynamics.recurrent_logvar):
         assert 0.9 < torch.linalg.matrix_norm(layer.weight, ord=2).item() <= 1 + 1e-3
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     ids, mask, labels = make_batch(TEXTS)
-    before = model.latents.recurrent_mean.weight.detach().clone()
+    before = model.dynamics.recurrent_mean.weight.detach().clone()
     for _ in range(30):
         optimizer.zero_grad()
         model(ids, attention_mask=mask, labels=labels).loss.backward()
         optimizer.step()
     model(ids, attention_mask=mask, labels=labels)  # as the next step sees it
     model.eval()
-    for layer in (model.latents.recurrent_mean, model.latents.recurrent_logvar):
+    for layer in (model.dynamics.recurrent_mean, model.dynamics.recurrent_logvar):
         norm = torch.linalg.matrix_norm(layer.weight, ord=2).item()
         assert 0.9 < norm <= 1 + 1e-3
-    assert (model.latents.recurrent_mean.weight - before).abs().max() > 1e-3  # it did train
+    assert (model.dynamics.recurrent_mean.weight - before).abs().max() > 1e-3  # it did train
     free = tiny_model(latent_dynamics="parallel", spectral_norm=False, initializer_range=1.0)
-    assert torch.linalg.matrix_norm(free.latents.recurrent_mean.weight, ord=2) > 1.1
+    assert torch.linalg.matrix_norm(free.dynamics.recurrent_mean.weight, ord=2) > 1.1
 
 
 # ---- Batch norm ----
@@ -360,10 +360,10 @@ def test_batch_norm_survives_saving(tmp_path):
     ids, mask, labels = make_batch(TEXTS)
     for _ in range(3):
         model(ids, attention_mask=mask, labels=labels)
-    assert model.latents.mean_norm.running_mean.abs().max() > 0
+    assert model.dynamics.mean_norm.running_mean.abs().max() > 0
     model.eval().save_pretrained(tmp_path)
     again = type(model).from_pretrained(tmp_path)
-    torch.testing.assert_close(again.latents.mean_norm.running_var, model.latents.mean_norm.running_var)
+    torch.testing.assert_close(again.dynamics.mean_norm.running_var, model.dynamics.mean_norm.running_var)
     torch.testing.assert_close(again(ids, attention_mask=mask).logits, model(ids, attention_mask=mask).logits)
 
 
@@ -386,7 +386,7 @@ def test_training_reaches_every_part_and_padding_changes_nothing(name, ablation,
     untouched = [name for name, parameter in model.named_parameters() if parameter.grad is None]
     assert untouched == []
     if name != "independent" and not (name == "single"):
-        assert model.latents.prior_network.weight.grad.abs().max() > 0
+        assert model.dynamics.prior_network.weight.grad.abs().max() > 0
 
 
 @pytest.mark.parametrize("architecture,name", under_both(DYNAMICS), indirect=["architecture"])
@@ -478,7 +478,7 @@ def test_generated_latents_come_from_the_prior_of_the_text_so_far(name):
     for t in range(out.latents.shape[1]):
         begun = segments.amax(-1) > t
         step = None if context is None else context[:, t]
-        mean, logvar = model.latents.prior(previous, step, torch.full((rows,), t == 0))
+        mean, logvar = model.dynamics.prior(previous, step, torch.full((rows,), t == 0))
         standard = ((out.latents[:, t] - mean) / torch.exp(0.5 * logvar))[begun]
         n = standard.shape[0]
         if n > 500:
@@ -597,4 +597,4 @@ def test_two_processes_give_the_gradients_of_one(tmp_path):
     for case in one:
         for name, value in one[case].items():
             torch.testing.assert_close(two[case][name], value, atol=1e-6, rtol=1e-5, msg=f"{case} {name}")
-    assert one["+BN"]["latents.mean_norm.running_mean"].abs().max() > 0
+    assert one["+BN"]["dynamics.mean_norm.running_mean"].abs().max() > 0

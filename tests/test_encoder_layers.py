@@ -117,7 +117,7 @@ def test_priors_of_generation_are_those_of_the_whole_text():
         context, *_ = model._encoder_states(out.sequences, None, segment_ids)
         for step in range(1, context.shape[1]):
             first = torch.zeros(2, dtype=torch.bool)
-            mean, _ = model.latents.prior(out.latents[:, step - 1], context[:, step], first)
+            mean, _ = model.dynamics.prior(out.latents[:, step - 1], context[:, step], first)
             torch.testing.assert_close(
                 torch.stack([seen[row, step + 1] for row in range(2)]), mean, atol=1e-5, rtol=1e-5
             )

@@ -246,7 +246,7 @@ def test_a_frozen_trunk_keeps_nothing_for_the_backward():
     assert saved and not any(saved)
     loss.backward()
     assert all(p.grad is None for p in layers[1].parameters())
-    assert all(p.grad is not None for p in [*layers[2].parameters(), *model.latents.parameters()])
+    assert all(p.grad is not None for p in [*layers[2].parameters(), *model.dynamics.parameters()])
 
 
 @pytest.mark.parametrize("place", [None, 1, 2])

@@ -117,14 +117,14 @@ def test_latents_have_the_priors_mean_and_variance(lengths):
     mask = returned_mask(out, "none", 1)
     segments = model._segment_ids(out.sequences, mask, None)
     priors = []
-    hook = model.latents.register_forward_hook(lambda module, args, result: priors.append(args[0]))
+    hook = model.dynamics.register_forward_hook(lambda module, args, result: priors.append(args[0]))
     model.encode(out.sequences, mask)
     hook.remove()
     context = priors[0]
     previous = torch.zeros(rows, 4)
     for t in range(3):
         begun = segments.amax(-1) > t
-        mean, logvar = model.latents.prior(previous, context[:, t], torch.full((rows,), t == 0))
+        mean, logvar = model.dynamics.prior(previous, context[:, t], torch.full((rows,), t == 0))
         standard = ((out.latents[:, t] - mean) / torch.exp(0.5 * logvar))[begun]
         n = standard.shape[0]
         assert n > 500
@@ -162,11 +162,11 @@ def test_prompt_segments_get_posterior_latents():
     assert (standard.var(0) - 1).abs().max() < 5 * math.sqrt(2 / rows)
     # the open segment's latent comes from the prior, not from the posterior that its one token would give
     contexts = []
-    hook = model.latents.register_forward_hook(lambda module, args, result: contexts.append(args[0]))
+    hook = model.dynamics.register_forward_hook(lambda module, args, result: contexts.append(args[0]))
     model.encode(ids)
     hook.remove()
     context = contexts[0][:, 1].expand(rows, -1)
-    mean, logvar = model.latents.prior(out.latents[:, 0], context, torch.zeros(rows, dtype=torch.bool))
+    mean, logvar = model.dynamics.prior(out.latents[:, 0], context, torch.zeros(rows, dtype=torch.bool))
     standard = (out.latents[:, 1] - mean) * torch.exp(-0.5 * logvar)
     assert standard.mean(0).abs().max() < 5 / math.sqrt(rows)
     assert (standard.var(0) - 1).abs().max() < 5 * math.sqrt(2 / rows)

@@ -92,10 +92,10 @@ def test_latents_that_say_the_text_gain():
         embeddings = model.get_input_embeddings().weight
         embeddings[first, 0], embeddings[second, 0] = 1.0, -1.0
         model.lm_head.weight.copy_(3 * embeddings)
-        for parameter in model.latents.parameters():
+        for parameter in model.dynamics.parameters():
             parameter.zero_()
-        model.latents.logvar_norm.bias.fill_(2 * math.log(0.1))
-        model.latents.posterior_network.weight[0, 0] = 1.0
+        model.dynamics.logvar_norm.bias.fill_(2 * math.log(0.1))
+        model.dynamics.posterior_network.weight[0, 0] = 1.0
         model.latent_injection.weight.zero_()
         model.latent_injection.weight[0, 0] = 10.0
     rows = [{"input_ids": [0, *[(first, second)[n % 2]] * 3, 1]} for n in range(10)]
@@ -112,7 +112,7 @@ def test_latents_that_say_the_text_gain():
 
 def test_latents_that_overflow_are_no_numbers():
     model = tiny_model(prior_logvar_bound=None)
-    model.latents.prior_network.bias.data[4:] = 200.0
+    model.dynamics.prior_network.bias.data[4:] = 200.0
     found = latent_use(model, make_rows(), tiny_processor())
     assert found.prior.isnan().any() and found.prior.isfinite().any()  # texts of one segment have N(0, I)
 

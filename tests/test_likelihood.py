@@ -103,8 +103,8 @@ def model_and_integral():
     """A model, a text of two segments and its log p(x), by quadrature over z_1 and z_2 and one decoder pass a node."""
     model = tiny_model(latent_size=2, latent_init_scale=0.35, seed=1)
     with torch.no_grad():  # a posterior a little off the prior, and wider: narrower, weights have no variance
-        model.latents.mean_norm.gamma, model.latents.logvar_norm.gamma = 0.5, 0.1
-        model.latents.logvar_norm.bias.fill_(0.7)
+        model.dynamics.mean_norm.gamma, model.dynamics.logvar_norm.gamma = 0.5, 0.1
+        model.dynamics.logvar_norm.bias.fill_(0.7)
     ids = torch.tensor([make_text([3, 3], seed=1)])
     # Gauss-Hermite nodes and weights for N(0, 1), from the eigenvalues of the recurrence's matrix
     order = 7
@@ -119,7 +119,7 @@ def model_and_integral():
         c = context.expand(len(grid), -1, -1)
         z = []
         for t in range(2):
-            mean, logvar = model.latents.prior(z[-1] if z else torch.zeros_like(eps[:, :2]), c[:, t], first & (t == 0))
+            mean, logvar = model.dynamics.prior(z[-1] if z else torch.zeros_like(eps[:, :2]), c[:, t], first & (t == 0))
             z.append(mean + torch.exp(0.5 * logvar) * eps[:, 2 * t : 2 * t + 2])
         scores = model(ids.expand(len(grid), -1), latents=torch.stack(z, 1)).logits.double().log_softmax(-1)
     nats = scores[:, :-1].gather(2, ids[:, 1:, None].expand(len(grid), -1, 1)).sum((1, 2))
@@ -162,9 +162,9 @@ def test_encoding_once_is_n_full_forwards(name, settings, own_dynamics):
     out = model.log_likelihood(ids, mask, 6, generator=seeded(), return_dict=True, max_rows=7)
     hook.remove()
     two = model.config.latent_layer is None
-    encoder = 2 if two and model.latents.posterior_pass == "segment" and model.latents.reads_context else 1
+    encoder = 2 if two and model.dynamics.posterior_pass == "segment" and model.dynamics.reads_context else 1
     assert len(passes) == encoder + 3  # 18 rows by 7
-    assert model.training and model.latents.training
+    assert model.training and model.dynamics.training
     model.eval()
     kl = torch.zeros_like(out.kl)
     for row, text in enumerate(texts):
@@ -174,8 +174,8 @@ def test_encoding_once_is_n_full_forwards(name, settings, own_dynamics):
             previous, total = torch.zeros(1, 4), 0.0
             for t in range(there.shape[1]):
                 c = None if context is None else context[:, t]
-                prior = model.latents.prior(previous, c, torch.tensor([t == 0]))
-                posterior = model.latents.posterior(*prior, states[:, t])
+                prior = model.dynamics.prior(previous, c, torch.tensor([t == 0]))
+                posterior = model.dynamics.posterior(*prior, states[:, t])
                 previous = out.latents[row, k, t].unsqueeze(0)
                 p, q = (Normal(mean, torch.exp(0.5 * logvar)) for mean, logvar in (prior, posterior))
                 total += (p.log_prob(previous) - q.log_prob(previous)).sum().item()
@@ -201,8 +201,8 @@ def test_samples_come_from_the_posterior(name, architecture):
     previous = torch.zeros(3000, 4)
     for t in range(there.shape[1]):
         c = None if context is None else context[:, t].expand(3000, -1)
-        prior = model.latents.prior(previous, c, torch.full((3000,), t == 0))
-        mean, logvar = model.latents.posterior(*prior, states[:, t].expand(3000, -1))
+        prior = model.dynamics.prior(previous, c, torch.full((3000,), t == 0))
+        mean, logvar = model.dynamics.posterior(*prior, states[:, t].expand(3000, -1))
         standard = (z[:, t] - mean) / torch.exp(0.5 * logvar)
         assert standard.mean(0).abs().max() < 5 / math.sqrt(3000)
         assert (standard.var(0) - 1).abs().max() < 5 * math.sqrt(2 / 3000)
@@ -263,8 +263,8 @@ def test_elbo_is_the_loss_of_the_same_latents():
     """reconstruction - KL of `forward` under the posterior mean, in the limit of a posterior without noise."""
     model = tiny_model()
     with torch.no_grad():
-        model.latents.logvar_norm.gamma = 0.0
-        model.latents.logvar_norm.bias.fill_(-14)
+        model.dynamics.logvar_norm.gamma = 0.0
+        model.dynamics.logvar_norm.bias.fill_(-14)
     ids, mask, labels = make_batch(TEXTS)
     out = model(ids, attention_mask=mask, labels=labels)
     found = model.elbo(ids, mask, return_dict=True)
@@ -275,7 +275,7 @@ def test_elbo_is_the_loss_of_the_same_latents():
 def test_overflow_has_no_weight():
     model = tiny_model(prior_logvar_bound=None)
     with torch.no_grad():
-        model.latents.prior_network.weight[4:, :4] = 60.0
+        model.dynamics.prior_network.weight[4:, :4] = 60.0
     out = model.log_likelihood(torch.tensor(TEXTS[:1]), num_samples=50, generator=seeded(), return_dict=True)
     kept = out.log_weights.isfinite()
     assert kept.any() and not kept.all() and not out.log_weights.isnan().any()
@@ -434,8 +434,8 @@ def test_filter_with_a_cache_is_the_filter_without(family):
         log_weights, total = torch.full((count,), -math.log(count), dtype=torch.float64), 0.0
         for t in range(num_steps):
             previous = paths[:, t - 1] if t else torch.zeros_like(paths[:, 0])
-            prior = model.latents.prior(previous, context[:, t].expand(count, -1), torch.full((count,), t == 0))
-            mean, logvar = model.latents.posterior(*prior, states[:, t].expand(count, -1))
+            prior = model.dynamics.prior(previous, context[:, t].expand(count, -1), torch.full((count,), t == 0))
+            mean, logvar = model.dynamics.posterior(*prior, states[:, t].expand(count, -1))
             paths[:, t] = mean + torch.exp(0.5 * logvar) * noise[t]
             p, q = (Normal(m, torch.exp(0.5 * v)) for m, v in (prior, (mean, logvar)))
             scores = model(ids.expand(count, -1), latents=paths).logits.log_softmax(-1)[:, :-1]
@@ -502,12 +502,12 @@ def test_a_plain_model_has_nothing_to_filter():
 def test_particles_that_overflow_have_no_weight():
     model = tiny_model(prior_logvar_bound=None, seed=1)
     with torch.no_grad():
-        model.latents.prior_network.weight[4:, :4] = 60.0
+        model.dynamics.prior_network.weight[4:, :4] = 60.0
     settings = {"method": "particle", "generator": seeded(), "return_dict": True}
     out = model.log_likelihood(torch.tensor(TEXTS[:1]), None, 50, **settings)
     assert out.log_likelihood.isfinite() and (out.effective_sample_size_per_step >= 1 - 1e-9).all()
     with torch.no_grad():
-        model.latents.prior_network.bias.fill_(math.inf)  # z_2 of every particle
+        model.dynamics.prior_network.bias.fill_(math.inf)  # z_2 of every particle
     found = model.log_likelihood(torch.tensor(TEXTS[:1]), None, 5, **settings)
     assert found.log_likelihood.item() == -math.inf
 
@@ -615,7 +615,7 @@ def test_shorter_segments_do_not_lower_perplexity():
     model = tiny_model(latent_dynamics="independent")
     with torch.no_grad():
         model.lm_head.weight.zero_()
-        for norm in (model.latents.mean_norm, model.latents.logvar_norm):
+        for norm in (model.dynamics.mean_norm, model.dynamics.logvar_norm):
             norm.gamma = 0.0
             norm.bias.zero_()  # the posterior is the prior
     text = " ".join(f"w{i}" for i in range(4, 16))

@@ -105,7 +105,7 @@ def test_an_adapter_comes_back_on_a_fresh_model(folder, tmp_path, variant):
         assert there == (wanted or kind.startswith("lora")), kind
     assert any("state_reader" in name for name in saved) == (variant == "one pass")
     if variant == "batch":
-        assert saved["base_model.model.latents.mean_norm.running_mean"].any()
+        assert saved["base_model.model.dynamics.mean_norm.running_mean"].any()
     if variant == "parallel":
         assert any("parametrizations" in name and name.endswith("_u") for name in saved)
     merged = again.merge_and_unload()
@@ -123,7 +123,7 @@ def test_only_what_is_meant_to_train_trains(folder, family):
     model = adapted(folder, family)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     train_a_little(model, steps=2)  # the first step moves B alone
-    meant = ("lora_", "latents.modules_to_save.", "latent_injection.modules_to_save.", "trainable_tokens_delta.")
+    meant = ("lora_", "dynamics.modules_to_save.", "latent_injection.modules_to_save.", "trainable_tokens_delta.")
     moved = set()
     for name, parameter in model.named_parameters():
         wanted = any(part in name for part in meant)
@@ -344,7 +344,7 @@ def test_autocast_keeps_latents_in_float32(folder):
 
 def test_float32_latents_beside_a_bfloat16_backbone_come_back(folder, tmp_path):
     model = TraceForConditionalGeneration.from_backbone(folder / "llama", dtype=torch.bfloat16, **SETTINGS)
-    model.latents.float()
+    model.dynamics.float()
     model.latent_injection.float()
     model = train_a_little(peft.get_peft_model(model, lora_config(model, r=2)))
     assert {parameter.dtype for parameter in model.parameters() if parameter.requires_grad} == {torch.float32}

@@ -352,7 +352,7 @@ def test_latent_networks_start_as_configured():
 def test_prior_scale_bounds_the_kl_from_below():
     """residual_scale="prior": every segment's KL >= l gamma^2 / 2 while beta is 0, whatever the prior's variance."""
     model = tiny_model(latent_size=16, posterior_norm_gamma=1.5)
-    torch.nn.init.normal_(model.latents.prior_network.weight, std=1.0)
+    torch.nn.init.normal_(model.dynamics.prior_network.weight, std=1.0)
     ids, mask, _ = make_batch(TEXTS)
     out = model.encode(ids, mask)
     kl = gaussian_kl(out.posterior_mean, out.posterior_logvar, out.prior_mean, out.prior_logvar).sum(-1)

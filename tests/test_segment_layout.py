@@ -75,7 +75,7 @@ def whole_passes(model, input_ids, attention_mask, segment_ids, layout=None, hid
     """`_encoder_states` as the paper draws it: every pass over the whole batch under its mask."""
     num_segments = int(segment_ids.max())
     states = {}
-    for name in {model.latents.posterior_pass, "context"}:
+    for name in {model.dynamics.posterior_pass, "context"}:
         embeds = model.get_input_embeddings()(input_ids)
         found = model._encoder()(
             inputs_embeds=embeds,
@@ -85,8 +85,8 @@ def whole_passes(model, input_ids, attention_mask, segment_ids, layout=None, hid
         ).last_hidden_state
         states[name] = gather_positions(found, last_token_index(segment_ids, num_segments))
     mask = torch.arange(1, num_segments + 1) <= segment_ids.amax(dim=1, keepdim=True)
-    context = states["context"][:, :-1] if model.latents.reads_context else None
-    return context, states[model.latents.posterior_pass][:, 1:], mask
+    context = states["context"][:, :-1] if model.dynamics.reads_context else None
+    return context, states[model.dynamics.posterior_pass][:, 1:], mask
 
 
 @pytest.mark.parametrize("side", ["left", "right"])

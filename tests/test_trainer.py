@@ -272,7 +272,7 @@ def test_latent_networks_have_a_learning_rate_of_their_own(tmp_path, latent_laye
     decays = [group["weight_decay"] for group in plain.param_groups for _ in group["params"]]
     assert sorted(decay for _, decay in rates.values()) == sorted(decays)  # no other than without the factor
     for name, parameter in model.named_parameters():
-        own = name.startswith(("latents.", "latent_injection.", "state_reader."))
+        own = name.startswith(("dynamics.", "latent_injection.", "state_reader."))
         assert rates[id(parameter)][0] == pytest.approx(1e-3 * (wanted if own else 1))
 
 

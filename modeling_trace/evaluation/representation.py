@@ -184,7 +184,7 @@ def encode_texts(model, data, processor: TraceProcessor, *, batch_size: int = 16
     """
     if not model.has_latents:
         raise ValueError("`model` has latent_dynamics='none', a plain language model: it has no latents to measure.")
-    dynamics = model.latents
+    dynamics = model.dynamics
     if model.device.type == "mps":  # no float64 there
         dynamics = copy.deepcopy(dynamics).cpu()
     device = next(dynamics.parameters()).device

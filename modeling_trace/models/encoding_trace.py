@@ -170,7 +170,7 @@ class EncodingMixin:
     @property
     def packed_hidden_size(self) -> int | None:
         """`hidden_size` of [`segment_layout`]: None where no pass reads segments alone, so that none are packed."""
-        reads_segments = self.has_latents and self.latent_entry is None and self.latents.posterior_pass == "segment"
+        reads_segments = self.has_latents and self.latent_entry is None and self.dynamics.posterior_pass == "segment"
         return self.config.backbone_config.hidden_size if reads_segments else None
 
     def _layout(self, segment_ids, layout=None) -> dict:
@@ -195,14 +195,14 @@ class EncodingMixin:
                 hidden = self._trunk_states(input_ids, attention_mask)
             context, states = self.state_reader(hidden, segment_ids, layout["ends"].to(input_ids.device))
             # the prior of step t reads c_{t-1}, which has not seen x_t
-            return context[:, :-1] if self.latents.reads_context else None, states, mask
+            return context[:, :-1] if self.dynamics.reads_context else None, states, mask
         return *self._pass_states(input_ids, attention_mask, segment_ids, layout), mask
 
     def _encode(
         self, input_ids, attention_mask, segment_ids, sample=None, generator=None, layout=None, hidden=None
     ) -> SegmentLatents:
         """The latents of texts: states, then the latent dynamics."""
-        return self.latents(
+        return self.dynamics(
             *self._encoder_states(input_ids, attention_mask, segment_ids, layout, hidden),
             sample=self.training if sample is None else sample,
             generator=generator,
@@ -233,7 +233,7 @@ class EncodingMixin:
     def _pass_states(self, input_ids, attention_mask, segment_ids, layout):
         """c_{t-1} (or None) and s_t by passes of the encoder (paper Sec. 4.1, Fig. 1)."""
         ends = layout["ends"].to(input_ids.device)
-        posterior_pass, reads_context = self.latents.posterior_pass, self.latents.reads_context
+        posterior_pass, reads_context = self.dynamics.posterior_pass, self.dynamics.reads_context
         names = sorted({posterior_pass, *(["context"] if reads_context else [])} - {"segment"})
         states = {}
         if names:
@@ -306,7 +306,7 @@ class EncodingMixin:
             start (`torch.LongTensor` of shape `(rows,)`): first token of the open segment.
             total (`int`): the most segments, the open one counted.
         """
-        dynamics = self.latents
+        dynamics = self.dynamics
         if self.latent_entry is not None:
             context, states = self.state_reader(hidden, segment_ids, last_token_index(segment_ids, total - 1))
             states = torch.nn.functional.pad(states, (0, 0, 1, 0))  # the prefix has no latent
@@ -344,7 +344,7 @@ class EncodingMixin:
         c_t of the segments that rows closed with their last token, `(rows, hidden_size)`; any values where a row
         closed none, and None where the prior does not read it.
         """
-        if not self.latents.reads_context:
+        if not self.dynamics.reads_context:
             return None
         if self.latent_entry is not None:
             return self.state_reader.read(hidden[:, -1])

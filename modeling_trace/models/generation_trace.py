@@ -494,11 +494,11 @@ class SegmentGenerationMixin:
         previous = torch.zeros(rows, self.config.latent_size, device=input_ids.device)
         for t in range(1, total + 1):
             first = torch.full((rows,), t == 1, device=input_ids.device)
-            prior = self.latents.prior(previous, None if context is None else context[:, t - 1], first)
+            prior = self.dynamics.prior(previous, None if context is None else context[:, t - 1], first)
             mean, logvar = prior
             complete = (t < current).unsqueeze(-1)
             if t < total:
-                posterior = self.latents.posterior(*prior, states[:, t])
+                posterior = self.dynamics.posterior(*prior, states[:, t])
                 mean, logvar = (torch.where(complete, q, p) for q, p in zip(posterior, prior, strict=True))
             scale = torch.where(complete, float(draws.temperature > 0), draws.temperature)
             z = draws.hold(draws.draw(mean, logvar, scale), every_row, torch.full_like(every_row, t))
@@ -527,7 +527,7 @@ class SegmentGenerationMixin:
             return
         closed = self._closed(cache)
         context = self._closed_states(cache, hidden, closed)
-        prior = self.latents.prior(cache.current, context, torch.zeros_like(closed))
+        prior = self.dynamics.prior(cache.current, context, torch.zeros_like(closed))
         segment = cache.segment + 1
         every_row = torch.arange(len(closed), device=closed.device)
         z = cache.draws.hold(cache.draws.draw(*prior, cache.draws.temperature), every_row, segment)

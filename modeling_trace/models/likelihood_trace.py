@@ -234,14 +234,14 @@ class LikelihoodMixin:
         context, states, mask = self._encoder_states(input_ids, attention_mask, segment_ids)
         for row, steps in enumerate(mask.sum(dim=1).clamp_min(1).tolist()):
             own = None if context is None else context[row]
-            delta = self.latents.residual(states[row : row + 1, :steps])  # each (1, T, D)
+            delta = self.dynamics.residual(states[row : row + 1, :steps])  # each (1, T, D)
             noise = standard_normal(delta[0].new_empty(steps, num_samples, delta[0].shape[-1]), generator)
 
             def draw(t, previous, own=own, delta=delta, noise=noise):
                 count = len(previous)
                 first = torch.full((count,), t == 0, device=previous.device)
-                prior = self.latents.prior(previous, None if own is None else own[t].expand(count, -1), first)
-                posterior = self.latents.combine(*prior, *(x[0, t].expand(count, -1) for x in delta))
+                prior = self.dynamics.prior(previous, None if own is None else own[t].expand(count, -1), first)
+                posterior = self.dynamics.combine(*prior, *(x[0, t].expand(count, -1) for x in delta))
                 z = reparameterize(*posterior, noise[t])
                 log_ratio = (gaussian_log_density(z, *prior) - gaussian_log_density(z, *posterior)).sum(dim=-1)
                 return z, log_ratio, gaussian_kl(*posterior, *prior)

@@ -191,13 +191,13 @@ class TraceForConditionalGeneration(
         self.has_latents = config.latent_dynamics != "none"
         if self.has_latents:
             cls = dynamics_class(config)
-            self.latents = cls(config)
+            self.dynamics = cls(config)
             config.latent_dynamics_class = None
             if config.latent_dynamics not in LATENT_DYNAMICS_VALUES:
-                check_buffers(self.latents)
+                check_buffers(self.dynamics)
                 config.latent_dynamics_class = f"{cls.__module__}.{cls.__qualname__}"
             self.latent_injection = LatentInjection(config)
-        self.one_latent_per_text = self.has_latents and self.latents.one_per_text
+        self.one_latent_per_text = self.has_latents and self.dynamics.one_per_text
         # a plain language model, and one latent for the whole text, have no segments to separate
         segments = self.has_latents and not self.one_latent_per_text
         if config.sep_token_id is None and (config.conditional or (segments and config.separator == "token")):
@@ -249,9 +249,9 @@ class TraceForConditionalGeneration(
             self._start_injection()
 
     def _check_passes(self) -> None:
-        if self.latents.posterior_pass == "whole" and not self.one_latent_per_text:
+        if self.dynamics.posterior_pass == "whole" and not self.one_latent_per_text:
             raise ValueError(
-                f"`posterior_pass='whole'` of {type(self.latents).__name__} reads the whole text, which one pass with "
+                f"`posterior_pass='whole'` of {type(self.dynamics).__name__} reads the whole text, which one pass with "
                 f"`latent_layer={self.config.latent_layer}` cannot. Set latent_layer=None, or read the context."
             )
 
@@ -424,7 +424,7 @@ class TraceForConditionalGeneration(
             it; 0 would be exact.
         """
         # not by isinstance: PEFT wraps the latent networks
-        if not self.has_latents or not hasattr(self.latents, "approximation_error"):
+        if not self.has_latents or not hasattr(self.dynamics, "approximation_error"):
             raise ValueError(
                 "`latent_dynamics` must be 'parallel', the only one that approximates, got "
                 f"'{self.config.latent_dynamics}'."
@@ -436,7 +436,7 @@ class TraceForConditionalGeneration(
         try:
             with torch.no_grad():
                 states = self._encoder_states(input_ids, attention_mask, segment_ids)
-                return self.latents.approximation_error(*states, generator=generator)
+                return self.dynamics.approximation_error(*states, generator=generator)
         finally:
             self.train(training)
 

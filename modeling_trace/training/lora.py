@@ -18,7 +18,7 @@ from ..models.configuration_trace import TraceConfig
 from ..models.modeling_trace import TraceForConditionalGeneration
 
 # The parts of a model that no adapter stands for: they are trained and saved whole.
-LATENT_MODULES = ("latents", "latent_injection", "state_reader")
+LATENT_MODULES = ("dynamics", "latent_injection", "state_reader")
 
 
 def _peft(what: str):
