@@ -7,7 +7,7 @@ from .models.cache_trace import TraceCache
 from .models.configuration_trace import TraceConfig, middle_layer
 from .models.dynamics_trace import LatentDynamics, register_latent_dynamics
 from .models.gaussian_trace import gamma_for_rate
-from .models.generation_trace import SegmentLogitsProcessor
+from .models.logits_processor_trace import SegmentLogitsProcessor
 from .models.modeling_trace import TraceForConditionalGeneration, TraceOutput, TracePreTrainedModel
 
 __version__ = "0.1.0"

@@ -1,6 +1,6 @@
 import pytest
-import tiny
 import torch
+from helpers import tiny
 
 
 @pytest.fixture(scope="session", autouse=True)

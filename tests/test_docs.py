@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-from test_readme import make_demo_folder
+from helpers.docs import make_demo_folder
 from transformers import TrainingArguments
 
 from modeling_trace import TraceForConditionalGeneration, TraceProcessor

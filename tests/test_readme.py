@@ -3,10 +3,7 @@
 import re
 from pathlib import Path
 
-from transformers import GPT2Config, GPT2LMHeadModel
-
-from modeling_trace import TraceForConditionalGeneration, TraceProcessor
-from modeling_trace.data import SentenceSegmenter, generate_reviews, train_tokenizer
+from helpers.docs import make_demo_folder
 
 README = Path(__file__).parent.parent / "README.md"
 MOST_LINES = {"training": 12, "generation": 8}
@@ -14,20 +11,6 @@ MOST_LINES = {"training": 12, "generation": 8}
 
 def blocks():
     return re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
-
-
-def make_demo_folder(folder):
-    tokenizer = train_tokenizer([review.text for review in generate_reviews(200)], 2500)
-    ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    size = {"n_layer": 2, "n_head": 2, "n_embd": 16, "n_positions": 160}
-    lm = GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), **size, **ids))
-    plain = TraceForConditionalGeneration.from_backbone(lm, tokenizer, latent_dynamics="none")
-    plain.save_pretrained(folder / "plain-lm")
-    TraceProcessor(tokenizer, None).save_pretrained(folder / "plain-lm")
-    processor = TraceProcessor(tokenizer, SentenceSegmenter())
-    trace = TraceForConditionalGeneration.from_backbone(folder / "plain-lm", processor)
-    trace.save_pretrained(folder / "model")
-    processor.save_pretrained(folder / "model")
 
 
 def test_python_blocks_run(tmp_path, monkeypatch, capsys):

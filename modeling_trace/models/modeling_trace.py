@@ -251,8 +251,8 @@ class TraceForConditionalGeneration(
     def _check_passes(self) -> None:
         if self.dynamics.posterior_pass == "whole" and not self.one_latent_per_text:
             raise ValueError(
-                f"`posterior_pass='whole'` of {type(self.dynamics).__name__} reads the whole text, which one pass with "
-                f"`latent_layer={self.config.latent_layer}` cannot. Set latent_layer=None, or read the context."
+                f"`posterior_pass='whole'` of {type(self.dynamics).__name__} reads the whole text, which one pass "
+                f"with `latent_layer={self.config.latent_layer}` cannot. Set latent_layer=None, or read the context."
             )
 
     def _start_injection(self) -> None:

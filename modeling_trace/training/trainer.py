@@ -45,7 +45,7 @@ _VOLATILE_FIELDS = {
 }
 # Starts from nothing beside a trained backbone: measured in docs/differences_from_paper.md
 LATENT_LR_FACTOR = 5.0
-_LATENT_PARAMETERS = re.compile(r"(^|\.)(latents|latent_injection|state_reader)\.")
+_LATENT_PARAMETERS = re.compile(r"(^|\.)(dynamics|latent_injection|state_reader)\.")
 _WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin", "*.gguf")
 
 

@@ -1,0 +1,1 @@
+"""What tests share: tiny models, tokenizers, trainers, a hub, other processes."""

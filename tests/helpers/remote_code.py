@@ -1,0 +1,100 @@
+"""Saved models in processes that do not have the package."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import (
+    AutoModelForCausalLM,
+    PreTrainedTokenizerFast,
+)
+
+import modeling_trace
+from helpers import tiny
+from helpers.tiny import VOCAB, backbone_config
+from modeling_trace import TraceForConditionalGeneration
+from modeling_trace.data import FixedLengthSegmenter, TraceProcessor
+
+PACKAGE = Path(modeling_trace.__file__).parent / "models"
+
+
+CODE_FILES = sorted(path.name for path in PACKAGE.glob("*_trace.py"))
+
+
+AUTO_MAP = {
+    "AutoConfig": "configuration_trace.TraceConfig",
+    "AutoModel": "modeling_trace.TraceForConditionalGeneration",
+    "AutoModelForCausalLM": "modeling_trace.TraceForConditionalGeneration",
+}
+
+
+def word_tokenizer():
+    """The ids of the tiny models; [SEP] is not among them."""
+    words = ["<s>", "</s>", "<pad>", *(f"w{i}" for i in range(3, VOCAB))]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="w3"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+
+
+def make_pair(family, **settings):
+    """A model by from_backbone, and its processor."""
+    torch.manual_seed(0)
+    processor = TraceProcessor(word_tokenizer(), FixedLengthSegmenter(3), separator="token")
+    lm = AutoModelForCausalLM.from_config(backbone_config(family))
+    settings = {"latent_size": 4, "segment_length": 3, "initializer_range": 0.2} | settings
+    settings = tiny.ARCHITECTURE | {"latent_init_scale": 5.0} | settings
+    return TraceForConditionalGeneration.from_backbone(lm, processor.tokenizer, **settings).eval(), processor
+
+
+def write(model):
+    """Ids and latents from every way to generate, as lists. Its source also runs in other processes."""
+    import torch
+
+    sep = model.config.sep_token_id or 4
+    segments = 1 if model.one_latent_per_text else 3
+    prompt = torch.tensor([[0, 5, 6, 7, sep, 8], [2, 0, 9, 10, 11, sep]])
+    ways = {
+        "greedy": {},
+        "sampling": {"do_sample": True, "num_return_sequences": 2},
+        "beams": {"num_beams": 3, "num_return_sequences": 2},
+        "held": {"latents": torch.linspace(-1, 1, 4 * segments).view(segments, 4)},
+        "prompts": {"input_ids": prompt, "attention_mask": (prompt != 2).long(), "do_sample": True},
+    }
+    found = {}
+    for name, settings in ways.items():
+        torch.manual_seed(1)
+        out = model.generate(max_new_tokens=10, return_dict_in_generate=True, **settings)
+        # rounded: enough to tell latents apart, whatever the number of threads
+        found[name] = [out.sequences.tolist(), out.latents.mul(1000).round().tolist()]
+    return found
+
+
+def run_script(script, home, *arguments, **environment):
+    """Run a script in a process of its own, with an empty Hugging Face home; what it prints last is JSON."""
+    names = {"HF_HOME": str(home), "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "OMP_NUM_THREADS": "1"}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("HF_") and not name.lower().endswith("_proxy")
+    }
+    command = [sys.executable, "-c", script, *map(str, arguments)]
+    done = subprocess.run(command, env={**kept, **names, **environment}, cwd=home, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+# Put before a script: the package cannot be imported, whether it is installed or on the path.
+WITHOUT_PACKAGE = """
+import sys
+
+sys.modules["modeling_trace"] = None
+try:
+    import modeling_trace
+    raise SystemExit("the package can be imported")
+except ModuleNotFoundError:
+    pass
+"""
