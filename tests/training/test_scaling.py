@@ -167,7 +167,7 @@ SHARDED_SCRIPT = """
             save_strategy="steps",
             save_steps=1,
             use_cpu=True,
-            **SHARDED,
+            **{sharded!r},
         )
 
     trainer = make("/whole")
@@ -219,7 +219,7 @@ def assert_trained_as_one_process(folder: Path, logs: list[dict], kl_weight: tor
 @pytest.mark.parametrize("settings", [{}, ONE_PASS], ids=["embeddings", "one pass"])
 def test_fsdp2_trains_saves_and_resumes_as_one_process(tmp_path, settings):
     (tmp_path / "resumed").mkdir()
-    script = FSDP_ON_CPU + SHARDED_SCRIPT.format(resume=True, settings=settings)
+    script = FSDP_ON_CPU + SHARDED_SCRIPT.format(sharded=SHARDED, resume=True, settings=settings)
     kinds, logs, kl_weight = launch_script("fsdp2", script, tmp_path)
     assert kinds == ["DTensor"]
     assert_trained_as_one_process(tmp_path, logs, kl_weight, **settings)
@@ -234,7 +234,7 @@ def test_zero_trains_saves_and_resumes_as_one_process(stage, tmp_path, monkeypat
     pytest.importorskip("deepspeed")
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")
     (tmp_path / "resumed").mkdir()
-    script = SHARDED_SCRIPT.format(resume=True, settings={})
+    script = SHARDED_SCRIPT.format(sharded=SHARDED, resume=True, settings={})
     _, logs, kl_weight = launch_script(f"deepspeed_zero{stage}", script, tmp_path)
     assert_trained_as_one_process(tmp_path, logs, kl_weight)
     assert_same(
