@@ -33,6 +33,6 @@ coverage: ## the quick tests, with the lines that they miss
 bench: ## benchmarks/ at size small; BENCH="--size tiny" for another
 	$(PYTHON) benchmarks/run_all.py $(BENCH)
 
-wheel: ## build the wheel, and see that it carries what is no Python
-	$(PYTHON) -m build --wheel --outdir $(WHEELS)
+wheel: ## build sdist and wheel, and see that it carries what is no Python
+	$(PYTHON) -m build --outdir $(WHEELS)
 	$(PYTHON) -m zipfile --list $(WHEELS)/modeling_trace-*.whl | grep modeling_trace/py.typed
