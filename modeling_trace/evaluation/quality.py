@@ -171,11 +171,11 @@ def bert_score(
 
     Raises:
         ValueError: for no texts, missing references or another number of them, rows that are no strings, `[SEP]`.
-        ImportError: without bert-score (the `eval-extra` extra).
+        ImportError: without bert-score (the `eval-all` extra).
     """
     texts = check_texts(texts)
     groups = check_paired(references, len(texts))
-    package = require("bert_score", "bert_score", "eval-extra")
+    package = require("bert_score", "bert_score", "eval-all")
     # The package gives 0 to what is empty, but by a method that tokenizers no longer have in Transformers 5
     groups = [[text for text in group if text.strip()] for group in groups]
     rows = [row for row, text in enumerate(texts) if text.strip() and groups[row]]
@@ -302,11 +302,11 @@ def mauve(
     Raises:
         ValueError: for fewer than two texts or references, texts longer than the model's context, rows that are no
             strings, texts with `[SEP]`.
-        ImportError: without mauve-text and faiss (the `eval-extra` extra).
+        ImportError: without mauve-text and faiss (the `eval-all` extra).
     """
     texts = check_texts(texts, minimum=2)
     references = check_texts(references, "references", minimum=2, extra="Pass real texts to compare with.")
-    package = require("mauve", "mauve", "eval-extra")
+    package = require("mauve", "mauve", "eval-all")
     model, tokenizer = load_judge(model, tokenizer, device)
     features = [_last_states(part, model, tokenizer, prefix, batch_size) for part in (references, texts)]
     score = package.compute_mauve(p_features=features[0], q_features=features[1], seed=seed, verbose=False).mauve

@@ -251,9 +251,9 @@ def _check_packages(data: EvaluationData, settings: EvaluationSettings) -> None:
         for module in ("rouge_score.rouge_scorer", "sacrebleu"):
             require(module, "a report on texts with prompts")
     if "bert_score" in settings.extra_metrics:
-        require("bert_score", "bert_score", "eval-extra")
+        require("bert_score", "bert_score", "eval-all")
     if "mauve" in settings.extra_metrics:
-        require("mauve", "mauve", "eval-extra")
+        require("mauve", "mauve", "eval-all")
         if settings.judge is None:
             raise ValueError("`extra_metrics` has 'mauve', which needs a `judge`, got none. Name one.")
 
