@@ -5,15 +5,18 @@ from typing import TYPE_CHECKING
 
 from transformers.utils import logging
 
+from .files import FileSettings
 from .processor import TraceProcessor
 from .sources import REVIEWS, check_cache, load_split
 from .streaming import prepare_stream, stream_texts
 from .validation import (
+    TextColumns,
     check_column,
     check_conditional,
     check_dataset,
+    check_rows,
     check_sizes,
-    check_texts,
+    dataset_kinds,
     is_stream,
     named_columns,
 )
@@ -36,16 +39,20 @@ def load_texts(
     max_texts: int | None = None,
     seed: int = 0,
     streaming: bool = False,
+    encoding: str | None = None,
+    delimiter: str | None = None,
 ) -> "tuple[Dataset | IterableDataset, Dataset | None]":
     """
     Load training and validation texts and check them, before any long work.
 
     Args:
         dataset (`str`, `os.PathLike` or `datasets.Dataset`): `"reviews"` for the built-in corpus; a Hub data set,
-            `"org/name"` or `"org/name:config"`; a local file, folder or glob of .jsonl, .json, .csv, .parquet or .txt
-            (one text per line, blank lines are no texts), also with .gz; or a Dataset in memory.
-        text_column (`str`, *optional*): the column with the texts. Found where there is only one (text) column, or one
-            called text, review, story, content, ...
+            `"org/name"` or `"org/name:config"`; a local file, folder or glob of .jsonl, .json, .csv, .tsv, .parquet or
+            .txt (one text per line, blank lines are no texts), also with .gz; or a Dataset in memory. Texts of files
+            are what stands there: `None`, `N/A` and numbers in a .csv file are texts.
+        text_column (`str`, *optional*): the column with the texts. Found where one is called text, review, story,
+            content, ... and, but for .csv files, whose first line may be none of names, where there is only one (text)
+            column.
         prompt_column (`str`, *optional*): the column with the prompts, for `conditional`. Found where it is called
             prompt, title, question, ...
         conditional (`bool`, *optional*, defaults to `False`): texts have prompts. A data set with a column `prompt`
@@ -62,14 +69,18 @@ def load_texts(
             all of them first; so does an `IterableDataset`. They are drawn at random from a buffer of 10,000.
             `max_texts` then means the first ones, and `validation_split` a number of texts at the head of the stream,
             or a split; those are read into memory.
+        encoding (`str`, *optional*): of local files, such as `"latin-1"` or `"utf-16"`; UTF-8 where left out.
+        delimiter (`str`, *optional*): what separates the fields of a .csv file; told from its first line where left
+            out.
 
     Returns:
         The training `Dataset` (or `IterableDataset`) and the validation `Dataset` or `None`. The texts are in the
-        column `text`, prompts in `prompt`, the other columns are kept, except in a stream.
+        column `text`, prompts in `prompt`. Data sets in memory keep their other columns; those of files and streams
+        are not read.
 
     Raises:
         ValueError: nothing found, an unknown split or column, empty texts (with their row numbers; in a stream when
-            they are reached).
+            they are reached), a file that is not as its name or encoding says (with the line).
 
     Example:
 
@@ -89,7 +100,8 @@ def load_texts(
         raise ValueError(
             f"`prompt_column` is for conditional models, got {prompt_column!r}. Set conditional=True, or leave it out."
         )
-    columns = (text_column, prompt_column, conditional, drop_empty)
+    columns = TextColumns(text_column, prompt_column, conditional, drop_empty)
+    settings = FileSettings(encoding, delimiter)
     if isinstance(validation_split, str):
         if not isinstance(dataset, (str, os.PathLike)) or str(dataset) == REVIEWS:
             raise ValueError(
@@ -100,14 +112,14 @@ def load_texts(
             raise ValueError(f"`validation_split` must not be the training split, got {split!r} for both.")
 
     if streaming or is_stream(dataset):
-        return stream_texts(dataset, columns, split, validation_split, max_texts, seed)
+        return stream_texts(dataset, columns, settings, split, validation_split, max_texts, seed)
 
     # both are checked before either is cut down, so that row numbers are the user's own
-    train = named_columns(load_split(dataset, "split", split, max_texts), *columns)
+    train = named_columns(load_split(dataset, "split", split, columns, settings, max_texts), columns)
     validation = None
     if isinstance(validation_split, str):
-        named = load_split(dataset, "validation_split", validation_split, max_texts)
-        validation = named_columns(named, *columns)
+        named = load_split(dataset, "validation_split", validation_split, columns, settings, max_texts)
+        validation = named_columns(named, columns)
     train = _at_most(train, max_texts, seed)
     if validation is not None:
         validation = _at_most(validation, max_texts, seed)
@@ -164,15 +176,16 @@ def prepare_dataset(
     num_proc = _num_proc(num_proc, dataset)
     if is_stream(dataset):
         return prepare_stream(dataset, processor, text_column, prompt_column, max_length)
-    check_column(dataset, text_column)
+    kinds = dataset_kinds(dataset)
+    check_column(kinds, text_column)
     added = processor.tokenizer.added_tokens_decoder
     control = [added[token].content for token in sorted(processor.control_token_ids) if token in added]
-    check_texts(dataset, text_column, control)
+    check_rows(dataset, text_column, control)
     check_conditional(dataset.column_names, processor.conditional, prompt_column)
     columns = [text_column, prompt_column] if processor.conditional else [text_column]
     if processor.conditional:
-        check_column(dataset, prompt_column, "prompt_column")
-        check_texts(dataset, prompt_column, control)
+        check_column(kinds, prompt_column, "prompt_column")
+        check_rows(dataset, prompt_column, control)
 
     segmenter = processor.segmenter
     if processor.cuts_texts and not segmenter.is_ready:

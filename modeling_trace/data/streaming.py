@@ -4,9 +4,10 @@ import math
 
 from transformers.utils import logging
 
+from .files import HEAD, FileSettings, checked_text
 from .processor import TraceProcessor
 from .sources import load_split
-from .validation import NO_ROWS, check_conditional, nearest, text_columns, without_text
+from .validation import NO_ROWS, TextColumns, check_conditional, row_kinds, text_columns, unknown_column, without_text
 
 logger = logging.get_logger(__name__)
 
@@ -14,7 +15,15 @@ SHUFFLE_BUFFER = 10_000  # texts of a stream that are held in memory, to be draw
 _ROW_COLUMN = "row_of_stream"  # texts of a stream carry their number: the rows that reach the processor have gaps
 
 
-def stream_texts(dataset, columns, split: str, validation_split, max_texts: int | None, seed: int):
+def stream_texts(
+    dataset,
+    columns: TextColumns,
+    settings: FileSettings,
+    split: str,
+    validation_split,
+    max_texts: int | None,
+    seed: int,
+):
     """`load_texts` for texts that are read as they are needed."""
     import datasets
 
@@ -30,8 +39,8 @@ def stream_texts(dataset, columns, split: str, validation_split, max_texts: int 
         )
 
     def load(argument: str, name: str):
-        texts = load_split(dataset, argument, name, max_texts, streaming=True)
-        texts = _checked_stream(texts, *columns)
+        texts = load_split(dataset, argument, name, columns, settings, max_texts, streaming=True)
+        texts = _checked_stream(texts, columns)
         return texts if max_texts is None else texts.take(max_texts)
 
     def in_memory(texts):
@@ -52,34 +61,29 @@ def stream_texts(dataset, columns, split: str, validation_split, max_texts: int 
     return train.shuffle(seed=seed, buffer_size=SHUFFLE_BUFFER), validation
 
 
-def _checked_stream(stream, text_column: str | None, prompt_column: str | None, conditional: bool, drop_empty: bool):
+def _checked_stream(stream, wanted: TextColumns):
     """The columns `text` and `prompt` of a stream and the number of each row; looks at a row when it is reached."""
     import datasets
 
     # a stream may not know its columns before it is read
-    head = list(stream.take(100))
+    head = list(stream.take(HEAD))
     if not head:
         raise ValueError(NO_ROWS)
-    renamed = text_columns(datasets.Dataset.from_list(head), text_column, prompt_column, conditional)
+    renamed = text_columns(row_kinds(head), wanted)
     types = {name: datasets.Value("string") for name in renamed.values()}
     # A generator has one shard. Several would be dealt out to processes: unequal ones end at different steps, which
     # leaves the others waiting, and each would count its rows from 0.
     return datasets.IterableDataset.from_generator(
         _checked_rows,
         features=datasets.Features({**types, _ROW_COLUMN: datasets.Value("int64")}),
-        gen_kwargs={"stream": stream, "renamed": renamed, "drop_empty": drop_empty},
+        gen_kwargs={"stream": stream, "renamed": renamed, "drop_empty": wanted.drop_empty},
     )
 
 
 def _checked_rows(stream, renamed: dict[str, str], drop_empty: bool):
     for number, row in enumerate(stream):
         for column in renamed:
-            text = row.get(column)
-            if text is not None and not isinstance(text, str):
-                raise ValueError(
-                    f"`dataset` must hold texts, got {text!r:.40} ({type(text).__name__}) in the column '{column}' of "
-                    f"row {number}."
-                )
+            text = checked_text(row.get(column), column, f"row {number}")
             if not (text or "").strip():
                 if drop_empty:
                     break
@@ -95,10 +99,7 @@ def prepare_stream(stream, processor: TraceProcessor, text_column: str, prompt_c
     columns = [text_column, prompt_column] if processor.conditional else [text_column]
     for column, argument in zip(columns, ("text_column", "prompt_column"), strict=False):
         if column not in names:
-            raise ValueError(
-                f"`{argument}` {column!r} is not in the data set, which has {', '.join(names)}."
-                f"{nearest(column, names)}"
-            )
+            raise ValueError(unknown_column(argument, column, names))
     check_conditional(names, processor.conditional, None)
     segmenter = processor.segmenter
     if processor.cuts_texts and not segmenter.is_ready:
