@@ -105,7 +105,7 @@ class DataArguments:
     )
     text_column: str | None = flag(
         None,
-        "Column with the texts. Found by itself where it is called text, review, ... or, but for csv, is the only one.",
+        "Column with the texts. Found by itself where called text, review, ... or (not in csv) the only one.",
     )
     prompt_column: str | None = flag(
         None, "Column with the prompts, for --conditional true. Found by itself where it is called prompt, title, ..."

@@ -14,7 +14,8 @@ from transformers.utils import PROCESSOR_NAME, PushToHubMixin, cached_file, logg
 from ..models.backbones_trace import resolve_backbone
 from ..models.configuration_trace import SEPARATORS
 from ..models.segments_trace import SegmentRule, add_separator_token
-from .segmenters import FixedLengthSegmenter, Segmenter
+from .files import has_lone_surrogate
+from .segmenters import FixedLengthSegmenter, Segmenter, gives_up
 
 logger = logging.get_logger(__name__)
 
@@ -340,7 +341,10 @@ class TraceProcessor(PushToHubMixin):
                 cuts = self._cuts_at_closing(ids, closing)
             elif self.segmenter is not None:
                 offsets = tokens["offset_mapping"][index] if needs_offsets else [None] * len(ids)
-                cuts = self.segmenter.cut(text, offsets)
+                try:
+                    cuts = self.segmenter.cut(text, offsets)
+                except TimeoutError:  # NLTK's, for texts that its expressions take minutes for
+                    raise ValueError(gives_up("text", text, row)) from None
                 if any(start >= end for start, end in pairwise([0, *cuts, len(ids)])):
                     raise ValueError(
                         f"`segmenter` must cut at increasing indices between 1 and {len(ids) - 1}, got {cuts} from "
@@ -361,6 +365,11 @@ class TraceProcessor(PushToHubMixin):
             if not isinstance(text, str):
                 raise ValueError(
                     f"`{name}` must hold strings, got {text!r:.40} ({type(text).__name__}) in row {number}."
+                )
+            if has_lone_surrogate(text):
+                raise ValueError(
+                    f"`{name}` must hold whole characters, got half of one (a lone surrogate) in row {number}: "
+                    f"{text!r:.40}. Take it out first, e.g. {name}.encode('utf-8', 'ignore').decode()."
                 )
             if not text.strip():
                 raise ValueError(f"`{name}` must not be empty, got {text!r:.40} in row {number}. {remedy}")

@@ -244,7 +244,15 @@ class SentenceSegmenter(Segmenter):
         if size == 0:
             raise ValueError(f"`texts` must hold some text, got {len(sample)} texts and 0 characters.")
         # one text per paragraph: Punkt knows that a paragraph starts a sentence
-        parameters = PunktTrainer("\n\n".join(sample)).get_params()
+        try:
+            parameters = PunktTrainer("\n\n".join(sample)).get_params()
+        except TimeoutError:
+            for row, text in enumerate(sample):  # which one it is
+                try:
+                    PunktTrainer(text)
+                except TimeoutError:
+                    raise ValueError(gives_up("texts", text, row)) from None
+            raise
         if self.language == "english":
             parameters.abbrev_types |= _ENGLISH_ABBREVIATIONS
         self._punkt = _punkt_to_json(parameters)
@@ -355,6 +363,14 @@ class RegexSegmenter(Segmenter):
         return {"type": self.type, "pattern": self.pattern}
 
 
+def gives_up(name: str, text: str, row: int) -> str:
+    """The error for a text that NLTK, which limits its expressions to seconds, cannot cut."""
+    return (
+        f"`{name}` must be such that NLTK finds sentences in them within seconds, got one of {len(text):,} characters "
+        f"on which it gives up, in row {row}: {text!r:.40}. Leave it out, or use another segmenter."
+    )
+
+
 def _check_positive(name: str, value, remedy: str) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ValueError(f"`{name}` must be an integer >= 1, got {value!r}. {remedy}")
@@ -455,4 +471,4 @@ def _pretrained_punkt(language: str) -> dict | None:
         return None
 
 
-__all__ = ["FixedLengthSegmenter", "RegexSegmenter", "Segmenter", "SentenceSegmenter"]
+__all__ = ["FixedLengthSegmenter", "RegexSegmenter", "Segmenter", "SentenceSegmenter", "gives_up"]

@@ -258,3 +258,15 @@ def test_bad_arguments(build, message):
 def test_doctests():
     results = doctest.testmod(module)
     assert results.attempted > 5 and results.failed == 0
+
+
+def test_a_text_on_which_nltk_gives_up(monkeypatch):
+    monkeypatch.setattr(nltk.redos, "DEFAULT_TIMEOUT", 0.001)
+    texts = ["Fine. And good.", ". " * 50_000]
+    with pytest.raises(ValueError, match="`texts` .* 100,000 characters on which it gives up, in row 1") as error:
+        SentenceSegmenter().fit(texts)
+    assert "\n" not in str(error.value)
+    processor = TraceProcessor(byte_level(), SentenceSegmenter(punkt=punkt()), separator="token")
+    with pytest.raises(ValueError, match="gives up, in row 1") as error:
+        processor(texts)
+    assert "\n" not in str(error.value)
