@@ -26,7 +26,7 @@ from transformers import (
 from transformers.trainer_utils import get_last_checkpoint
 
 from ..data import TraceProcessor, load_texts, prepare_dataset, train_tokenizer
-from ..data.loading import fingerprint_texts
+from ..data.preparation import fingerprint_texts
 from ..models.backbones_trace import resolve_backbone
 from ..models.configuration_trace import TraceConfig
 from ..models.dynamics_trace import has_segments

@@ -3,7 +3,8 @@
 from ..presets import PAPER_TRAINING, PRESETS, SYSTEMS
 from .collator import TraceDataCollator
 from .generation import generate_texts
-from .loading import load_texts, prepare_dataset
+from .loading import load_texts
+from .preparation import prepare_dataset
 from .processor import TraceProcessor
 from .reviews import ASPECTS, REGISTERS, SENTIMENTS, Review, generate_reviews, review_dataset
 from .segmenters import FixedLengthSegmenter, RegexSegmenter, Segmenter, SentenceSegmenter

@@ -1,4 +1,4 @@
-"""Data sets of texts: from the Hub, local files, memory or the built-in corpus, to the rows that the Trainer takes."""
+"""`load_texts`: training and validation texts from the Hub, local files, memory or the built-in corpus."""
 
 import os
 from typing import TYPE_CHECKING
@@ -6,17 +6,11 @@ from typing import TYPE_CHECKING
 from transformers.utils import logging
 
 from .files import FileSettings
-from .processor import TraceProcessor
-from .sources import REVIEWS, check_cache, load_split
-from .streaming import prepare_stream, stream_texts
+from .sources import REVIEWS, load_split
+from .streaming import stream_texts
 from .validation import (
     TextColumns,
-    check_column,
-    check_conditional,
-    check_dataset,
-    check_rows,
     check_sizes,
-    dataset_kinds,
     is_stream,
     named_columns,
 )
@@ -138,132 +132,10 @@ def load_texts(
     return train, validation
 
 
-def prepare_dataset(
-    dataset: "Dataset | IterableDataset",
-    processor: TraceProcessor,
-    *,
-    text_column: str = "text",
-    prompt_column: str = "prompt",
-    max_length: int | None = None,
-    num_proc: int | None = None,
-) -> "Dataset | IterableDataset":
-    """
-    Tokenise a data set for the Trainer: `input_ids` and `attention_mask` as the processor writes them.
-
-    A [`SentenceSegmenter`] without Punkt parameters is trained on these texts first, so prepare the training set
-    before the validation set. The result is kept in the cache of `datasets`, where a data set read from files has one:
-    the same texts, processor and `max_length` are not tokenised again. The texts of an `IterableDataset` are tokenised
-    as they are read.
-
-    Args:
-        dataset (`datasets.Dataset` or `datasets.IterableDataset`): the texts.
-        processor ([`TraceProcessor`]): tokenizer and segmenter.
-        text_column (`str`, *optional*, defaults to `"text"`): the column with the texts.
-        prompt_column (`str`, *optional*, defaults to `"prompt"`): the column with their prompts, for a conditional
-            processor only.
-        max_length (`int`, *optional*): longest row in tokens; longer texts lose whole segments at their end, prompts
-            are kept whole.
-        num_proc (`int`, *optional*): processes to use; not for an `IterableDataset`.
-
-    Returns:
-        `datasets.Dataset`, or an `IterableDataset` where one was given, with the columns `input_ids` and
-        `attention_mask`; all others are removed.
-    """
-    if not is_stream(dataset):
-        check_dataset(dataset)
-    if not isinstance(processor, TraceProcessor):
-        raise ValueError(f"`processor` must be a TraceProcessor, got {processor!r:.80}.")
-    num_proc = _num_proc(num_proc, dataset)
-    if is_stream(dataset):
-        return prepare_stream(dataset, processor, text_column, prompt_column, max_length)
-    kinds = dataset_kinds(dataset)
-    check_column(kinds, text_column)
-    added = processor.tokenizer.added_tokens_decoder
-    control = [added[token].content for token in sorted(processor.control_token_ids) if token in added]
-    check_rows(dataset, text_column, control)
-    check_conditional(dataset.column_names, processor.conditional, prompt_column)
-    columns = [text_column, prompt_column] if processor.conditional else [text_column]
-    if processor.conditional:
-        check_column(kinds, prompt_column, "prompt_column")
-        check_rows(dataset, prompt_column, control)
-
-    segmenter = processor.segmenter
-    if processor.cuts_texts and not segmenter.is_ready:
-        logger.info(f"{segmenter!r} has no parameters yet: fitting it to the {len(dataset)} texts of this data set.")
-        batches = dataset.select_columns([text_column]).with_format(None).iter(batch_size=1000)
-        segmenter.fit(text for batch in batches for text in batch[text_column])
-
-    def encode(texts, *prompts_and_rows):
-        *prompts, rows = prompts_and_rows
-        input_ids = processor.encode(
-            texts, prompts=prompts[0] if prompts else None, max_length=max_length, first_row=rows[0]
-        )
-        return {"input_ids": input_ids, "attention_mask": [[1] * len(ids) for ids in input_ids]}
-
-    try:
-        return dataset.with_format(None).map(
-            encode,
-            input_columns=columns,
-            with_indices=True,
-            batched=True,
-            remove_columns=dataset.column_names,
-            num_proc=num_proc,
-            desc="Tokenizing",
-        )
-    except OSError as error:
-        files = [file["filename"] for file in dataset.cache_files]
-        check_cache(os.path.dirname(files[0]) if files else None, error)
-        raise
-
-
-def fingerprint_texts(dataset: "Dataset | IterableDataset") -> str:
-    """
-    What [`prepare_dataset`] returned, as a short hash: equal for the same tokens in the same order, wherever and
-    whenever they were read. A change of the texts, their order, the tokenizer or the segments changes it.
-
-    Args:
-        dataset (`datasets.Dataset` or `datasets.IterableDataset`): tokenised texts; of a stream the first 1,000 count.
-    """
-    import numpy as np
-    import xxhash
-
-    if is_stream(dataset):
-        batches = [[row["input_ids"] for row in dataset.take(1000)]]
-    else:
-        tables = dataset.select_columns(["input_ids"]).with_format("arrow").iter(batch_size=10_000)
-        batches = (table["input_ids"].combine_chunks() for table in tables)
-    lengths, tokens = xxhash.xxh64(), xxhash.xxh64()  # two, so that the size of the batches does not matter
-    for rows in batches:
-        if isinstance(rows, list):
-            counts, values = [len(row) for row in rows], [token for row in rows for token in row]
-        else:
-            counts, values = rows.value_lengths().to_numpy(), rows.flatten().to_numpy()
-        lengths.update(np.asarray(counts, dtype=np.int32).tobytes())
-        tokens.update(np.asarray(values, dtype=np.int32).tobytes())
-    return lengths.hexdigest() + tokens.hexdigest()
-
-
-def _num_proc(num_proc: int | None, dataset) -> int | None:
-    """The number of processes that there is work for."""
-    if num_proc is None:
-        return None
-    if not isinstance(num_proc, int) or isinstance(num_proc, bool) or num_proc < 1:
-        raise ValueError(f"`num_proc` must be an integer >= 1, got {num_proc!r}. Use None for one process.")
-    if is_stream(dataset):
-        raise ValueError(
-            f"`num_proc` is for data sets that are tokenized before training, got {num_proc} with a stream. Leave it "
-            "out, or load the data set whole."
-        )
-    if num_proc > len(dataset) > 0:
-        logger.warning(f"`num_proc` is {num_proc} for {len(dataset)} texts: {len(dataset)} processes are used.")
-        return len(dataset)
-    return num_proc
-
-
 def _at_most(dataset, max_texts: int | None, seed: int):
     if max_texts is None or len(dataset) <= max_texts:
         return dataset
     return dataset.shuffle(seed=seed).select(range(max_texts))
 
 
-__all__ = ["fingerprint_texts", "load_texts", "prepare_dataset"]
+__all__ = ["load_texts"]

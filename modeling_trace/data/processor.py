@@ -188,6 +188,14 @@ class TraceProcessor(PushToHubMixin):
             None if closing is None else tuple(closing),
         )
 
+    def has_one_segment(self, ids: list[int]) -> bool:
+        """Whether all the text of a row of ids is one segment."""
+        closes = self.segment_rule.closes(torch.tensor([ids], dtype=torch.long)).tolist()[0]
+        control, start = self.control_token_ids, len(self._split_prompt(ids)[0])
+        return not any(
+            closed and token not in control for closed, token in zip(closes[start:], ids[start + 1 :], strict=False)
+        )
+
     @property
     def control_token_ids(self) -> set[int]:
         """BOS, [SEP], EOS and PAD: the ids that give the layout, and so must not come from a text."""

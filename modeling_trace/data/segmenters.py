@@ -16,10 +16,13 @@ logger = logging.get_logger(__name__)
 # Token offsets as fast tokenizers give them: one (first character, last character + 1) per token.
 Offsets = list[tuple[int, int]]
 
+# What ends a sentence in scripts other than the Latin one, and nothing else (Unicode's Sentence_Terminal): Chinese and
+# Japanese, the dandas of India, Arabic and Urdu, Armenian, Ethiopic, Burmese, Khmer, Mongolian. Punkt knows none.
+_SCRIPT_ENDS = "\u3002\uff01\uff1f\uff61\u0964\u0965\u061f\u06d4\u0589\u1362\u1367\u104a\u104b\u17d4\u17d5\u1803\u1809"
+_QUOTES = r"['\"\u2019\u201d\u00bb)\]\u300d\u300f\uff09\u300b]*"
+_SCRIPT_END = re.compile(rf"[{_SCRIPT_ENDS}]+{_QUOTES}\s*")
 # The end of a sentence, perhaps in quotation marks or brackets
-_SENTENCE_END = re.compile(
-    r"[.!?\u2026\u3002\uff01\uff1f\u0964\u061f\u06d4]['\"\u2019\u201d\u00bb)\]\u300d\u300f]*\s*$"
-)
+_SENTENCE_END = re.compile(rf"[.!?\u2026{_SCRIPT_ENDS}]{_QUOTES}\s*$")
 _WORD = re.compile(r"\w")
 
 # Too rare in most corpora for Punkt to learn, and never the end of a sentence.
@@ -168,6 +171,9 @@ class SentenceSegmenter(Segmenter):
     data where it is installed. Nothing is ever downloaded. The parameters in use are saved with the segmenter, so that
     a loaded one cuts as it did in training, also where `punkt_tab` is missing.
 
+    Where Punkt, made for Latin script, knows no full stop, the script's own ends a sentence: Chinese, Japanese, Hindi,
+    Urdu and others. Scripts without any, such as Thai, need a [`RegexSegmenter`].
+
     A segment starts at a token whose first visible character starts a sentence. A sentence that starts inside a token
     stays with the sentence before it.
 
@@ -265,8 +271,10 @@ class SentenceSegmenter(Segmenter):
         return [text[start:end].strip() for start, end in pairwise([*self._starts(text), len(text)])]
 
     def _starts(self, text: str) -> list[int]:
+        bounds = {start for start, _ in self._punkt_tokenizer().span_tokenize(text)}
+        bounds.update(match.end() for match in _SCRIPT_END.finditer(text))
         starts = []
-        for start, end in self._punkt_tokenizer().span_tokenize(text):
+        for start, end in pairwise(sorted(bounds | {len(text)})):
             # "! !" and ":)" come out of Punkt as sentences; they say nothing that a latent could carry
             if not starts or _WORD.search(text, start, end):
                 starts.append(start)

@@ -5,17 +5,12 @@ import json
 import datasets
 import pytest
 from datasets import Dataset
+from helpers.files import own_cache  # noqa: F401
 from helpers.tokenizers import byte_level
 
 from modeling_trace.data import FixedLengthSegmenter, TraceProcessor, load_texts
 
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
-    datasets.disable_progress_bars()
-    yield
-    datasets.enable_progress_bars()
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def write(path, content, encoding="utf-8"):
