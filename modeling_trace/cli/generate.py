@@ -233,9 +233,9 @@ def _max_new_tokens(wanted: int | None, processor, prompts: list[str | None], co
     """Also the check that every prompt can be tokenized and fits."""
     prompts = [prompt for prompt in prompts if prompt is not None]
     if processor.conditional:
-        encoded = processor.encode(None, prompts=prompts)
+        encoded = processor.encode_rows(None, prompts=prompts)
     else:
-        encoded = processor.encode(prompts, add_eos=False)
+        encoded = processor.encode_rows(prompts, add_eos=False)
     longest = max((len(ids) for ids in encoded), default=1)
     context = getattr(config.get_text_config(), "max_position_embeddings", None)
     room = MAX_NEW_TOKENS if context is None else context - longest

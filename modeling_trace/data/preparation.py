@@ -83,7 +83,7 @@ def prepare_dataset(
 
     def encode(texts, *prompts_and_rows):
         *prompts, rows = prompts_and_rows
-        input_ids = processor.encode(
+        input_ids = processor.encode_rows(
             texts, prompts=prompts[0] if prompts else None, max_length=max_length, first_row=rows[0]
         )
         return {"input_ids": input_ids, "attention_mask": [[1] * len(ids) for ids in input_ids]}
@@ -124,11 +124,11 @@ def _prepare_stream(stream, processor: TraceProcessor, text_column: str, prompt_
         numbers = batch.get(ROW_COLUMN, indices)
         texts, prompts = batch[text_column], batch[prompt_column] if processor.conditional else None
         try:
-            input_ids = processor.encode(texts, prompts=prompts, max_length=max_length)
+            input_ids = processor.encode_rows(texts, prompts=prompts, max_length=max_length)
         except ValueError:  # which row it is, by its number in the stream
             for index, number in enumerate(numbers):
                 prompt = None if prompts is None else [prompts[index]]
-                processor.encode([texts[index]], prompts=prompt, max_length=max_length, first_row=number)
+                processor.encode_rows([texts[index]], prompts=prompt, max_length=max_length, first_row=number)
             raise
         return {"input_ids": input_ids, "attention_mask": [[1] * len(ids) for ids in input_ids]}
 

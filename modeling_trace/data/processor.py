@@ -1,5 +1,6 @@
 """TraceProcessor: text to `BOS | x_1 | ... | x_T EOS` and back, saved and loaded beside the model."""
 
+import copy
 import json
 import os
 from collections.abc import Mapping
@@ -99,6 +100,37 @@ class TraceProcessor(PushToHubMixin):
         self.tokenizer = tokenizer
         self.segmenter = segmenter
         self.conditional = conditional
+        self._for_generation = False
+
+    def for_generation(self) -> "TraceProcessor":
+        """
+        The same processor for use where Transformers takes a tokenizer to generate with: a text is the start of one
+        (`BOS x_1 | ...`, no EOS), or the prompt of a conditional model (`BOS prompt [SEP]`), and rows are padded on
+        the left.
+
+        Example:
+
+        ```python
+        writer = pipeline("text-generation", model=model, tokenizer=processor.for_generation())
+        writer("The food", max_new_tokens=20)[0]["generated_text"]
+        ```
+        """
+        other = copy.copy(self)
+        other._for_generation = True
+        return other
+
+    @property
+    def padding_side(self) -> str:
+        """The side of complete texts ("right"), or of starts of texts ("left") after `for_generation()`."""
+        return "left" if self._for_generation else "right"
+
+    @padding_side.setter
+    def padding_side(self, side: str) -> None:
+        if side != self.padding_side:
+            raise ValueError(
+                f"`padding_side` is {self.padding_side!r} here and cannot be set, got {side!r}. To generate with it, "
+                "as pipelines do, pass processor.for_generation()."
+            )
 
     @classmethod
     def from_backbone(
@@ -211,7 +243,7 @@ class TraceProcessor(PushToHubMixin):
         text: str | list[str] | None = None,
         *,
         prompt: str | list[str] | None = None,
-        add_eos: bool = True,
+        add_eos: bool | None = None,
         max_length: int | None = None,
         padding: bool | str = False,
         return_tensors: str | None = None,
@@ -223,8 +255,9 @@ class TraceProcessor(PushToHubMixin):
             text (`str` or `list[str]`, *optional*): one text or several. Left out, with `prompt` alone, for
                 generation: `BOS prompt [SEP]`.
             prompt (`str` or `list[str]`, *optional*): the prompt of each text, for a conditional processor.
-            add_eos (`bool`, *optional*, defaults to `True`): whether the text is complete. False for prompts: the last
-                segment stays open (no [SEP], no EOS), `generate()` goes on with it. Without `text` always False.
+            add_eos (`bool`, *optional*): whether the text is complete, which it is where left out. False for starts of
+                texts: the last segment stays open (no [SEP], no EOS), `generate()` goes on with it. Without `text`,
+                and in a processor made by [`~TraceProcessor.for_generation`], False where left out.
             max_length (`int`, *optional*): longest result in tokens, BOS, [SEP] and EOS included. Longer texts lose
                 whole segments at their end. They keep the [SEP] of their last segment, which did close, and get no
                 EOS, since they did not end. Only where not even the first segment fits is it cut inside. Prompts
@@ -241,11 +274,15 @@ class TraceProcessor(PushToHubMixin):
             ValueError: a row that is not a string, holds no token, or holds a control token such as [SEP] as text; a
                 prompt without a conditional processor, or the reverse; a prompt that leaves no room for a text.
         """
+        if self._for_generation and text is not None and prompt is None and self.conditional:
+            text, prompt = None, text  # a pipeline has one name for what is to be continued
         self._check_prompts(text, prompt)
+        if add_eos is None:
+            add_eos = not self._for_generation
         if text is None:
             single, add_eos = isinstance(prompt, str), False
             prompts = [prompt] if single else list(prompt)
-            rows = self.encode(None, prompts=prompts, max_length=max_length)
+            rows = self.encode_rows(None, prompts=prompts, max_length=max_length)
             return self._batch(rows, single, add_eos, max_length, padding, return_tensors)
         single = isinstance(text, str)
         if not single and (isinstance(text, (Mapping, bytes)) or not hasattr(text, "__iter__")):
@@ -254,7 +291,9 @@ class TraceProcessor(PushToHubMixin):
                 "With a data set pass dataset['text'], or use prepare_dataset."
             )
         prompts = None if prompt is None else [prompt] if isinstance(prompt, str) else list(prompt)
-        rows = self.encode([text] if single else list(text), prompts=prompts, add_eos=add_eos, max_length=max_length)
+        rows = self.encode_rows(
+            [text] if single else list(text), prompts=prompts, add_eos=add_eos, max_length=max_length
+        )
         return self._batch(rows, single, add_eos, max_length, padding, return_tensors)
 
     def _check_prompts(self, text, prompt) -> None:
@@ -294,7 +333,11 @@ class TraceProcessor(PushToHubMixin):
             encoded = {name: values[0] for name, values in encoded.items()}
         return BatchEncoding(encoded, tensor_type=return_tensors)
 
-    def encode(
+    def encode(self, text: str | list[str] | None = None, **settings) -> list[int] | list[list[int]]:
+        """The `input_ids` of [`~TraceProcessor.__call__`], with the same arguments; as a tokenizer's `encode`."""
+        return self(text, **settings)["input_ids"]
+
+    def encode_rows(
         self,
         texts: list[str] | None,
         *,
@@ -401,7 +444,9 @@ class TraceProcessor(PushToHubMixin):
 
     # ids to text
 
-    def decode(self, ids, skip_special_tokens: bool = True) -> str | list[str]:
+    def decode(
+        self, ids, skip_special_tokens: bool = True, clean_up_tokenization_spaces: bool | None = None
+    ) -> str | list[str]:
         """
         The text of one row of ids (a list of texts for several rows), without BOS, [SEP], EOS and PAD, and without its
         prompt ([`~TraceProcessor.decode_prompt`] gives that).
@@ -410,6 +455,9 @@ class TraceProcessor(PushToHubMixin):
 
         Args:
             ids (`list[int]`, array or tensor): a row from this processor or from `generate()`.
+            skip_special_tokens (`bool`, *optional*, defaults to `True`): see above.
+            clean_up_tokenization_spaces (`bool`, *optional*): taken for the sake of pipelines and never done: texts
+                are as they were generated.
         """
         ids = _to_list(ids)
         if ids and isinstance(ids[0], list):

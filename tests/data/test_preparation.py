@@ -61,14 +61,14 @@ import datasets
 from helpers.tokenizers import byte_level
 from modeling_trace.data import SentenceSegmenter, TraceProcessor, load_texts, prepare_dataset
 
-encode, count = TraceProcessor.encode, 0
+encode, count = TraceProcessor.encode_rows, 0
 
 def counted(self, texts, **kwargs):
     global count
     count += len(texts)
     return encode(self, texts, **kwargs)
 
-TraceProcessor.encode = counted
+TraceProcessor.encode_rows = counted
 texts, validation = load_texts(sys.argv[1])
 for part in (texts, validation):
     processor = TraceProcessor(byte_level(), SentenceSegmenter(), separator="token")
