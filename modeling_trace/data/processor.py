@@ -16,7 +16,8 @@ from ..models.backbones_trace import resolve_backbone
 from ..models.configuration_trace import SEPARATORS
 from ..models.segments_trace import SegmentRule, add_separator_token
 from .files import has_lone_surrogate
-from .segmenters import FixedLengthSegmenter, Segmenter, gives_up
+from .segmenters import FixedLengthSegmenter, Segmenter
+from .sentences import gives_up
 
 logger = logging.get_logger(__name__)
 
