@@ -24,6 +24,7 @@ from ..utils import one_line
 # extensions and what is in such files
 KINDS = {".jsonl": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet", ".txt": "text"}
 TABLES = ("csv", "tsv")
+READER = 1  # raised when reading changes, so that nothing is taken from the caches of before
 HEAD = 100  # rows that are looked at to find the columns
 _DELIMITERS = (",", ";", "\t", "|")
 
@@ -69,9 +70,9 @@ def file_kind(path: str) -> str | None:
 def file_identity(path: str) -> tuple:
     """What changes when a local file does, for the cache of what was read; files on the Hub have their commit."""
     if not os.path.isfile(path):
-        return (path,)
+        return (path, READER)
     status = os.stat(path)
-    return (os.path.abspath(path), status.st_size, status.st_mtime_ns)
+    return (os.path.abspath(path), READER, status.st_size, status.st_mtime_ns)
 
 
 def read_rows(path: str, settings: FileSettings, columns: Sequence[str] | None = None) -> Rows:

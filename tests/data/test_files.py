@@ -1,5 +1,6 @@
 """Files as rows: a text is what stands there, and what does not fit is an error with its file and line."""
 
+import csv
 import json
 
 import datasets
@@ -7,8 +8,11 @@ import pytest
 from datasets import Dataset
 from helpers.files import own_cache  # noqa: F401
 from helpers.tokenizers import byte_level
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from modeling_trace.data import FixedLengthSegmenter, TraceProcessor, load_texts
+from modeling_trace.data.files import FileSettings, read_rows
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -101,6 +105,25 @@ def test_columns_of_tables_are_named_or_known(tmp_path):
     assert texts_of(file, text_column="notes") == ["Good.", "Bad."]
     assert texts_of(file, text_column="stars") == ["5", "2"]
     refused("`text_column` 'note' is not in .*Did you mean 'notes'?", file, text_column="note")
+
+
+ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
+
+
+@settings(max_examples=100, deadline=None)
+@given(rows=st.lists(st.tuples(ANY_TEXT, ANY_TEXT), min_size=1, max_size=8), delimiter=st.sampled_from(",;\t|"))
+def test_any_text_comes_back(rows, delimiter, tmp_path_factory):
+    path = tmp_path_factory.mktemp("any") / "a.csv"
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        csv.writer(file, delimiter=delimiter).writerows([("text", "note"), *rows])
+    for wanted in (FileSettings(), FileSettings(delimiter=delimiter)):
+        found = [(row["text"], row["note"]) for _, row in read_rows(str(path), wanted)]
+        assert found == rows
+    path = path.with_suffix(".jsonl")
+    path.write_text(
+        "".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text, _ in rows), encoding="utf-8"
+    )
+    assert [row["text"] for _, row in read_rows(str(path), FileSettings())] == [text for text, _ in rows]
 
 
 def test_long_fields(tmp_path):
