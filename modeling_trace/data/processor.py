@@ -15,9 +15,10 @@ from transformers.utils import PROCESSOR_NAME, PushToHubMixin, cached_file, logg
 from ..models.backbones_trace import resolve_backbone
 from ..models.configuration_trace import SEPARATORS
 from ..models.segments_trace import SegmentRule, add_separator_token
-from .files import has_lone_surrogate
+from .layout import cuts_at_closing, lay_out, segment_ends, segment_texts
 from .segmenters import FixedLengthSegmenter, Segmenter
 from .sentences import gives_up
+from .validation import check_strings
 
 logger = logging.get_logger(__name__)
 
@@ -223,11 +224,12 @@ class TraceProcessor(PushToHubMixin):
 
     def has_one_segment(self, ids: list[int]) -> bool:
         """Whether all the text of a row of ids is one segment."""
+        return len(self._segment_ends(ids, keep_empty=False)[1]) <= 1
+
+    def _segment_ends(self, ids: list[int], keep_empty: bool) -> tuple[list[int], list[int]]:
         closes = self.segment_rule.closes(torch.tensor([ids], dtype=torch.long)).tolist()[0]
-        control, start = self.control_token_ids, len(self._split_prompt(ids)[0])
-        return not any(
-            closed and token not in control for closed, token in zip(closes[start:], ids[start + 1 :], strict=False)
-        )
+        start = len(self._split_prompt(ids)[0])
+        return segment_ends(ids[start:], closes[start:], self.control_token_ids, keep_empty)
 
     @property
     def control_token_ids(self) -> set[int]:
@@ -390,7 +392,7 @@ class TraceProcessor(PushToHubMixin):
             row = first_row + index
             cuts = []
             if closing is not None:
-                cuts = self._cuts_at_closing(ids, closing)
+                cuts = cuts_at_closing(ids, closing)
             elif self.segmenter is not None:
                 offsets = tokens["offset_mapping"][index] if needs_offsets else [None] * len(ids)
                 try:
@@ -402,29 +404,12 @@ class TraceProcessor(PushToHubMixin):
                         f"`segmenter` must cut at increasing indices between 1 and {len(ids) - 1}, got {cuts} from "
                         f"{self.segmenter!r} in row {row}."
                     )
-            rows.append(_layout(bos if prefixes is None else prefixes[index], ids, cuts, sep, eos, max_length))
+            rows.append(lay_out(bos if prefixes is None else prefixes[index], ids, cuts, sep, eos, max_length))
         return rows
-
-    @staticmethod
-    def _cuts_at_closing(ids: list[int], closing: set[int]) -> list[int]:
-        """Where new segments start by the rule of [`SegmentRule`]: after the first of a run of closing tokens."""
-        ends = [token in closing for token in ids]
-        return [i + 1 for i in range(len(ids) - 1) if ends[i] and not (i and ends[i - 1])]
 
     def _tokenize(self, name: str, texts: list[str], first_row: int, remedy: str, **kwargs) -> BatchEncoding:
         """The plain tokens of each text, after checking that they are some, and no structure."""
-        for number, text in enumerate(texts, first_row):
-            if not isinstance(text, str):
-                raise ValueError(
-                    f"`{name}` must hold strings, got {text!r:.40} ({type(text).__name__}) in row {number}."
-                )
-            if has_lone_surrogate(text):
-                raise ValueError(
-                    f"`{name}` must hold whole characters, got half of one (a lone surrogate) in row {number}: "
-                    f"{text!r:.40}. Take it out first, e.g. {name}.encode('utf-8', 'ignore').decode()."
-                )
-            if not text.strip():
-                raise ValueError(f"`{name}` must not be empty, got {text!r:.40} in row {number}. {remedy}")
+        check_strings(name, texts, first_row, remedy)
         if not texts:
             return BatchEncoding({"input_ids": []})
         tokens = self.tokenizer(
@@ -503,29 +488,7 @@ class TraceProcessor(PushToHubMixin):
             raise ValueError(
                 f"`ids` must be one row of ids, got {len(ids)} rows. Use [processor.split(row) for row in ids]."
             )
-        closes = self.segment_rule.closes(torch.tensor([ids], dtype=torch.long)).tolist()[0]
-        prompt = len(self._split_prompt(ids)[0])
-        control = self.control_token_ids
-        ends, text_ids, is_open = [], [], False
-        for token, closed in zip(ids[prompt:], closes[prompt:], strict=True):
-            if token not in control:
-                text_ids.append(token)
-                is_open = True
-            if closed and (is_open or self.separator == "token"):  # EOS alone has no text
-                ends.append(len(text_ids))
-                is_open = False
-        if is_open:
-            ends.append(len(text_ids))
-        # Decoded from the start of the text each time: a tokenizer may drop the blank before a piece's first word, and
-        # a cut may fall inside a character, which then goes to the segment that completes it.
-        texts, done = [], ""
-        for number, end in enumerate(ends):
-            text = self.tokenizer.decode(text_ids[:end], skip_special_tokens=False, clean_up_tokenization_spaces=False)
-            if number < len(ends) - 1:
-                text = text.rstrip("\ufffd")
-            texts.append(text[len(done) :])
-            done = text if len(text) > len(done) else done
-        return texts
+        return segment_texts(self.tokenizer, *self._segment_ends(ids, keep_empty=self.separator == "token"))
 
     # padding, saving, loading
 
@@ -606,23 +569,6 @@ class TraceProcessor(PushToHubMixin):
         return (
             f"{self.__class__.__name__}(tokenizer={tokenizer}, segmenter={self.segmenter!r}{conditional}{separator})"
         )
-
-
-def _layout(
-    prefix: list[int], ids: list[int], cuts: list[int], sep: list[int], eos: list[int], max_length: int | None
-) -> list[int]:
-    """`prefix | x_1 [SEP] | ... | x_T eos` of one text; see `max_length` of [`~TraceProcessor.__call__`]."""
-    fits = max_length is None or len(prefix) + len(ids) + len(cuts) * len(sep) + len(eos) <= max_length
-    row, start = list(prefix), 0
-    for cut in cuts:
-        if not fits and len(row) + cut - start + len(sep) > max_length:
-            break
-        row += ids[start:cut] + sep
-        start = cut
-    if fits:
-        return row + ids[start:] + eos
-    # too long, so the last segment is left out, and every one that stays is closed by [SEP]
-    return row if start else row + ids[: cuts[0] if cuts else None][: max_length - len(prefix)]
 
 
 def _no_text(add_eos: bool) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from transformers.utils import logging
 
 from ..utils import nearest
+from .files import has_lone_surrogate
 
 logger = logging.get_logger(__name__)
 
@@ -105,6 +106,20 @@ def check_column(kinds: dict[str, str], column: str, argument: str = "text_colum
         raise ValueError(unknown_column(argument, column, list(kinds)))
     if kinds[column] not in ("string", "null"):
         raise ValueError(f"`{argument}` must hold texts, got {column!r} of type {kinds[column]}. {_columns(kinds)}")
+
+
+def check_strings(name: str, texts: list, first_row: int, remedy: str) -> None:
+    """That each of `texts` is a string of whole characters with something to see; rows count from `first_row`."""
+    for number, text in enumerate(texts, first_row):
+        if not isinstance(text, str):
+            raise ValueError(f"`{name}` must hold strings, got {text!r:.40} ({type(text).__name__}) in row {number}.")
+        if has_lone_surrogate(text):
+            raise ValueError(
+                f"`{name}` must hold whole characters, got half of one (a lone surrogate) in row {number}: "
+                f"{text!r:.40}. Take it out first, e.g. {name}.encode('utf-8', 'ignore').decode()."
+            )
+        if not text.strip():
+            raise ValueError(f"`{name}` must not be empty, got {text!r:.40} in row {number}. {remedy}")
 
 
 def check_rows(dataset, column: str, control: list[str] = ()) -> None:
@@ -231,6 +246,7 @@ __all__ = [
     "check_conditional",
     "check_dataset",
     "check_sizes",
+    "check_strings",
     "check_rows",
     "dataset_kinds",
     "is_stream",
