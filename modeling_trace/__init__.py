@@ -1,6 +1,6 @@
 """TRACE: recurrent latent variables for Transformers language models (Hu et al., Findings of EMNLP 2022)."""
 
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoProcessor
 
 from .data import TraceProcessor
 from .models.cache_trace import TraceCache
@@ -16,6 +16,7 @@ __version__ = "0.1.0"
 AutoConfig.register("trace", TraceConfig, exist_ok=True)
 AutoModel.register(TraceConfig, TraceForConditionalGeneration, exist_ok=True)
 AutoModelForCausalLM.register(TraceConfig, TraceForConditionalGeneration, exist_ok=True)
+AutoProcessor.register(TraceConfig, TraceProcessor, exist_ok=True)
 
 # What `save_pretrained` writes loads without this package, through `trust_remote_code=True`.
 TraceConfig.register_for_auto_class()

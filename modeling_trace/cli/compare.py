@@ -28,6 +28,8 @@ class CompareArguments:
     text_column: str | None = flag(None, "Column with the texts. Found by itself where there is only one.")
     prompt_column: str | None = flag(None, "Column with the prompts, for conditional models.")
     drop_empty: bool = flag(False, "Leave rows without text out.")
+    encoding: str | None = flag(None, "Encoding of the files, as for train.")
+    delimiter: str | None = flag(None, "What separates the fields of csv files, as for train.")
     split: str = flag("train", "As in training: the split that the validation texts were kept back of.")
     validation_split: str = flag(
         "0.1", "As in training: a fraction or number of texts kept back, a split's name, or none for all of `split`."

@@ -33,6 +33,8 @@ def load_real_texts(arguments: Namespace, systems):
         prompt_column=arguments.prompt_column,
         conditional=conditional,
         drop_empty=arguments.drop_empty,
+        encoding=arguments.encoding,
+        delimiter=arguments.delimiter,
         split=arguments.split,
         validation_split=validation_split,
         max_texts=arguments.max_texts,

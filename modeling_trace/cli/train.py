@@ -26,13 +26,13 @@ from transformers import (
 from transformers.trainer_utils import get_last_checkpoint
 
 from ..data import TraceProcessor, load_texts, prepare_dataset, train_tokenizer
-from ..data.loading import fingerprint_texts
+from ..data.preparation import fingerprint_texts
 from ..models.backbones_trace import resolve_backbone
 from ..models.configuration_trace import TraceConfig
 from ..models.dynamics_trace import has_segments
 from ..models.modeling_trace import TraceForConditionalGeneration
 from ..training import TraceTrainer, check_output_dir, check_processes, lora_config
-from .parser import one_line
+from ..utils import one_line
 from .train_arguments import (
     MAX_LENGTH,
     DataArguments,
@@ -73,6 +73,8 @@ def run(argv: list[str] | None = None) -> int:
             prompt_column=data.prompt_column,
             conditional=model_settings["conditional"],
             drop_empty=data.drop_empty,
+            encoding=data.encoding,
+            delimiter=data.delimiter,
             split=data.split,
             validation_split=data.validation_split,
             max_texts=data.max_texts,

@@ -15,7 +15,8 @@ from ..models.configuration_trace import TraceConfig
 from ..models.dynamics_trace import has_segments
 from ..presets import PRESETS, SYSTEMS, named_settings
 from ..training import check_processes, get_schedule
-from .parser import CommandParser, argument_values, flag, nearest, one_line, read_yaml
+from ..utils import nearest, one_line
+from .parser import CommandParser, argument_values, flag, read_yaml
 
 MAX_LENGTH = 256  # tokens of a text, where the backbone's context has room for them
 # TrainingArguments that this command starts from, in place of their own defaults; always written to train_config.yaml.
@@ -96,9 +97,16 @@ class DataArguments:
     vocab_size: int = flag(8000, "Vocabulary of that tokenizer, [SEP] and end of text counted.")
     dataset: str = flag(
         "reviews",
-        "Texts: reviews (built in), a Hub id, or a file, folder or glob of jsonl, csv, parquet or txt (.gz).",
+        "Texts: reviews (built in), a Hub id, or a file, folder or glob of jsonl, csv, tsv, parquet or txt (.gz).",
     )
-    text_column: str | None = flag(None, "Column with the texts. Found by itself where there is only one.")
+    encoding: str | None = flag(None, "Encoding of the files, e.g. latin-1 or utf-16. Default: utf-8.")
+    delimiter: str | None = flag(
+        None, "What separates the fields of csv files, e.g. ';'. Default: told from their first line."
+    )
+    text_column: str | None = flag(
+        None,
+        "Column with the texts. Found by itself where called text, review, ... or (not in csv) the only one.",
+    )
     prompt_column: str | None = flag(
         None, "Column with the prompts, for --conditional true. Found by itself where it is called prompt, title, ..."
     )

@@ -487,16 +487,16 @@ def test_goes_on_where_it_was_stopped(folder, report, tmp_path, capsys, monkeypa
     arguments = ["compare", folder / "gpt2", folder / "trace-r", "--dataset", "reviews", *DATA, *SMALL]
     arguments += ["--judge", folder / "judge", "--output", tmp_path / "out"]
     written = []
-    write_texts = measure.write_texts
+    generate_texts = measure.generate_texts
 
     def counted(*args, **settings):
         written.append(settings["description"])
-        return write_texts(*args, **settings)
+        return generate_texts(*args, **settings)
 
     def stopped(*args, **settings):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(measure, "write_texts", counted)
+    monkeypatch.setattr(measure, "generate_texts", counted)
     with monkeypatch.context() as patch:
         patch.setattr(measure_latents, "active_units", stopped)  # the last part that needs weights
         code, out, err = run(capsys, *arguments)
@@ -519,15 +519,15 @@ def test_nothing_but_the_block_in_work_is_lost(folder, tmp_path, capsys, monkeyp
     arguments += ["--judge", "none", "--decoding", "top-k", "--curve_temperatures", "--output"]
     code, _, err = run(capsys, "evaluate", *arguments, tmp_path / "whole")
     assert code == 0, err
-    write_texts, calls = measure.write_texts, []
+    generate_texts, calls = measure.generate_texts, []
 
     def stopped(*args, **settings):
         calls.append(args[2])
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return write_texts(*args, **settings)
+        return generate_texts(*args, **settings)
 
-    monkeypatch.setattr(measure, "write_texts", stopped)
+    monkeypatch.setattr(measure, "generate_texts", stopped)
     assert run(capsys, "evaluate", *arguments, tmp_path / "stopped")[0] == 130
     assert run(capsys, "evaluate", *arguments, tmp_path / "stopped")[0] == 0
     assert [len(prompts) for prompts in calls] == [6, 6, 6, 6, 2]
@@ -538,15 +538,15 @@ def test_points_of_the_plane_that_are_there_are_not_written_again(folder, tmp_pa
     arguments = [folder / "trace-r", "--dataset", "reviews", *DATA, *SMALL[:10], "--max_new_tokens", 6]
     arguments += ["--judge", "none", "--decoding", "top-k", "--curve_temperatures", 0, 1]
     arguments += ["--output", tmp_path / "out", "--curve_latent_temperatures"]
-    write_texts, calls = measure.write_texts, []
+    generate_texts, calls = measure.generate_texts, []
 
     def stopped(*args, **settings):
         calls.append((settings.get("temperature", 0), settings.get("latent_temperature"), len(args[2])))
         if len(calls) == 4:
             raise KeyboardInterrupt
-        return write_texts(*args, **settings)
+        return generate_texts(*args, **settings)
 
-    monkeypatch.setattr(measure, "write_texts", stopped)
+    monkeypatch.setattr(measure, "generate_texts", stopped)
     assert run(capsys, "evaluate", *arguments, 0, 1)[0] == 130
     code, _, err = run(capsys, "evaluate", *arguments, 0, 1)
     assert code == 0, err

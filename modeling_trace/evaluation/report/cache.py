@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ...data.writing import write_whole
+from ...utils import atomic_write
 
 ESTIMATORS = 1  # to be raised with every change to what a part holds: older parts are then computed again
 
@@ -43,7 +43,7 @@ class Parts:
             self.reused += 1
             return kept["value"]
         value = json.loads(json.dumps(compute()))  # the same types whether new or kept
-        write_whole(path, json.dumps({"settings": settings, "value": value}))
+        atomic_write(path, json.dumps({"settings": settings, "value": value}))
         return value
 
 

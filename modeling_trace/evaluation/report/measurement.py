@@ -6,7 +6,7 @@ from typing import Any
 from datasets import Dataset
 from transformers import set_seed
 
-from ...data import prepare_dataset, write_texts
+from ...data import generate_texts, prepare_dataset
 from ..likelihood import evaluate_likelihood
 from .cache import Parts, digest
 from .decoding import DECODING, plane_settings, sampling_at
@@ -80,7 +80,7 @@ def _write(system, data, settings, parts, plan):
         same = not draws_latents and not decoding["do_sample"] and todo[0] is None
         model = system.model()  # before the seed: loading may draw numbers
         set_seed(seed)
-        written = write_texts(
+        written = generate_texts(
             model,
             system.processor,
             todo[:1] if same else todo,  # where nothing is drawn, there is one text

@@ -164,7 +164,7 @@ def text_figures(
     All figures of one set of texts.
 
     Args:
-        rows (`Sequence[dict]` or `Sequence[str]`): texts as `write_texts` returns them, or real ones.
+        rows (`Sequence[dict]` or `Sequence[str]`): texts as `generate_texts` returns them, or real ones.
         data ([`EvaluationData`]), settings ([`EvaluationSettings`]), judges ([`Judges`]), parts ([`Parts`]).
         label (`str`): what the texts are called where a figure of them cannot be had.
         which (`Sequence[str]`, *optional*): names in `FIGURES`; all that there are by default.
