@@ -123,6 +123,13 @@ def linear_float32(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | N
         return nn.functional.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
 
 
+class LinearFloat32(nn.Linear):
+    """A linear layer of the latent networks: in float32 at least, also under autocast ([`linear_float32`])."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return linear_float32(x, self.weight, self.bias)
+
+
 @dataclass
 class SegmentLatents(ModelOutput):
     """

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.nn.utils.parametrize import ParametrizationList
 from torch.utils.checkpoint import checkpoint
 from transformers import (
     AutoModel,
@@ -25,7 +26,7 @@ from .backbones_trace import (
 )
 from .cache_trace import TraceCache
 from .configuration_trace import LATENT_DYNAMICS_VALUES, TraceConfig
-from .dynamics_trace import LATENT_DYNAMICS, check_buffers, dynamics_class
+from .dynamics_trace import LATENT_DYNAMICS, PriorNetwork, RecurrentMatrix, check_buffers, dynamics_class
 from .editing_trace import LatentEditingMixin
 from .encoding_trace import EncodingMixin, StateNorm, StateReader, open_layer
 from .gaussian_trace import PosteriorNorm, at_least_float32, free_bits, gaussian_kl
@@ -100,20 +101,24 @@ class TracePreTrainedModel(PreTrainedModel):
             if module.kind == "batch":
                 nn.init.zeros_(module.running_mean)
                 nn.init.ones_(module.running_var)
-        elif nn.utils.parametrize.is_parametrized(module, "weight"):  # spectral norm: `weight` is computed
-            module.weight = nn.init.normal_(torch.empty_like(module.weight), std=std)
+        elif isinstance(module, ParametrizationList):  # spectral norm. The layer has no weight of its own
+            nn.init.normal_(module.original, std=std)
+            for vector in module.buffers():  # singular vectors: of the weight before, or of nothing when loading
+                nn.init.constant_(vector, vector.shape[0] ** -0.5)
             training = module.training
-            for _ in range(10):  # its singular vectors are those of the weight before
-                module.train().weight  # noqa: B018 - computing it in training mode is a power iteration
+            for _ in range(15):
+                module.train()()  # computing it in training mode is a power iteration
             module.train(training)
         elif isinstance(module, LatentInjection):
             # E[(W_z z)^2] = latent_size std^2 for z ~ N(0, I)
             scale = self.config.latent_init_scale / self.config.latent_size**0.5
             nn.init.normal_(module.weight, std=scale * module.residual_rms)
-        elif isinstance(module, nn.Linear):
+        elif isinstance(module, (nn.Linear, PriorNetwork)):
             nn.init.normal_(module.weight, std=std)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
+        elif isinstance(module, RecurrentMatrix) and not nn.utils.parametrize.is_parametrized(module):
+            nn.init.normal_(module.weight, std=std)
         elif isinstance(module, TraceForConditionalGeneration):
             # the buffer is in no checkpoint: loading leaves it as it comes
             nn.init.ones_(module.kl_weight)
