@@ -1,0 +1,144 @@
+"""Weights wherever they are, and those that a checkpoint lacks."""
+
+import pytest
+import torch
+from accelerate import cpu_offload, disk_offload, dispatch_model
+from helpers.tiny import make_batch, make_text, tiny_config, tiny_model
+from torch import nn
+
+from modeling_trace import TraceForConditionalGeneration
+
+TEXTS = [make_text([3, 3, 2]), make_text([3, 1], seed=1)]
+VARIANTS = {
+    "recurrent": {},
+    "recurrent between layers": {"latent_layer": 1},
+    "parallel": {"latent_dynamics": "parallel"},
+    "parallel without spectral norm": {"latent_dynamics": "parallel", "spectral_norm": False},
+    "independent": {"latent_dynamics": "independent"},
+    "context": {"latent_dynamics": "context"},
+    "single": {"latent_dynamics": "single"},
+    "one prompt, one latent": {"latent_dynamics": "single", "conditional": True},
+    "the encoder's layers": {"encoder_layers": 1},
+    "plain": {"latent_dynamics": "none"},
+}
+
+
+def outputs(model):
+    """Of every way to run a model: loss, logits, latents, likelihood by both methods, greedy texts."""
+    ids, mask, labels = make_batch(TEXTS)
+    with torch.no_grad():
+        out = model(ids, attention_mask=mask, labels=labels)
+    found = {"loss": out.loss, "logits": out.logits}
+    if model.has_latents:
+        found["latents"] = model.encode(ids, mask).latents
+        found["particle"] = model.log_likelihood(ids, mask, 3, method="particle", generator=torch.Generator())
+    found["likelihood"] = model.log_likelihood(ids, mask, 3, generator=torch.Generator())
+    prompts = ids[:, :5] if model.config.conditional else None
+    torch.manual_seed(0)
+    found["texts"] = model.generate(prompts, max_new_tokens=8)
+    return found
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("place", ["cpu", "disk", "latents on disk"])
+def test_weights_that_are_put_away_count_as_they_did(tmp_path, variant, place):
+    """Accelerate brings them for a module's forward and no longer."""
+    model = tiny_model(**VARIANTS[variant])
+    wanted = outputs(model)
+    if place == "cpu":
+        cpu_offload(model, torch.device("cpu"))
+    elif place == "disk":
+        disk_offload(model, str(tmp_path), torch.device("cpu"))
+    else:
+        names = [name for name, _ in model.named_children()]
+        latents = {"dynamics", "latent_injection", "state_reader"}
+        places = {name: "disk" if name in latents else "cpu" for name in names}
+        if not latents.intersection(names):
+            return
+        model = dispatch_model(
+            model, {**places, "kl_weight": "cpu"}, main_device="cpu", offload_dir=str(tmp_path), force_hooks=True
+        )
+    assert any(parameter.is_meta for parameter in model.parameters())
+    for name, value in outputs(model).items():
+        torch.testing.assert_close(value, wanted[name], msg=name)
+    for parameter in model.parameters():
+        assert parameter.is_meta or place == "latents on disk"
+
+
+def test_a_backbone_that_is_put_away_is_refused():
+    model = tiny_model(latent_dynamics="none")
+    lm = cpu_offload(model.backbone, torch.device("cpu"))
+    lm.get_output_embeddings = lambda: nn.Linear(32, 40, bias=False)
+    with pytest.raises(ValueError, match="`backbone` has weights that were put away.*Load it whole") as error:
+        TraceForConditionalGeneration.from_backbone(lm, latent_size=4)
+    assert "\n" not in str(error.value)
+
+
+# ---- A checkpoint that lacks some ----
+
+
+def check_started(model):
+    """Every weight as a new model has it: finite, of its own spread; a spectral norm of 1."""
+    fresh = tiny_model(**{name: getattr(model.config, name) for name in ("latent_dynamics", "latent_size")})
+    wanted = dict(fresh.named_parameters())
+    for name, parameter in model.named_parameters():
+        assert parameter.isfinite().all(), name
+        if "dynamics" in name and name.endswith(("weight", "original")):
+            assert 0.6 < (parameter.std() / wanted[name].std()).item() < 1.6, name
+    for module in (model.dynamics.recurrent_mean, model.dynamics.recurrent_logvar):
+        for _ in range(2):  # at once, and after more power iterations
+            assert abs(torch.linalg.matrix_norm(module.weight, ord=2).item() - 1) < 1e-3
+            module.train().weight  # noqa: B018
+        module.eval()
+    ids, mask, labels = make_batch(TEXTS)
+    assert model(ids, mask, labels).loss.isfinite()
+
+
+@pytest.fixture
+def dirty_memory(monkeypatch):
+    """What is allocated and not written is not zero by luck."""
+    empty_like = torch.empty_like
+
+    def fill(*args, **kwargs):
+        made = empty_like(*args, **kwargs)
+        return made.fill_(float("nan")) if made.is_floating_point() and not made.is_meta else made
+
+    monkeypatch.setattr(torch, "empty_like", fill)
+
+
+@pytest.mark.usefixtures("dirty_memory")
+def test_latent_networks_that_a_checkpoint_lacks_start_as_new_ones(tmp_path):
+    tiny_model(latent_dynamics="none").save_pretrained(tmp_path / "plain")
+    torch.manual_seed(0)
+    model = TraceForConditionalGeneration.from_pretrained(
+        tmp_path / "plain", config=tiny_config(latent_dynamics="parallel")
+    )
+    check_started(model)
+    tiny_model(latent_dynamics="parallel").save_pretrained(tmp_path / "small")
+    larger = TraceForConditionalGeneration.from_pretrained(
+        tmp_path / "small",
+        config=tiny_config(latent_dynamics="parallel", latent_size=6),
+        ignore_mismatched_sizes=True,
+    )
+    check_started(larger)
+
+
+def test_what_a_checkpoint_has_is_left_as_it_is(tmp_path):
+    model = tiny_model(latent_dynamics="parallel")
+    model.save_pretrained(tmp_path)
+    loaded = TraceForConditionalGeneration.from_pretrained(tmp_path)
+    for name, value in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value), name
+
+
+def test_a_model_made_on_the_meta_device_starts_as_a_new_one():
+    with torch.device("meta"):
+        model = TraceForConditionalGeneration(tiny_config(latent_dynamics="parallel"))
+    model = model.to_empty(device="cpu")
+    for tensor in model.state_dict().values():
+        tensor.fill_(float("nan"))
+    for module in model.modules():
+        module._is_hf_initialized = False
+    model.initialize_weights()
+    model.tie_weights()
+    check_started(model.eval())
