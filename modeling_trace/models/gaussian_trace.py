@@ -78,8 +78,8 @@ def free_bits(kl: torch.Tensor, num_segments: torch.LongTensor, free_nats: float
     Returns:
         `torch.Tensor` of shape `()`: nats, summed.
     """
-    there = torch.arange(1, kl.shape[1] + 1, device=kl.device) <= num_segments.unsqueeze(1)
-    return torch.where(there, kl.clamp_min(free_nats), 0.0).sum()
+    has_segment = torch.arange(1, kl.shape[1] + 1, device=kl.device) <= num_segments.unsqueeze(1)
+    return torch.where(has_segment, kl.clamp_min(free_nats), 0.0).sum()
 
 
 def reparameterize(
