@@ -183,6 +183,15 @@ def _is_plain_product(head: nn.Module) -> bool:
     return not (hooked or hasattr(head, "base_layer") or head.weight.is_meta)
 
 
+def _check_mask(attention_mask) -> None:
+    if attention_mask is not None and (not torch.is_tensor(attention_mask) or attention_mask.dim() != 2):
+        got = tuple(attention_mask.shape) if torch.is_tensor(attention_mask) else type(attention_mask).__name__
+        raise ValueError(
+            f"`attention_mask` must be of shape (batch_size, sequence_length), 0 for padding, got {got}. The model "
+            "makes the masks of its passes from it."
+        )
+
+
 def _has_meta(module: nn.Module) -> bool:
     return any(parameter.is_meta for parameter in module.parameters())
 
@@ -444,12 +453,7 @@ class TraceForConditionalGeneration(
         """Refuse what would be ignored, or taken for something else, where the model must see whole texts."""
         if not (self.has_latents or self.config.conditional):
             return
-        if attention_mask is not None and (not torch.is_tensor(attention_mask) or attention_mask.dim() != 2):
-            shape = tuple(attention_mask.shape) if torch.is_tensor(attention_mask) else type(attention_mask).__name__
-            raise ValueError(
-                f"`attention_mask` must be of shape (batch_size, sequence_length), 0 for padding, got {shape}. The "
-                "model makes the masks of its passes from it."
-            )
+        _check_mask(attention_mask)
         if token_latents is not None or isinstance(cache, TraceCache):  # generation, which knows its rows
             return
         if self.has_latents and cache is not None and cache.get_seq_length():
@@ -470,6 +474,7 @@ class TraceForConditionalGeneration(
             )
 
     def _segment_ids(self, input_ids, attention_mask, segment_ids):
+        _check_mask(attention_mask)
         if segment_ids is None:
             return self.segment_rule.segment_ids(input_ids, attention_mask)
         if segment_ids.shape != input_ids.shape:
@@ -528,7 +533,7 @@ class TraceForConditionalGeneration(
         use_cache: bool | None = None,
         token_latents: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
-        logits_to_keep: int = 0,
+        logits_to_keep: int | torch.LongTensor = 0,
         **kwargs,
     ) -> TraceOutput:
         r"""
@@ -551,7 +556,8 @@ class TraceForConditionalGeneration(
                 z of the segment of each *next* token, for incremental decoding: generate() passes it.
             num_items_in_batch (`torch.Tensor` or `int`, *optional*):
                 Target tokens to divide the loss by, over all processes and accumulated batches: the Trainer passes it.
-            logits_to_keep (`int`, defaults to 0): logits of only the last so many positions; 0 for all.
+            logits_to_keep (`int` or `torch.LongTensor`, defaults to 0):
+                Logits of only the last so many positions, 0 for all; or of these positions.
             **kwargs: of the backbone; with `latent_dynamics="none"` also `inputs_embeds` in place of `input_ids`.
 
         Returns:
@@ -629,14 +635,16 @@ class TraceForConditionalGeneration(
             enter,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            cache=cache if use_cache is not False else None,
+            # generate() hands its latents over in the cache, also where keys and values are not kept
+            cache=None if use_cache is False and isinstance(cache, TraceCache) else cache,
             use_cache=use_cache,
             **kwargs,
         )
         outputs.update({name: decoded.get(name) for name in ("hidden_states", "attentions", "cache")})
         hidden = decoded.last_hidden_state
         if labels is None or not self.training:
-            outputs["logits"] = self._logits(hidden[:, -logits_to_keep:] if logits_to_keep else hidden)
+            kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+            outputs["logits"] = self._logits(hidden[:, kept])
         if labels is not None:
             self._set_loss(outputs, hidden, labels, num_items_in_batch)
         return TraceOutput(**outputs)  # in the order of the fields: outputs[0] is the loss

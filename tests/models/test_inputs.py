@@ -149,6 +149,8 @@ def test_masks_of_four_dimensions():
         with pytest.raises(ValueError, match=r"`attention_mask` must be of shape .*got \(1, 1, 12, 12\)") as error:
             model(ids, causal, labels)
         assert one_line(error)
+    with pytest.raises(ValueError, match="`attention_mask` must be of shape"):
+        tiny_model().encode(ids, causal)
 
 
 def test_a_plain_language_model_does_what_one_can():
@@ -166,12 +168,26 @@ def test_a_plain_language_model_does_what_one_can():
     for settings in ({"prompt_lookup_num_tokens": 2}, {"assistant_model": assistant}):
         arguments = {"max_new_tokens": 12, "do_sample": False}
         assert torch.equal(model.generate(ids, **settings, **arguments), stock.generate(ids, **arguments))
+    whole = model(ids).logits
+    for kept in (0, 2, torch.tensor([1, 4])):
+        wanted = whole[:, -kept:] if isinstance(kept, int) else whole[:, kept]
+        torch.testing.assert_close(model(ids, logits_to_keep=kept).logits, wanted)
     with pytest.raises(ValueError, match="`input_ids` is needed"):
         tiny_model()(inputs_embeds=embeds)
     with pytest.raises(ValueError, match="Assisted decoding takes tokens back"):
         tiny_model().generate(ids, prompt_lookup_num_tokens=2)
     with pytest.raises(ValueError, match="`input_ids` is needed"):
         model()
+
+
+def test_a_plain_language_model_takes_prompts_into_a_paged_cache():
+    model = tiny_model("llama", latent_dynamics="none")
+    prompts = [[BOS, 5, 6], [BOS, 7, 8, 9]]
+    wanted = [model.generate(torch.tensor([ids]), max_new_tokens=4)[0, len(ids) :].tolist() for ids in prompts]
+    found = model.generate_batch(prompts, max_new_tokens=4)
+    assert [one.generated_tokens for one in found.values()] == wanted
+    with pytest.raises(ValueError, match="Continuous batching needs a paged cache"):
+        tiny_model().generate_batch(prompts)
 
 
 @pytest.mark.parametrize("dynamics", ["recurrent", "single"])
