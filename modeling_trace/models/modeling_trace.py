@@ -180,7 +180,8 @@ def _is_plain_product(head: nn.Module) -> bool:
     PEFT, nor where hooks bring the weight or put the logits together (offloading, tensor parallelism).
     """
     hooked = hasattr(head, "_hf_hook") or head._forward_pre_hooks or head._forward_hooks
-    return not (hooked or hasattr(head, "base_layer") or head.weight.is_meta)
+    elsewhere = head.weight.is_meta or hasattr(head.weight, "device_mesh")  # a part of a DTensor
+    return not (hooked or hasattr(head, "base_layer") or elsewhere)
 
 
 def _check_mask(attention_mask) -> None:
@@ -232,6 +233,8 @@ class TraceForConditionalGeneration(
     torch.Size([1, 21])
     ```
     """
+
+    _tp_plan = {"lm_head": "colwise_gather_output"}  # tied to embeddings that tensor parallelism splits
 
     def __init__(self, config: TraceConfig, backbone: PreTrainedModel | None = None, lm_head: nn.Module | None = None):
         super().__init__(config)

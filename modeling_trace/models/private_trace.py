@@ -34,6 +34,7 @@ OVERRIDDEN = {
         "_init_weights": "how weights start, also those that a checkpoint lacks",
         "_is_stateful": "no assisted decoding with latents; and no backbone with a state that masks do not reach",
         "_tied_weights_keys": "the head is tied to the embeddings, wherever the backbone has them",
+        "_tp_plan": "the head is split among processes as the embeddings are",
         "_supports_sdpa": "the backbone's attention is used as it is",
         "_supports_flash_attn": "its kernels do not take the encoder's masks",
         "_supports_flex_attn": "not tried",

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from accelerate import cpu_offload, disk_offload, dispatch_model
+from helpers.processes import one_and_two_processes
 from helpers.tiny import make_batch, make_text, tiny_config, tiny_model
 from torch import nn
 
@@ -151,3 +152,48 @@ def test_a_model_made_on_the_meta_device_starts_as_a_new_one():
     model.initialize_weights()
     model.tie_weights()
     check_started(model.eval())
+
+
+# ---- Split among processes ----
+
+SPLIT = """
+import os, sys
+import torch
+
+sys.path[:0] = ["{tests}", "{package}"]
+from helpers.tiny import backbone_config, make_batch, make_text, tiny_model
+from modeling_trace import TraceForConditionalGeneration
+from modeling_trace.models import modeling_trace
+
+found, several = [], "RANK" in os.environ
+if several:
+    torch.distributed.init_process_group("gloo")
+for tied in (True, False):
+    model = tiny_model("llama", backbone_config=backbone_config("llama", tie_word_embeddings=tied))
+    folder = os.path.join(sys.argv[1], str(tied))
+    if several:
+        if torch.distributed.get_rank() == 0:
+            model.save_pretrained(folder)
+        torch.distributed.barrier()
+        model = TraceForConditionalGeneration.from_pretrained(folder, tp_plan="auto").eval()
+    ids, mask, labels = make_batch([make_text([3, 3, 2]), make_text([3, 1], seed=1)])
+    with torch.no_grad():
+        found.append(model(ids, mask).logits)
+    for limit in (2**24, 64):  # at once, and in pieces
+        modeling_trace._MAX_LOGITS = limit
+        torch.manual_seed(0)
+        loss = model.train()(ids, mask, labels).loss
+        loss.backward()
+        found.append(loss.detach())
+    torch.manual_seed(1)
+    found.append(model.eval().generate(max_new_tokens=8))
+torch.save(found, os.path.join(sys.argv[1], "result.pt"))
+"""
+
+
+@pytest.mark.slow
+def test_tensor_parallelism_is_the_same_model(tmp_path):
+    """Scores, losses and texts, with a head that is tied to embeddings which are split, and with one of its own."""
+    one, two = one_and_two_processes(SPLIT, tmp_path)
+    for found, wanted in zip(two, one, strict=True):
+        torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
