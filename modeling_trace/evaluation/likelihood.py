@@ -21,6 +21,8 @@ class LikelihoodResult:
 
     Args:
         log_likelihood (`torch.Tensor` of shape `(N,)`): the bound L_n on log p(x) by `method`; exact without latents.
+        separator_log_likelihood (`torch.Tensor` of shape `(N,)`): the part of it that is [SEP]'s, see
+            [`LikelihoodOutput`]; 0 with `separator="none"`.
         ess (`torch.Tensor` of shape `(N,)`): effective sample size of each text, from 1 to `num_samples`; of a
             particle filter the least of the text's steps. Near 1 the bound is loose.
         ess_per_step (`torch.Tensor` of shape `(N, S)`): that of the weights up to and with each segment; NaN where a
@@ -38,10 +40,12 @@ class LikelihoodResult:
         num_samples (`int`): n of L_n.
         method (`str`): `"importance"` or `"particle"`, as in [`~LikelihoodMixin.log_likelihood`].
 
-    Note: [SEP] is paid for in all of these, and not in `tokens`: counting it would lower perplexity for nothing.
+    Note: [SEP] is paid for in all of these, and not in `tokens`: counting it would lower perplexity for nothing. What
+    says "without separators" leaves out what is paid for it.
     """
 
     log_likelihood: torch.Tensor
+    separator_log_likelihood: torch.Tensor
     ess: torch.Tensor
     ess_per_step: torch.Tensor
     resampled: torch.Tensor
@@ -69,6 +73,21 @@ class LikelihoodResult:
     def perplexity_per_word(self) -> float:
         """exp(-sum L_n / sum words), which models with different tokenizers can be compared by: an upper bound."""
         return _exp(-self.log_likelihood.sum() / self.words.sum())
+
+    @property
+    def separator_nats_per_text(self) -> float:
+        """What is paid for [SEP], mean over texts: the part of `nats_per_text` that is not for the text itself."""
+        return -self.separator_log_likelihood.mean().item()
+
+    @property
+    def nats_per_text_without_separators(self) -> float:
+        """`nats_per_text` less `separator_nats_per_text`: equal to it with `separator="none"`."""
+        return -(self.log_likelihood - self.separator_log_likelihood).mean().item()
+
+    @property
+    def perplexity_without_separators(self) -> float:
+        """`perplexity` without what is paid for [SEP]."""
+        return _exp(-(self.log_likelihood - self.separator_log_likelihood).sum() / self.tokens.sum())
 
     @property
     def neg_elbo_perplexity(self) -> float:
@@ -104,7 +123,10 @@ class LikelihoodResult:
             "num_samples": self.num_samples,
             "method": self.method,
             "nats_per_text": self.nats_per_text,
+            "separator_nats_per_text": self.separator_nats_per_text,
+            "nats_per_text_without_separators": self.nats_per_text_without_separators,
             "perplexity": self.perplexity,
+            "perplexity_without_separators": self.perplexity_without_separators,
             "perplexity_per_word": self.perplexity_per_word,
             "neg_elbo": self.neg_elbo.mean().item(),
             "neg_elbo_perplexity": self.neg_elbo_perplexity,
@@ -157,45 +179,49 @@ def evaluate_likelihood(
     """
     check_likelihood_method(method)
     generator = torch.Generator().manual_seed(seed) if generator is None else generator
-    own = generator
+    elbo_generator = generator
     if method == "particle":  # draws of q of their own, so that no text's depend on how texts are batched
         like = {"generator": generator, "device": generator.device}
-        own = torch.Generator().manual_seed(int(torch.randint(2**62, (), **like)))
-    found, kls, steps_ess, steps_resampled, tokens, words = [], [], [], [], [], []
+        elbo_generator = torch.Generator().manual_seed(int(torch.randint(2**62, (), **like)))
+    per_text, kls, steps_ess, steps_resampled, tokens, words = [], [], [], [], [], []
     for batch in iterate_batches(model, data, processor, batch_size, "Likelihood"):
         ids, mask = batch["input_ids"], batch["attention_mask"]
         settings = {"max_rows": max_rows, "return_dict": True}
         bound = model.log_likelihood(ids, mask, num_samples, method=method, generator=generator, **settings)
         out = bound
         if bound.elbo is None:
-            out = model.elbo(ids, mask, min(num_samples, ELBO_DRAWS), generator=own, **settings)
+            out = model.elbo(ids, mask, min(num_samples, ELBO_DRAWS), generator=elbo_generator, **settings)
         segment_ids = model._segment_ids(ids, mask, None)
         kl = torch.zeros(len(ids), 0, model.config.latent_size) if out.kl is None else out.kl
         kl = kl.cpu().double()
         steps = torch.arange(1, kl.shape[1] + 1)
-        there = steps <= segment_ids.amax(dim=1, keepdim=True).cpu()
-        kls.append(kl.masked_fill(~there.unsqueeze(-1), math.nan))
+        has_segment = steps <= segment_ids.amax(dim=1, keepdim=True).cpu()
+        kls.append(kl.masked_fill(~has_segment.unsqueeze(-1), math.nan))
         if bound.effective_sample_size_per_step is not None:
             ess = bound.effective_sample_size_per_step.cpu().double()
             resampled = torch.zeros_like(ess) if bound.resampled is None else bound.resampled.cpu().double()
             followed = steps < segment_ids.amax(dim=1, keepdim=True).cpu()
             steps_ess.append(ess)
             steps_resampled.append(resampled.masked_fill(~followed, math.nan))
-        values = (bound.log_likelihood, bound.effective_sample_size, out.reconstruction.mean(dim=1), out.elbo)
-        found.append(torch.stack([value.cpu().double() for value in values]))
+        values = (
+            *(bound.log_likelihood, bound.separator_log_likelihood, bound.effective_sample_size),
+            *(out.reconstruction.mean(dim=1), out.elbo),
+        )
+        per_text.append(torch.stack([value.cpu().double() for value in values]))
         counted = target_mask(segment_ids, model.config.conditional)
         for separator in {model.config.sep_token_id, processor.sep_token_id} - {None}:
             counted = counted & (ids != separator)
         tokens += counted.sum(dim=1).tolist()
         texts = processor.batch_decode([row[real.bool()] for row, real in zip(ids.cpu(), mask.cpu(), strict=True)])
         words += [len(text.split()) for text in texts]
-    log_likelihood, ess, reconstruction, elbo = torch.cat(found, dim=1)
+    log_likelihood, separators, ess, reconstruction, elbo = torch.cat(per_text, dim=1)
     width = max(kl.shape[1] for kl in kls)
     kl = _join(kls, width)  # (N, S, D)
     per_segment = kl.sum(dim=2)
     per_dim = kl.nanmean(dim=1) if width else torch.zeros(len(kl), kl.shape[2], dtype=kl.dtype)
     return LikelihoodResult(
         log_likelihood=log_likelihood,
+        separator_log_likelihood=separators,
         ess=ess,
         ess_per_step=_join(steps_ess, width) if width else torch.zeros(len(kl), 0, dtype=kl.dtype),
         resampled=_join(steps_resampled, width) if width else torch.zeros(len(kl), 0, dtype=kl.dtype),

@@ -18,7 +18,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging
 
-from ..models.segments_trace import check_prompts, segment_layout
+from ..models.segments_trace import SegmentRule, check_prompts, make_layout
 from .callbacks import CollapseWarningCallback, KLWeightCallback, get_kl_weight
 from .distributed import OneOrder, check_processes
 from .memory import OptimizerStepCallback, run_must_fit, step_must_fit
@@ -247,9 +247,14 @@ class _SegmentCollator:
 
     def __init__(self, collator: Callable, model, with_layout: bool):
         self.collator, self.with_layout = collator, with_layout
-        config = model.config  # nothing else of the model: workers get a copy
-        self.conditional, self.hidden_size = config.conditional, model.packed_hidden_size
-        self.rule = model.segment_rule
+        # nothing else of the model: workers get a copy
+        self.config, self.one_per_text = model.config, model.one_latent_per_text
+        self.conditional, self.hidden_size = model.config.conditional, model.packed_hidden_size
+
+    @property
+    def rule(self) -> SegmentRule:
+        """As the config is when batches are made: the Trainer aligns special tokens when training begins."""
+        return SegmentRule.of(self.config, self.one_per_text)
 
     def __call__(self, features):
         from ..data.collator import mask_prompts
@@ -266,7 +271,7 @@ class _SegmentCollator:
             segment_ids = segment_ids.masked_fill(attention_mask == 0, -1)
         if self.conditional:
             check_prompts(segment_ids)
-        return {**batch, "segment_layout": segment_layout(segment_ids, self.hidden_size)}
+        return {**batch, "segment_layout": make_layout(segment_ids, self.hidden_size)}
 
 
 class TraceTrainer(Trainer):
