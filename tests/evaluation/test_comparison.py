@@ -41,10 +41,10 @@ from modeling_trace.evaluation.report.systems import (
     EvaluationSettings,
     System,
     check_fit,
-    cut_words,
     weights_fingerprint,
 )
 from modeling_trace.evaluation.report.tables import make_column, make_table
+from modeling_trace.evaluation.words import cut_words
 
 NUM_TEXTS = 20
 TRAIN = [
@@ -815,11 +815,6 @@ def test_a_plain_model_has_one_row_of_the_plane():
     default = EvaluationSettings()
     grid = plane_settings(default.curve_temperatures, default.curve_latent_temperatures, has_latents=True)
     assert len(grid) == len(set(grid)) >= 10
-
-
-def test_cut_words_keeps_spaces():
-    assert cut_words("  a\tb  c d ", 2) == "  a\tb"
-    assert cut_words("a b", 9) == "a b" and cut_words("a  b ", None) == "a  b "
 
 
 def test_markdown_shows_texts_as_they_are(report):

@@ -23,6 +23,7 @@ from modeling_trace.evaluation import (
     self_bleu,
     vendi_score,
 )
+from modeling_trace.evaluation.words import encode
 
 TOLERANCE = {"rtol": 0, "atol": 1e-10}  # x 100, so 1e-12 of nltk's
 texts_of_words = st.lists(st.sampled_from(["a", "b", "é"]), max_size=9).map(" ".join)
@@ -118,7 +119,7 @@ def test_adjusted_distinct_is_about_100_for_uniform_draws_of_any_length():
 @few
 @given(corpora, st.integers(1, 4))
 def test_ngram_ids_are_equal_only_for_equal_ngrams(texts, max_n):
-    tokens, lengths = ngrams.encode(texts)
+    tokens, lengths = encode(texts)
     for n, (grams, rows) in enumerate(ngrams.ngrams(tokens, lengths, max_n), start=1):
         expected = [(row, gram) for row, text in enumerate(texts) for gram in naive_ngrams(text, n)]
         assert rows.tolist() == [row for row, _ in expected]
