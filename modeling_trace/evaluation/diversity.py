@@ -24,6 +24,7 @@ from .words import WHITESPACE, encode
 
 # Entries of the product of two sparse matrices that are held at once, 12 bytes each and as much again in passing
 BLOCK_ENTRIES = 4_000_000
+NUM_TRANSPOSED = 16  # times that the later of its factors is transposed
 
 
 class SelfBleuTable:
@@ -326,8 +327,8 @@ def jaccard_similarity(
     Jaccard similarity x 100: |A & B| / |A | B| of the n-gram sets of two texts, mean over all pairs of texts, averaged
     over `orders`. Lower is more diverse; hardly depends on the number of texts.
 
-    All pairs by products of sparse matrices, in blocks: some 200 MB whatever the number of texts. Two texts without
-    n-grams share nothing: 0.
+    All pairs by products of sparse matrices, in blocks: memory grows with the number of texts, time with its square.
+    Two texts without n-grams share nothing: 0.
 
     Args:
         texts (`Sequence[str]`): at least two.
@@ -376,15 +377,18 @@ def _sum_of_jaccards(grams: np.ndarray, rows: np.ndarray, num_texts: int, sparse
     has = sparse.csr_matrix((ones, (rows[shared], columns)), shape=(num_texts, len(sizes)))
     totals = np.zeros(num_texts)
     height = max(1, BLOCK_ENTRIES // num_texts)
-    for first in range(0, num_texts, height):
-        # (rows of the block, this text and all later ones): the pairs before were counted from the other side
-        block = has[first : first + height]
-        common = (block @ has[first:].T).tocoo()
-        left, right = common.row, common.col
-        later = right > left
-        left, right, both = left[later] + first, right[later] + first, common.data[later]
-        jaccard = both / (set_sizes[left] + set_sizes[right] - both)
-        totals += np.bincount(left, jaccard, minlength=num_texts) + np.bincount(right, jaccard, minlength=num_texts)
+    stride = height * -(-num_texts // (height * NUM_TRANSPOSED))
+    for base in range(0, num_texts, stride):
+        # Pairs with an earlier text were counted from the other side. To transpose what is left for each block would
+        # take longer than all the products
+        others = has[base:].T.tocsr()
+        for first in range(base, min(base + stride, num_texts), height):
+            common = (has[first : first + height] @ others).tocoo()  # (texts of the block, texts from `base` on)
+            left, right = common.row + first, common.col + base
+            later = right > left
+            left, right, both = left[later], right[later], common.data[later]
+            jaccard = both / (set_sizes[left] + set_sizes[right] - both)
+            totals += sum(np.bincount(side, jaccard, minlength=num_texts) for side in (left, right))
     return totals
 
 
