@@ -47,6 +47,9 @@ class CompareArguments:
     num_judge_texts: int | None = flag(None, "Texts of each set that the judge reads. Default: `num_texts`.")
     num_curve_texts: int = flag(200, "Texts for each point of the plane of quality and diversity.")
     max_words: int | None = flag(None, "Cut every text, real and written, after so many words.")
+    word_tokenizer: str = flag(
+        "whitespace", "What words are: whitespace, characters, or sacrebleu's intl, zh, ja-mecab or ko-mecab."
+    )
     max_new_tokens: int | None = flag(
         None, "Tokens that a text may have. Default: as the longest real one, up to 256."
     )
@@ -112,6 +115,7 @@ def run_report(argv: list[str], command: str, what: str, description: str) -> in
         batch_size=arguments.batch_size,
         device=str(device),
         confidence=arguments.confidence,
+        word_tokenizer=arguments.word_tokenizer,
     )
     parts = Parts(Path(arguments.output) / PARTS)
     try:

@@ -22,8 +22,9 @@ def load_real_texts(arguments: Namespace, systems):
         arguments (`Namespace`): of `modeling-trace compare`.
         systems (`Sequence[System]`): for which one is conditional, and what each was trained on.
     """
-    from ..evaluation.ngrams import check_texts
-    from ..evaluation.report.systems import EvaluationData, cut_words
+    from ..evaluation.ngrams import validate_texts
+    from ..evaluation.report.systems import EvaluationData
+    from ..evaluation.words import cut_words
 
     conditional = systems[0].config.conditional
     validation_split = _number(arguments.validation_split)
@@ -40,7 +41,7 @@ def load_real_texts(arguments: Namespace, systems):
         max_texts=arguments.max_texts,
     )
     pool = train if validation is None else validation
-    check_texts(pool["text"], "dataset")  # before they are shuffled, for the numbers of the rows
+    validate_texts(pool["text"], "dataset")  # before they are shuffled, for the numbers of the rows
     pool = pool.shuffle(seed=0)
     if len(pool) < 3:
         raise ValueError(f"`dataset` must hold at least three texts to evaluate on, got {len(pool)}. Use more texts.")
@@ -56,11 +57,12 @@ def load_real_texts(arguments: Namespace, systems):
             )
         notes.append(f"{count} texts were asked for; the data hold {len(pool)}, so all figures are of {len(pool)}.")
         count = len(pool)
-    texts = [cut_words(text, arguments.max_words) for text in pool["text"]]
+    length = arguments.max_words, arguments.word_tokenizer
+    texts = [cut_words(text, *length) for text in pool["text"]]
     references = texts[count:]
     if len(references) < FEW_REFERENCES and validation is not None:
         train = train.shuffle(seed=0).select(range(min(NUM_TEXTS, len(train))))
-        references = [cut_words(text, arguments.max_words) for text in train["text"]]
+        references = [cut_words(text, *length) for text in train["text"]]
         notes.append(
             f"Too few validation texts are left beside the {count}, so texts are compared with {len(references)} "
             "training texts for CND: a model that knows them by heart would look good."

@@ -10,6 +10,7 @@ from transformers.utils.logging import tqdm
 
 from ..data import TraceDataCollator, TraceProcessor
 from ..models.likelihood_trace import check_likelihood_method, target_mask
+from .words import WHITESPACE, count_words
 
 ELBO_DRAWS = 10  # beside a particle filter: means over draws need no more, as they are means over texts, too
 
@@ -150,6 +151,7 @@ def evaluate_likelihood(
     seed: int = 0,
     generator: torch.Generator | None = None,
     max_rows: int | None = None,
+    word_tokenizer: str = WHITESPACE,
 ) -> LikelihoodResult:
     """
     The likelihood of a data set (metrics: a bound on the log likelihood, ELBO, KL, perplexity).
@@ -169,6 +171,7 @@ def evaluate_likelihood(
         seed (`int`, defaults to 0): of the draws, where no generator is given.
         generator (`torch.Generator`, *optional*): for the draws.
         max_rows (`int`, *optional*): texts x samples in one decoder pass.
+        word_tokenizer (`str`, *optional*, defaults to `"whitespace"`): what words are, see [`word_splitter`].
 
     Returns:
         [`LikelihoodResult`].
@@ -213,7 +216,7 @@ def evaluate_likelihood(
             counted = counted & (ids != separator)
         tokens += counted.sum(dim=1).tolist()
         texts = processor.batch_decode([row[real.bool()] for row, real in zip(ids.cpu(), mask.cpu(), strict=True)])
-        words += [len(text.split()) for text in texts]
+        words += count_words(texts, word_tokenizer).tolist()
     log_likelihood, separators, ess, reconstruction, elbo = torch.cat(per_text, dim=1)
     width = max(kl.shape[1] for kl in kls)
     kl = _join(kls, width)  # (N, S, D)

@@ -1,5 +1,6 @@
 """`modeling-trace evaluate` and `compare`: the figures are right, nothing is marked by chance, and nothing is lost."""
 
+import gc
 import json
 import math
 import shutil
@@ -41,10 +42,10 @@ from modeling_trace.evaluation.report.systems import (
     EvaluationSettings,
     System,
     check_fit,
-    cut_words,
     weights_fingerprint,
 )
 from modeling_trace.evaluation.report.tables import make_column, make_table
+from modeling_trace.evaluation.words import cut_words
 
 NUM_TEXTS = 20
 TRAIN = [
@@ -230,26 +231,22 @@ def test_a_model_does_not_differ_from_itself(folder, tmp_path, capsys):
     assert cell(found, "likelihood", "one", "nats") == cell(found, "likelihood", "two", "nats")
 
 
-@pytest.mark.slow
-def test_one_table_in_twenty_has_a_mark_by_chance():
-    """Three systems that are one, in three metrics: Holm's correction holds for the table, marks are rarer still."""
+def test_one_table_in_twenty_has_a_mark_by_chance(monkeypatch):
+    """
+    Three systems that are one, in three metrics that depend on one another: Holm's correction holds for the table,
+    marks are rarer still. That single metrics of texts keep their level is tested with the intervals.
+    """
+    monkeypatch.setattr(gc, "collect", lambda: 0)  # by statsmodels, at every correction
     generator = np.random.default_rng(0)
-    chances = 1 / np.arange(1, 41)
     names = ("self_bleu", "distinct_2", "jaccard")
-    metrics = ("self_bleu", "distinct_n", "jaccard_similarity")
-    tables = 200
+    tables = 400
     any_test = any_mark = wrong = 0
     for _ in range(tables):
-        rows = {}
-        for system in "abc":
-            texts = [
-                " ".join(
-                    f"w{w}" for w in generator.choice(40, size=generator.integers(4, 14), p=chances / chances.sum())
-                )
-                for _ in range(30)
-            ]
-            found = (metric_replicates(metric, texts, num_groups=15) for metric in metrics)
-            rows[system] = dict(zip(names, found, strict=True))
+        values = generator.exponential(size=(3, 1, 30)) + generator.exponential(size=(3, 3, 30))  # (system, metric, N)
+        rows = {
+            system: {name: mean_replicates(row, num_groups=15) for name, row in zip(names, own, strict=True)}
+            for system, own in zip("abc", values, strict=True)
+        }
         table, tests = make_table("x", "", [make_column(name, 30) for name in names], rows)
         any_test += any(test["significant"] for test in tests)
         any_mark += any(one["mark"] for row in table["rows"] for one in row["cells"])
@@ -257,8 +254,8 @@ def test_one_table_in_twenty_has_a_mark_by_chance():
     assert len(tests) == 9
     assert any_test <= stats.binom.ppf(0.999, tables, 0.05)
     assert any_mark <= any_test
-    # single tests err to the safe side, but are no dead letters; that they find differences is tested with intervals
-    assert 0.005 < wrong / (9 * tables) < 0.07
+    # single tests have their level; that they find differences is tested with intervals
+    assert 0.03 < wrong / (9 * tables) < 0.07
 
 
 # ---- Marks, differences, equal quality ----
@@ -815,11 +812,6 @@ def test_a_plain_model_has_one_row_of_the_plane():
     default = EvaluationSettings()
     grid = plane_settings(default.curve_temperatures, default.curve_latent_temperatures, has_latents=True)
     assert len(grid) == len(set(grid)) >= 10
-
-
-def test_cut_words_keeps_spaces():
-    assert cut_words("  a\tb  c d ", 2) == "  a\tb"
-    assert cut_words("a b", 9) == "a b" and cut_words("a  b ", None) == "a  b "
 
 
 def test_markdown_shows_texts_as_they_are(report):

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from itertools import combinations
 
+from ..words import find_unsuited
 from .metric_values import DIVERSITY, FIGURES
 from .systems import EvaluationData, EvaluationSettings, System
 from .tables import LOOSE, SATURATED
@@ -28,7 +29,8 @@ def find(
     Sentences on what may not be concluded: collapse, loose and saturated estimators, differences that the tests do not
     bear out, texts that do not compare.
     """
-    found = []
+    unsuited = find_unsuited(data.real, settings.word_tokenizer)
+    found = [] if unsuited is None else [unsuited]
     for system in systems:
         if system.has_latents:
             found += _latents(system.name, measures[system.name], own[system.name], settings)

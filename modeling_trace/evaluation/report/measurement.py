@@ -8,11 +8,12 @@ from transformers import set_seed
 
 from ...data import generate_texts, prepare_dataset
 from ..likelihood import evaluate_likelihood
+from ..words import cut_words
 from .cache import Parts, digest
 from .decoding import DECODING, plane_settings, sampling_at
 from .latent_measurement import measure_latents
 from .metric_values import PER_STEP
-from .systems import EvaluationData, EvaluationSettings, Plan, System, cut_words
+from .systems import EvaluationData, EvaluationSettings, Plan, System
 
 BLOCK = 500  # texts in one part: what an evaluation that was stopped may lose
 
@@ -73,7 +74,7 @@ def _write(system, data, settings, parts, plan):
             }
             name = f"{system.file_name}/{label}-seed{seed}-{number}"
             found += parts.get(name, key, lambda todo=todo, own_seed=own_seed: write(todo, decoding, own_seed))
-        return [{**row, "text": cut_words(row["text"], data.max_words)} for row in found]
+        return [{**row, "text": cut_words(row["text"], data.max_words, settings.word_tokenizer)} for row in found]
 
     def write(todo, decoding, seed):
         draws_latents = system.has_latents and decoding.get("latent_temperature") != 0
@@ -116,7 +117,7 @@ def _likelihood(system, rows, settings, parts, key, limit) -> dict[str, list]:
             f"{system.file_name}/likelihood-{number}",
             {
                 **{**key, "num_samples": settings.num_samples, "method": settings.likelihood_method},
-                **{"start": start, "count": len(block)},
+                **{"start": start, "count": len(block), "word_tokenizer": settings.word_tokenizer},
             },
             lambda block=block, number=number: _block_likelihood(system, block, settings, number, limit),
         )
@@ -134,6 +135,7 @@ def _block_likelihood(system, rows, settings, seed, limit) -> dict[str, list]:
         method=settings.likelihood_method,
         batch_size=min(settings.batch_size, 16),
         seed=seed,
+        word_tokenizer=settings.word_tokenizer,
     )
     names = ("log_likelihood", "ess", "reconstruction", "kl", "neg_elbo", "tokens", "words", *PER_STEP)
     return {name: getattr(result, name).tolist() for name in names}

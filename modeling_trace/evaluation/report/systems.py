@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...data import TraceProcessor
+from ..words import WHITESPACE, word_splitter
 from .cache import digest
 
 REAL = "real text"  # the row of a table that is no system
@@ -40,6 +41,8 @@ class EvaluationSettings:
         batch_size (`int`): texts written or read at once.
         device (`str`): where systems and judge run.
         confidence (`float`): of the intervals.
+        word_tokenizer (`str`): what words are in every metric of them, see [`word_splitter`]; `max_words` of the data
+            should count the same.
     """
 
     num_samples: int = 100
@@ -57,8 +60,10 @@ class EvaluationSettings:
     batch_size: int = 32
     device: str = "cpu"
     confidence: float = 0.95
+    word_tokenizer: str = WHITESPACE
 
     def __post_init__(self):
+        word_splitter(self.word_tokenizer)
         for name in ("curve_temperatures", "curve_latent_temperatures"):
             bad = [value for value in getattr(self, name) if not 0 <= value <= 10]
             if bad:
@@ -198,13 +203,6 @@ def readable_texts(plans: Sequence[Plan], data: EvaluationData, count: int) -> l
     return found[:count]
 
 
-def cut_words(text: str, max_words: int | None) -> str:
-    """The first `max_words` words of a text, with the spaces that it has."""
-    if max_words is None:
-        return text
-    return re.match(rf"(?:\s*\S+){{0,{max_words}}}", text)[0]
-
-
 def file_name(name: str) -> str:
     """A system's name as the name of a folder or file."""
     return re.sub(r"[^\w.+-]+", "_", name)
@@ -258,7 +256,6 @@ __all__ = [
     "Plan",
     "System",
     "check_fit",
-    "cut_words",
     "file_fingerprint",
     "file_name",
     "make_plan",
