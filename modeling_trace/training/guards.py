@@ -118,7 +118,29 @@ def _saved(args: TrainingArguments) -> str:
     return "" if checkpoint is None else f" Go on from '{checkpoint}', which is intact, by `resume_from_checkpoint`."
 
 
-# ---- Several processes ----
+# ---- Settings ----
+
+
+def check_elbo_settings(args: TrainingArguments) -> None:
+    """
+    Refuse settings under which the Trainer would not train on the ELBO, or not at all.
+
+    Args:
+        args (`TrainingArguments`): `label_smoothing_factor` and the number of GPUs of this process count.
+
+    Raises:
+        ValueError: with the argument, what was got and the remedy.
+    """
+    if args.label_smoothing_factor:
+        raise ValueError(
+            f"`label_smoothing_factor` must be 0 for the ELBO, got {args.label_smoothing_factor}. Leave it out."
+        )
+    if args.n_gpu > 1:
+        # the replicas of DataParallel return latents of unequal shapes, which cannot be gathered
+        raise ValueError(
+            f"`DataParallel` over {args.n_gpu} GPUs is not supported. Start the script by `torchrun` or "
+            "`accelerate launch`, or choose one GPU by CUDA_VISIBLE_DEVICES."
+        )
 
 
 def check_distributed_settings(args: TrainingArguments, train_dataset=None, eval_dataset=None) -> None:
@@ -434,6 +456,7 @@ __all__ = [
     "TrainingMemoryError",
     "TrainingTextsCallback",
     "check_distributed_settings",
+    "check_elbo_settings",
     "check_output_dir",
     "check_saving",
     "find_checkpoint",

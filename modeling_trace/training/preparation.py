@@ -223,7 +223,7 @@ class TextPreparation:
             return dataset
         if isinstance(dataset, Mapping):
             return {name: self(part) for name, part in dataset.items()}
-        self._make_processor("prompt" in _columns(dataset))
+        self.make_processor("prompt" in _columns(dataset))
         config = getattr(self.named_model or self.model, "config", None)  # None: `model_init` makes it later
         backbone_config = None if config is None else config.get_text_config()
         max_length = check_max_length(self.settings.max_length, backbone_config, self.processing_class.segment_length)
@@ -232,12 +232,7 @@ class TextPreparation:
                 dataset, self.processing_class, max_length=max_length, num_proc=self.settings.num_proc
             )
 
-    def load_model(self) -> TraceForConditionalGeneration:
-        """The model that the name stands for."""
-        self._make_processor()
-        return self.named_model.load(self.processing_class)
-
-    def _make_processor(self, has_prompts: bool = False) -> None:
+    def make_processor(self, has_prompts: bool = False) -> None:
         """Settle what the processor is, and check the settings of a model that is yet to be loaded; once."""
         if self._has_processor:
             return

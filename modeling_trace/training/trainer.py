@@ -21,15 +21,16 @@ from .guards import (
     OptimizerStepCallback,
     TrainingTextsCallback,
     check_distributed_settings,
+    check_elbo_settings,
     check_output_dir,
     check_saving,
     find_checkpoint,
     guard_run_memory,
     guard_step_memory,
 )
-from .metrics import EITHER_WAY, LARGER_IS_BETTER, LossSums, mean_metrics, trace_metric
+from .metrics import LossSums, mean_metrics
 from .preparation import TextPreparation, check_dataset, check_processor
-from .training_args import TraceTrainingArguments, make_kl_schedule
+from .training_args import TraceTrainingArguments, correct_best_metric, make_kl_schedule
 
 logger = logging.get_logger(__name__)
 
@@ -143,6 +144,8 @@ class TraceTrainer(Trainer):
         args = TraceTrainingArguments() if args is None else args
         # the class holds the defaults
         self._settings = args if isinstance(args, TraceTrainingArguments) else TraceTrainingArguments
+        check_elbo_settings(args)
+        correct_best_metric(args)
         needs_input_ids = data_collator is None or args.remove_unused_columns
         check_dataset("train_dataset", train_dataset, needs_input_ids)
         check_dataset("eval_dataset", eval_dataset, needs_input_ids)
@@ -150,6 +153,8 @@ class TraceTrainer(Trainer):
             raise ValueError("`compute_loss_func` cannot be used: the model itself computes the ELBO from `labels`.")
         self._texts = TextPreparation(model, processing_class, args, needs_input_ids)
         train_dataset, eval_dataset = self._texts(train_dataset), self._texts(eval_dataset)
+        if (named := self._texts.named_model) is not None:
+            self._texts.make_processor()
         processing_class = self._texts.processing_class
         if data_collator is None and processing_class is not None:
             data_collator = TraceDataCollator(processing_class)
@@ -157,9 +162,9 @@ class TraceTrainer(Trainer):
             raise ValueError(
                 "`processing_class` is needed to pad texts. Pass the TraceProcessor or a `data_collator`."
             )
-        if self._texts.named_model is not None:
+        if named is not None:
             set_seed(args.seed)  # of the latent networks, which start at random
-            model = self._texts.load_model()
+            model = named.load(processing_class)
         callbacks = list(callbacks or [])
         schedule = make_kl_schedule(self._settings)
         if schedule is not None and not any(isinstance(callback, KLWeightCallback) for callback in callbacks):
@@ -179,7 +184,11 @@ class TraceTrainer(Trainer):
             callbacks=callbacks,
             **kwargs,
         )
-        self._check_settings()
+        if get_kl_weight(self.model) is None:
+            raise ValueError(
+                f"`model` must be a TraceForConditionalGeneration, got {type(self.model).__name__}. "
+                "Build one by from_backbone, with latent_dynamics='none' for a plain language model."
+            )
         check_distributed_settings(self.args, train_dataset, eval_dataset)
         # The loss is divided by the number of target tokens of the whole (accumulated, distributed) batch.
         self.model_accepts_loss_kwargs = True
@@ -193,34 +202,6 @@ class TraceTrainer(Trainer):
         with_layout = config.latent_dynamics != "none" and not self.args.accelerator_config.dispatch_batches
         if config.conditional or with_layout:  # whatever collator: the loss is divided by its number of targets
             self.data_collator = SegmentCollator(self.data_collator, self.model, with_layout)
-
-    def _check_settings(self) -> None:
-        if get_kl_weight(self.model) is None:
-            raise ValueError(
-                f"`model` must be a TraceForConditionalGeneration, got {type(self.model).__name__}. "
-                "Build one by from_backbone, with latent_dynamics='none' for a plain language model."
-            )
-        if self.args.label_smoothing_factor:
-            raise ValueError(
-                f"`label_smoothing_factor` must be 0, got {self.args.label_smoothing_factor}: "
-                "a smoothed reconstruction is no part of the ELBO."
-            )
-        if self.args.n_gpu > 1:
-            # its replicas return latents of unequal shapes, which cannot be gathered
-            raise ValueError(
-                f"`DataParallel` over {self.args.n_gpu} GPUs is not supported. Start the script by `torchrun` or "
-                "`accelerate launch`, or choose one GPU by CUDA_VISIBLE_DEVICES."
-            )
-        metric = trace_metric(self.args.metric_for_best_model)
-        if self._settings is TraceTrainingArguments and metric is not None:
-            # `TrainingArguments` do not say whether a user chose the direction, or they did, by the metric's name
-            better = LARGER_IS_BETTER[metric]
-            if self.args.greater_is_better != better and (self.args.greater_is_better or metric not in EITHER_WAY):
-                logger.warning(
-                    f"`greater_is_better` is {better} for metric_for_best_model='{self.args.metric_for_best_model}', "
-                    f"got {self.args.greater_is_better}. Use TraceTrainingArguments to set it."
-                )
-                self.args.greater_is_better = better
 
     def create_accelerator_and_postprocess(self) -> None:
         if self.args.accelerator_config.dispatch_batches is None:

@@ -9,9 +9,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from transformers import TrainingArguments
+from transformers.utils import logging
 
 from .metrics import EITHER_WAY, LARGER_IS_BETTER, trace_metric
 from .schedules import get_schedule
+
+logger = logging.get_logger(__name__)
 
 # Which schedule takes which setting, and as what.
 SCHEDULE_ARGUMENTS = {
@@ -72,6 +75,21 @@ def check_best_metric(metric: str | None, greater_is_better: bool | None) -> Non
         f"`greater_is_better` must be {LARGER_IS_BETTER[known]} for metric_for_best_model='{metric}', which is better "
         f"when {better}, got {greater_is_better}. Leave it out."
     )
+
+
+def correct_best_metric(args: TrainingArguments) -> None:
+    """
+    Set which way `metric_for_best_model` is better in standard arguments: these do not say whether the user chose it
+    or they did, by the metric's name.
+    """
+    known = trace_metric(args.metric_for_best_model)
+    if isinstance(args, TraceTrainingArguments) or known is None or args.greater_is_better == LARGER_IS_BETTER[known]:
+        return
+    logger.warning(
+        f"`greater_is_better` is {LARGER_IS_BETTER[known]} for metric_for_best_model='{args.metric_for_best_model}', "
+        f"got {args.greater_is_better}. Use TraceTrainingArguments to set it."
+    )
+    args.greater_is_better = LARGER_IS_BETTER[known]
 
 
 @dataclass
@@ -190,4 +208,10 @@ class TraceTrainingArguments(TrainingArguments):
         super().__post_init__()
 
 
-__all__ = ["SCHEDULE_ARGUMENTS", "SCHEDULE_SETTINGS", "TraceTrainingArguments", "make_kl_schedule"]
+__all__ = [
+    "SCHEDULE_ARGUMENTS",
+    "SCHEDULE_SETTINGS",
+    "TraceTrainingArguments",
+    "correct_best_metric",
+    "make_kl_schedule",
+]

@@ -61,6 +61,14 @@ def test_a_name_and_texts_are_what_is_done_by_hand(backbone, texts, tmp_path):
     assert TraceProcessor.from_pretrained(tmp_path / "saved").segment_length == 7
 
 
+def test_a_name_and_ready_rows(backbone, texts, tmp_path):
+    rows = prepare_dataset(texts, TraceProcessor.from_backbone(backbone))
+    trainer = TraceTrainer(backbone, make_args(tmp_path, max_steps=1), train_dataset=rows)
+    assert trainer.train_dataset is rows and trainer.processing_class.segment_length == 10
+    trainer.train()
+    assert trainer.state.global_step == 1
+
+
 def test_texts_for_a_model_in_memory(backbone, texts, tmp_path):
     """A processor of any segments, or a tokenizer where the model says how long they are; streams."""
     processor = TraceProcessor.from_backbone(backbone, FixedLengthSegmenter(5))
