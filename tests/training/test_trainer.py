@@ -651,6 +651,16 @@ def test_output_folder_of_another_model(tmp_path):
         check_output_dir(tmp_path / "new", make_config(latent_size=8), str(tmp_path / "checkpoint-2"))
 
 
+@pytest.mark.parametrize("latent_dynamics", ["recurrent", "none"])
+def test_plain_trainer_that_smooths_labels_is_refused(tmp_path, latent_dynamics):
+    """It takes the labels away and smooths unshifted ones: no ELBO, and a model that copies its input."""
+    model = make_model(latent_dynamics=latent_dynamics)
+    settings = {"args_class": TrainingArguments, "label_smoothing_factor": 0.1}
+    with pytest.raises(ValueError, match="label_smoothing_factor") as error:
+        make_trainer(tmp_path, model, Trainer, **settings).train()
+    assert "\n" not in str(error.value)
+
+
 # ---- The best checkpoint ----
 
 
