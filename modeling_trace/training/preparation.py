@@ -100,7 +100,9 @@ def check_max_length(
     if max_length is None:
         max_length = int(min(context, MAX_LENGTH))
     elif max_length > context:
-        raise ValueError(f"`max_length` must fit the backbone's context of {context} tokens, got {max_length}.")
+        raise ValueError(
+            f"`max_length` must fit the backbone's context of {context} tokens, got {max_length}. Use {context}."
+        )
     segment_length = segment_length or 1
     if max_length < segment_length + 2:
         raise ValueError(

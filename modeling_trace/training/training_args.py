@@ -57,7 +57,10 @@ def make_kl_schedule(settings) -> Callable[[float], float] | None:
     for setting in given:
         if setting not in takes:
             others = [other for other, names in SCHEDULE_ARGUMENTS.items() if setting in names]
-            raise ValueError(f"`{setting}` is for kl_schedule {' or '.join(others)}, got it with '{name}'.")
+            raise ValueError(
+                f"`{setting}` is for kl_schedule {' or '.join(others)}, got it with '{name}'. Use that one, or leave "
+                f"{setting} out."
+            )
     try:
         return get_schedule(name, **{takes[setting]: value for setting, value in given.items()})
     except ValueError as error:  # in the names of the settings
