@@ -1,5 +1,7 @@
 """TRACE: recurrent latent variables for Transformers language models (Hu et al., Findings of EMNLP 2022)."""
 
+from typing import TYPE_CHECKING
+
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoProcessor
 
 from .data import TraceProcessor
@@ -9,6 +11,9 @@ from .models.dynamics_trace import LatentDynamics, register_latent_dynamics
 from .models.gaussian_trace import gamma_for_rate
 from .models.logits_processor_trace import SegmentLogitsProcessor
 from .models.modeling_trace import TraceForConditionalGeneration, TraceOutput, TracePreTrainedModel
+
+if TYPE_CHECKING:
+    from .training import TraceTrainer, TraceTrainingArguments
 
 __version__ = "0.1.0"
 
@@ -31,7 +36,18 @@ __all__ = [
     "TraceOutput",
     "TracePreTrainedModel",
     "TraceProcessor",
+    "TraceTrainer",
+    "TraceTrainingArguments",
     "gamma_for_rate",
     "middle_layer",
     "register_latent_dynamics",
 ]
+
+
+def __getattr__(name: str):
+    # Transformers' Trainer takes as long to import as all else, and those who only generate do without it.
+    if name in ("TraceTrainer", "TraceTrainingArguments"):
+        from . import training
+
+        return getattr(training, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
