@@ -20,6 +20,7 @@ from transformers.utils import logging
 
 from ..models.segments_trace import check_prompts, segment_layout
 from .callbacks import CollapseWarningCallback, KLWeightCallback, get_kl_weight
+from .checkpoints import WholeCheckpointsMixin
 from .distributed import OneOrder, check_processes
 from .memory import OptimizerStepCallback, run_must_fit, step_must_fit
 
@@ -269,7 +270,7 @@ class _SegmentCollator:
         return {**batch, "segment_layout": segment_layout(segment_ids, self.hidden_size)}
 
 
-class TraceTrainer(Trainer):
+class TraceTrainer(WholeCheckpointsMixin, Trainer):
     """
     `Trainer` for [`TraceForConditionalGeneration`]. It takes every argument of `Trainer`, and standard
     `TrainingArguments` and callbacks; what it adds:
@@ -640,6 +641,7 @@ class TraceTrainer(Trainer):
         if trial is None and not self._owns_output_dir:  # later calls continue in this run's own folder
             check_output_dir(self.args.output_dir, self.model.config, resume_from_checkpoint)
             self._owns_output_dir = True
+            self.remove_unfinished()
         self._sums = _LossSums(self.args.device)
         # under ZeRO-3 `numel` is that of what is not dealt out: nothing
         trained = sum(getattr(p, "ds_numel", p.numel()) for p in self.model.parameters() if p.requires_grad)
