@@ -1,5 +1,6 @@
 """Generation: where segments close, and the latent that is drawn for the next one there (paper Sec. 5.2)."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -151,9 +152,9 @@ class SegmentGenerationMixin:
             return next((value for value in (kwargs.get(name), *configured) if value is not None), default)
 
         self._refuse_unsupported(kwargs, setting)
-        if not latent_temperature >= 0:
+        if not 0 <= latent_temperature < math.inf:
             raise ValueError(
-                f"`latent_temperature` must be >= 0, got {latent_temperature}. Use 0 for the prior's mean."
+                f"`latent_temperature` must be a number >= 0, got {latent_temperature}. Use 0 for the prior's mean."
             )
 
         if inputs is None:
@@ -173,6 +174,9 @@ class SegmentGenerationMixin:
         if latents is not None and not isinstance(latents, torch.Tensor):
             raise ValueError(f"`latents` must be a tensor, got {type(latents).__name__}. Use torch.tensor(latents).")
         beams, returned = setting("num_beams", 1), setting("num_return_sequences", 1)
+        for name, value in (("num_beams", beams), ("num_return_sequences", returned)):
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"`{name}` must be an integer >= 1, got {value!r}. Use 1 for a single one.")
         if beams == 1 and not setting("do_sample", False) and returned > 1:
             # greedy texts differ by their latents, which Transformers cannot know
             inputs = inputs.repeat_interleave(returned, dim=0)

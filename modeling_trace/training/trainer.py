@@ -17,6 +17,7 @@ from transformers.utils import logging
 from ..data import TraceDataCollator
 from .batches import SegmentCollator, SharedOrderSampler
 from .callbacks import CollapseWarningCallback, GracefulStopCallback, KLWeightCallback, get_kl_weight
+from .checkpoints import WholeCheckpointsMixin
 from .guards import (
     OptimizerStepCallback,
     TrainingTextsCallback,
@@ -67,7 +68,7 @@ def _local_shard(parameter: torch.nn.Parameter) -> torch.Tensor:
     return parameter.detach()
 
 
-class TraceTrainer(Trainer):
+class TraceTrainer(WholeCheckpointsMixin, Trainer):
     """
     `Trainer` for [`TraceForConditionalGeneration`]. It takes every argument of `Trainer`; what it adds:
 
