@@ -421,6 +421,8 @@ class TraceTrainer(WholeCheckpointsMixin, Trainer):
         """
         if trial is None:
             resume_from_checkpoint = self.check_before_training(resume_from_checkpoint)
+            if not self._owns_output_dir:  # later calls go on in this run's own folder
+                self.remove_unfinished()
             self._owns_output_dir = True
         self._sums = LossSums(self.args.device)
         # under ZeRO-3 `numel` is that of what is not dealt out: nothing
