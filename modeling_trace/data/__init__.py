@@ -7,7 +7,7 @@ from .processor import TraceProcessor
 from .reviews import ASPECTS, REGISTERS, SENTIMENTS, Review, generate_reviews, review_dataset
 from .segmenters import FixedLengthSegmenter, RegexSegmenter, Segmenter, SentenceSegmenter
 from .tokenizer import train_tokenizer
-from .writing import write_texts
+from .writing import fitting_max_new_tokens, save_rows, write_texts
 
 __all__ = [
     "ASPECTS",
@@ -23,10 +23,12 @@ __all__ = [
     "SentenceSegmenter",
     "TraceDataCollator",
     "TraceProcessor",
+    "fitting_max_new_tokens",
     "generate_reviews",
     "load_texts",
     "prepare_dataset",
     "review_dataset",
+    "save_rows",
     "train_tokenizer",
     "write_texts",
 ]

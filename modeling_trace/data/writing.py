@@ -1,5 +1,6 @@
 """Texts from a model, one row for each prompt, and files that are written whole or not at all."""
 
+import json
 import os
 import tempfile
 from collections.abc import Sequence
@@ -7,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PreTrainedConfig
 from transformers.utils.logging import tqdm
 
 from .processor import TraceProcessor
+
+MAX_NEW_TOKENS = 256  # where the context has room for them
 
 
 def write_texts(
@@ -61,6 +65,54 @@ def write_texts(
     return rows
 
 
+def fitting_max_new_tokens(
+    processor: TraceProcessor,
+    config: PreTrainedConfig,
+    prompts: Sequence[str | None] = (),
+    max_new_tokens: int | None = None,
+) -> int:
+    """
+    The tokens that `generate()` may add to these prompts; no weights are needed to ask.
+
+    Args:
+        processor ([`TraceProcessor`]): the model's own.
+        config ([`TraceConfig`]): the model's configuration, for the size of its context.
+        prompts (`Sequence[str | None]`, *optional*): as for [`write_texts`].
+        max_new_tokens (`int`, *optional*): how many are wanted. By default as many as fit, at most 256.
+
+    Returns:
+        `int`: `max_new_tokens`, or the default.
+
+    Raises:
+        ValueError: where a prompt cannot be tokenized or leaves no room, or more tokens are wanted than fit.
+    """
+    prompts = [prompt for prompt in prompts if prompt is not None]
+    if processor.conditional:
+        encoded = processor.encode(None, prompts=prompts)
+    else:
+        encoded = processor.encode(prompts, add_eos=False)
+    longest = max((len(ids) for ids in encoded), default=1)
+    context = getattr(config.get_text_config(), "max_position_embeddings", None)
+    room = MAX_NEW_TOKENS if context is None else context - longest
+    if room < 1:
+        raise ValueError(
+            f"`prompt` must leave room in the model's context of {context} tokens, got {longest} tokens. Shorten it."
+        )
+    if max_new_tokens is None:
+        return min(MAX_NEW_TOKENS, room)
+    if context is not None and max_new_tokens > room:
+        raise ValueError(
+            f"`max_new_tokens` must fit the model's context of {context} tokens, got {max_new_tokens}. Use {room} or "
+            "less."
+        )
+    return max_new_tokens
+
+
+def save_rows(rows: Sequence[dict[str, Any]], path: str | os.PathLike) -> None:
+    """Save texts, as [`write_texts`] returns them, as a file of JSON lines: all rows, or no file."""
+    write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
 def write_whole(path: str | os.PathLike, content: str) -> None:
     """A text file, written beside its place and then moved there."""
     path = Path(path)
@@ -78,4 +130,4 @@ def write_whole(path: str | os.PathLike, content: str) -> None:
         raise
 
 
-__all__ = ["write_texts", "write_whole"]
+__all__ = ["fitting_max_new_tokens", "save_rows", "write_texts", "write_whole"]

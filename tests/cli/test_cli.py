@@ -16,7 +16,7 @@ from modeling_trace import TraceConfig, TraceForConditionalGeneration
 from modeling_trace.cli import generate, train_arguments
 from modeling_trace.cli.main import COMMANDS, main
 from modeling_trace.cli.parser import read_yaml
-from modeling_trace.data import TraceProcessor
+from modeling_trace.data import TraceProcessor, writing
 from modeling_trace.training import TraceTrainer
 
 CONFIG = """\
@@ -395,7 +395,7 @@ def test_output_file_is_whole_or_not_there(trained, empty_folder, monkeypatch, c
         with pytest.raises(ZeroDivisionError):
             main(arguments)
     with monkeypatch.context() as patch:
-        patch.setattr(generate.json, "dumps", lambda *args, **kwargs: 1 / 0)
+        patch.setattr(writing.json, "dumps", lambda *args, **kwargs: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             main(arguments)
     assert list(empty_folder.iterdir()) == []
@@ -453,7 +453,7 @@ BAD_GENERATION = [
     (["--prompt", "a b c d " * 50], "must leave room in the model's context of 64 tokens"),
     (["--prompt", " "], "`text` must not be empty"),
     (["--prompt", "one <|endoftext|> two"], "control token '<|endoftext|>'"),
-    (["--max_new_tokens", "5000"], "use 63 or less"),
+    (["--max_new_tokens", "5000"], "Use 63 or less"),
     (["--device", "tpux"], "`device` must be one of"),
 ]
 
