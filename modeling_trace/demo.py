@@ -110,7 +110,7 @@ def run_demo(
     samples += resample_third(trace, processor, NUM_GREEDY, seed=seed, say=say)
     save_rows(samples, folder / "samples.jsonl")
     say(likelihoods(plain_log, trace_log))
-    labelled = training.select(range(1500))
+    labelled = training.select(range(min(1500, len(training))))
     plot_latents(trace, processor, labelled["text"], labelled["aspects"], ASPECTS, folder / "latents.png")
 
 

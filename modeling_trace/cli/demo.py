@@ -15,7 +15,7 @@ PLAN = """\
 This demo trains two tiny models on built-in reviews, offline, and compares what they generate. On two CPU cores it
 takes about three minutes:
     1. a plain language model                                    about 1 minute
-    2. TRACE from that model, with a latent for each sentence    about 1.5 minutes, first texts after a few seconds
+    2. TRACE from that model, with a latent for each sentence    about 1.5 minutes, first texts after 20 seconds
     3. texts of both side by side, the training curves, a map of the latents
 Ctrl-C stops it and keeps what is finished.
 """

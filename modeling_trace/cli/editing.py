@@ -1,6 +1,8 @@
 """What `reconstruct`, `interpolate`, `edit` and `average` share: texts in, texts with their latents out."""
 
 import dataclasses
+import os
+import shlex
 import sys
 from argparse import Namespace
 from collections.abc import Callable
@@ -72,7 +74,11 @@ def load(arguments: Namespace, check: Callable | None = None):
     device = find_device(arguments.device)
     config = load_config(arguments.model)
     if config.latent_dynamics == "none":
-        raise ValueError(f"'{arguments.model}' is a plain language model, which has no latents to work with.")
+        path = os.path.abspath(arguments.model) if os.path.isdir(arguments.model) else arguments.model
+        raise ValueError(
+            f"'{arguments.model}' is a plain language model, without latents. Turn it into TRACE: modeling-trace "
+            f"train --backbone {shlex.quote(path)}"
+        )
     processor = TraceProcessor.from_pretrained(arguments.model)
     texts, prompts = arguments.text, arguments.prompt
     if texts is None:
@@ -122,7 +128,9 @@ def as_rows(processor, outputs, sources: list[Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def write(rows: list[dict[str, Any]], arguments: Namespace, label: Callable[[int, dict], str], seed: int) -> None:
+def print_and_save(
+    rows: list[dict[str, Any]], arguments: Namespace, label: Callable[[int, dict], str], seed: int
+) -> None:
     """Print the texts, each after its label, and save them where asked."""
     if arguments.output is not None:
         from ..data import save_rows
@@ -147,7 +155,7 @@ def run_editing(
     texts_per_item: int | None = 1,
 ) -> int:
     """
-    One of these commands: parse, check, work on the texts in batches, write.
+    One of these commands: parse, check, work on the texts in batches, print and save.
 
     Args:
         argv (`list[str]`, *optional*): arguments after the command; by default those of the process.
@@ -168,7 +176,7 @@ def run_editing(
     rows = []
     for part, inputs in batches(model, processor, texts, prompts, limit, size):
         rows += as_rows(processor, *work(model, arguments, inputs, part, decoding))
-    write(rows, arguments, label, seed)
+    print_and_save(rows, arguments, label, seed)
     return 0
 
 

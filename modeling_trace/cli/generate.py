@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import os
+import shlex
 import sys
 from argparse import Namespace
 from typing import TYPE_CHECKING, Any
@@ -243,8 +244,8 @@ def load_config(name: str) -> "PreTrainedConfig":
         raise ValueError(f"'{name}' {what}: {one_line(error)}") from None
     if config.model_type != TraceConfig.model_type:
         raise ValueError(
-            f"'{name}' is a {config.model_type} model, not TRACE. Turn it into one: modeling-trace train "
-            f"--backbone {name}"
+            f"'{name}' is a {config.model_type} model, not TRACE. Turn it into one: modeling-trace train --backbone "
+            f"{shlex.quote(os.path.abspath(name) if is_folder else name)}"
         )
     return config
 

@@ -27,7 +27,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from ..data import TraceProcessor, load_texts, prepare_dataset, train_tokenizer
 from ..data.loading import fingerprint_texts
-from ..models.backbones_trace import resolve_backbone
+from ..models.backbones_trace import full_backbone_name, resolve_backbone
 from ..models.configuration_trace import TraceConfig
 from ..models.dynamics_trace import has_segments
 from ..models.modeling_trace import TraceForConditionalGeneration
@@ -48,6 +48,7 @@ from .train_arguments import (
 CONFIG_FILE = "train_config.yaml"
 METRICS_FILE = "metrics.json"
 TEXTS_FILE = "train_texts.json"  # which texts the checkpoints beside it were trained on
+_CONTEXT_NAMES = {"n_positions", "max_position_embeddings"}  # in `backbone_config`; else the context is `max_length`
 FIRST_TEXTS = 100_000  # of a stream, to train a tokenizer on
 
 
@@ -55,6 +56,11 @@ def run(argv: list[str] | None = None) -> int:
     """Train, evaluate and save. Returns the exit code."""
     namespace = parse_arguments(sys.argv[2:] if argv is None else argv)
     _check_output_is_free(namespace.output_dir, namespace.resume_from_checkpoint)
+    if namespace.backbone_config is None and namespace.output_dir == namespace.backbone:
+        raise ValueError(
+            f"`output_dir` must not have the name of the `backbone`, '{namespace.backbone}', which would mean the new "
+            f"folder from then on. Use --output_dir my-{os.path.basename(os.path.abspath(namespace.output_dir))}"
+        )
     data, model_settings, args = to_dataclasses(namespace)
     schedule = make_schedule(data)
     segmenter = make_segmenter(data, model_settings)
@@ -65,7 +71,7 @@ def run(argv: list[str] | None = None) -> int:
     # Each step can fail, so the slow ones come last: configuration, texts, tokens, weights.
     backbone_config = _backbone_config(data)
     tokenizer = _load_tokenizer(data, checkpoint)
-    data.max_length = _max_length(data.max_length, backbone_config, model_settings)
+    data.max_length = _max_length(data, backbone_config, model_settings)
     with args.main_process_first(local=False, desc="texts"):
         train_texts, eval_texts = load_texts(
             data.dataset,
@@ -123,7 +129,8 @@ def run(argv: list[str] | None = None) -> int:
         callbacks=[stopper],
     )
     check_output_dir(args.output_dir, model.config, checkpoint)
-    say(_announce(model, train_dataset, eval_dataset, args.output_dir))
+    origin = "random weights" if data.backbone_config is not None else full_backbone_name(data.backbone)
+    say(_announce(model, origin, train_dataset, eval_dataset, args.output_dir))
     config_path = os.path.join(args.output_dir, CONFIG_FILE)
     if trainer.is_world_process_zero():
         settings = resolved_arguments(namespace, data, model_settings, schedule)
@@ -279,13 +286,22 @@ def _backbone_config(data: DataArguments) -> PreTrainedConfig:
     return config.get_text_config()
 
 
-def _max_length(max_length: int | None, config: PreTrainedConfig, settings: dict[str, Any]) -> int:
+def _max_length(data: DataArguments, config: PreTrainedConfig, settings: dict[str, Any]) -> int:
+    max_length = data.max_length
     context = getattr(config, "max_position_embeddings", None) or math.inf
+    segment_length = (settings["segment_length"] or 1) if has_segments(settings["latent_dynamics"]) else 1
+    from_max_length = data.backbone_config is not None and not _CONTEXT_NAMES & data.backbone_config.keys()
+    if segment_length + 2 > context and not from_max_length:  # a greater `max_length` would be no remedy
+        raise ValueError(
+            f"`segment_length` must be <= {context - 2} for BOS and [SEP] in the backbone's context of {context} "
+            f"tokens, got {segment_length}."
+        )
     if max_length is None:
         max_length = int(min(context, MAX_LENGTH))
     elif max_length > context:
-        raise ValueError(f"`max_length` must fit the backbone's context of {context} tokens, got {max_length}.")
-    segment_length = (settings["segment_length"] or 1) if has_segments(settings["latent_dynamics"]) else 1
+        raise ValueError(
+            f"`max_length` must fit the backbone's context of {context} tokens, got {max_length}. Use {context}."
+        )
     if max_length < segment_length + 2:
         raise ValueError(
             f"`max_length` must be >= {segment_length + 2} for BOS, segments of {segment_length} tokens and [SEP], "
@@ -365,7 +381,7 @@ def _write(path: str, text: str) -> None:
         file.write(text)
 
 
-def _announce(model: TraceForConditionalGeneration, train_dataset, eval_dataset, output_dir: str) -> str:
+def _announce(model: TraceForConditionalGeneration, origin: str, train_dataset, eval_dataset, output_dir: str) -> str:
     config = model.config
     kind = "a plain language model"
     if model.has_latents:
@@ -379,9 +395,9 @@ def _announce(model: TraceForConditionalGeneration, train_dataset, eval_dataset,
         size += f", {trained:,} of them trained"
     number = _num_texts(train_dataset)
     texts = "a stream of texts" if number is None else f"{number} texts"
-    kept_back = f", {len(eval_dataset)} kept back for validation" if eval_dataset is not None else ""
+    held_out = f", {len(eval_dataset)} held out for validation" if eval_dataset is not None else ""
     return (
-        f"Training {kind} on {texts}{kept_back}. Backbone: {config.backbone_config.model_type}, "
+        f"Training {kind} on {texts}{held_out}. Backbone: {config.backbone_config.model_type} from {origin}, "
         f"{size}. Output: {output_dir}"
     )
 

@@ -11,6 +11,7 @@ from transformers import PreTrainedConfig, TrainingArguments
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from ..data import FixedLengthSegmenter, RegexSegmenter, SentenceSegmenter
+from ..models.backbones_trace import full_backbone_name
 from ..models.configuration_trace import TraceConfig
 from ..models.dynamics_trace import has_segments
 from ..presets import PRESETS, SYSTEMS, named_settings
@@ -105,9 +106,9 @@ class DataArguments:
     drop_empty: bool = flag(False, "Leave rows without a text (or prompt) out, rather than stop at them.")
     split: str = flag("train", "Split to train on.")
     validation_split: str | None = flag(
-        "0.1", "Fraction or number of training texts to keep back (the same ones whatever the seed), a split, or none."
+        "0.1", "Fraction or number of training texts to hold out (the same ones whatever the seed), a split, or none."
     )
-    max_texts: int | None = flag(None, "Use at most so many texts of each split.")
+    max_texts: int | None = flag(None, "Use at most this many texts of each split.")
     streaming: bool = flag(
         False,
         "Read and tokenize texts as they are needed. Needs --max_steps, and a number of texts, a split or none as "
@@ -227,6 +228,8 @@ def resolved_arguments(
     for name in NAMED:  # what they stand for is written out
         texts.pop(name)
     texts.pop("backbone" if data.backbone_config is not None else "vocab_size")
+    if "backbone" in texts:  # a folder is the same one when the file is used from elsewhere
+        texts["backbone"] = full_backbone_name(texts["backbone"])
     texts = {name: value for name, value in texts.items() if value is not None or name == "validation_split"}
     defaults, training = make_parser().parse([]), {}
     for field in dataclasses.fields(TrainingArguments):
@@ -249,7 +252,10 @@ def make_schedule(data: DataArguments):
     for argument in given:
         if argument not in takes:
             others = [other for other, names in SCHEDULE_ARGUMENTS.items() if argument in names]
-            raise ValueError(f"`{argument}` is for kl_schedule {' or '.join(others)}, got it with '{name}'.")
+            raise ValueError(
+                f"`{argument}` is for another schedule, got it with '{name}'. Use --kl_schedule "
+                f"{' or '.join(others)}, or leave {argument} out."
+            )
     try:
         return get_schedule(name, **{takes[argument]: value for argument, value in given.items()})
     except ValueError as error:  # in the flags' names
@@ -297,7 +303,10 @@ def make_backbone_config(data: DataArguments) -> PreTrainedConfig:
         raise ValueError(f"`model_type` in `backbone_config` is unknown, got '{model_type}'.{hint}")
     config_class = CONFIG_MAPPING[model_type]
     if "vocab_size" in settings:
-        raise ValueError(f"`vocab_size` is an argument of its own. Use --vocab_size {settings['vocab_size']}.")
+        raise ValueError(
+            "`backbone_config` takes no vocab_size, which is an argument of its own. Move it there: --vocab_size "
+            f"{settings['vocab_size']}"
+        )
     # any name would be taken: a configuration keeps what it does not know
     known = {field.name for field in dataclasses.fields(config_class)} | set(config_class.attribute_map)
     known |= {"rope_theta", "rope_scaling", "attn_implementation"}
@@ -319,7 +328,10 @@ def make_backbone_config(data: DataArguments) -> PreTrainedConfig:
 def check_training(args: TrainingArguments, data: DataArguments) -> None:
     """What the Trainer would refuse, but only after the texts and the weights have been loaded."""
     if args.eval_strategy != "no" and not data.validation_split:
-        raise ValueError(f"`eval_strategy` '{args.eval_strategy.value}' needs a `validation_split`, got none.")
+        raise ValueError(
+            f"`eval_strategy` '{args.eval_strategy.value}' needs a `validation_split`, got none. Use "
+            "--validation_split 0.1, or leave eval_strategy out."
+        )
     if data.streaming:
         _check_streaming(args, data)
     if args.label_smoothing_factor:
@@ -348,7 +360,9 @@ def _check_streaming(args: TrainingArguments, data: DataArguments) -> None:
             f"{data.validation_split}. Use 1000."
         )
     if data.num_proc is not None:
-        raise ValueError(f"`num_proc` is for texts tokenized before training, got {data.num_proc} with `streaming`.")
+        raise ValueError(
+            f"`num_proc` is for texts tokenized before training, got {data.num_proc} with `streaming`. Leave it out."
+        )
     if args.dataloader_num_workers > 1:
         raise ValueError(
             f"`dataloader_num_workers` must be 0 or 1 for `streaming`, which one process reads in order, got "
@@ -362,16 +376,16 @@ def _check_streaming(args: TrainingArguments, data: DataArguments) -> None:
 
 
 def check_lora(data: DataArguments) -> None:
-    if data.lora_r is None:
-        for name in ("lora_alpha", "lora_target_modules"):
-            if getattr(data, name) is not None:
-                raise ValueError(f"`{name}` is for LoRA, got it without `lora_r`. Add --lora_r 16.")
-        return
-    if data.backbone_config is not None:
+    given = [name for name in ("lora_r", "lora_alpha", "lora_target_modules") if getattr(data, name) is not None]
+    if given and data.backbone_config is not None:
         raise ValueError(
-            f"`lora_r` adapts a trained language model, got {data.lora_r} with `backbone_config`, whose weights are "
-            "random. Use --backbone, or leave lora_r out."
+            f"`{given[0]}` is for a trained language model, got it with `backbone_config`, whose weights are random. "
+            f"Use `backbone` in place of `backbone_config`, or leave {' and '.join(given)} out."
         )
+    if data.lora_r is None:
+        if given:
+            raise ValueError(f"`{given[0]}` is for LoRA, got it without `lora_r`. Add --lora_r 16.")
+        return
     if data.lora_r < 1:
         raise ValueError(f"`lora_r` must be >= 1, got {data.lora_r}. Use 16.")
 

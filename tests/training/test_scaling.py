@@ -279,7 +279,7 @@ def test_stream_trains_tokenizer_and_punkt_on_its_first_texts(config, tmp_path, 
     output = capsys.readouterr().out
     assert "Training the tokenizer on the first 100,000 texts of the stream." in output
     assert "from the first million characters of the stream" in output
-    assert "on a stream of texts, 6 kept back for validation" in output
+    assert "on a stream of texts, 6 held out for validation" in output
 
 
 def test_bad_row_of_a_stream_is_one_line(config, tmp_path, capsys):
