@@ -80,7 +80,7 @@ def make_model(system: str, arguments: argparse.Namespace, separator: str | None
     backbone = backbone_config(arguments, **settings)
     if system == PLAIN:
         return GPT2LMHeadModel(backbone).to(arguments.device).train()
-    config = {"segment_length": arguments.segment_length, "sep_token_id": SEP, **SYSTEMS[system]}
+    config = {"segment_length": arguments.segment_length, "sep_token_id": SEP, **SYSTEMS[system].model}
     if separator is not None:
         config["separator"] = separator
     model = TraceForConditionalGeneration(TraceConfig(backbone_config=backbone, **config))

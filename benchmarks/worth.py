@@ -34,19 +34,19 @@ PLAIN = "plain"
 SAME_TIME = {"plain, time of trace": (PLAIN, "trace"), "trace-r, time of plain": ("trace-r", PLAIN)}
 # What the table compares: systems of `--system`, and the new architecture taken apart
 CONTESTANTS = {
-    PLAIN: SYSTEMS["gpt2"],
-    "trace": SYSTEMS["trace"],
-    "plain, time of trace": SYSTEMS["gpt2"],
-    "trace-r": SYSTEMS["trace-r"],
-    "trace-r, time of plain": SYSTEMS["trace-r"],
-    "trace-p": SYSTEMS["trace-p"],
-    "ind": SYSTEMS["ind"],
-    "ind, LayerNorm": SYSTEMS["ind"] | {"posterior_norm": "layer"},
-    "cgd": SYSTEMS["cgd"],
-    "cgd, LayerNorm": SYSTEMS["cgd"] | {"posterior_norm": "layer", "residual_posterior": True},
-    "no-recurrence": SYSTEMS["no-recurrence"],
+    PLAIN: SYSTEMS["gpt2"].model,
+    "trace": SYSTEMS["trace"].model,
+    "plain, time of trace": SYSTEMS["gpt2"].model,
+    "trace-r": SYSTEMS["trace-r"].model,
+    "trace-r, time of plain": SYSTEMS["trace-r"].model,
+    "trace-p": SYSTEMS["trace-p"].model,
+    "ind": SYSTEMS["ind"].model,
+    "ind, LayerNorm": SYSTEMS["ind"].model | {"posterior_norm": "layer"},
+    "cgd": SYSTEMS["cgd"].model,
+    "cgd, LayerNorm": SYSTEMS["cgd"].model | {"posterior_norm": "layer", "residual_posterior": True},
+    "no-recurrence": SYSTEMS["no-recurrence"].model,
     "one-pass independent": {"latent_dynamics": "independent"},
-    "trace-r, free bits": SYSTEMS["trace-r"] | {"posterior_norm": "none", "free_nats": 3.0},
+    "trace-r, free bits": SYSTEMS["trace-r"].model | {"posterior_norm": "none", "free_nats": 3.0},
     "trace, floor": {"posterior_norm": "layer", "free_nats": 0.0, "residual_posterior": True},
     "trace, no free bits": {"free_nats": 0.0},
     "trace, free bits of 0.5": {"free_nats": 0.5},
@@ -179,7 +179,7 @@ def run_seed(name: str, texts, seed: int, arguments) -> None:
             continue
         settings = {
             **CONTESTANTS[system],
-            **(json.loads(arguments.settings) if CONTESTANTS[system] != SYSTEMS["gpt2"] else {}),
+            **(json.loads(arguments.settings) if CONTESTANTS[system] != SYSTEMS["gpt2"].model else {}),
         }
         processor = processor_for(TraceProcessor.from_pretrained(base).tokenizer, settings, arguments.segment_length)
         shutil.rmtree(cell, ignore_errors=True)  # of a run that was stopped between its model and its result
@@ -188,7 +188,7 @@ def run_seed(name: str, texts, seed: int, arguments) -> None:
             TraceForConditionalGeneration.from_backbone(
                 str(base), processor.tokenizer, segment_length=processor.segment_length, **settings
             )
-            if CONTESTANTS[system] != SYSTEMS["gpt2"]
+            if CONTESTANTS[system] != SYSTEMS["gpt2"].model
             else TraceForConditionalGeneration.from_pretrained(base)
         )
         steps = arguments.steps

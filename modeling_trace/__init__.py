@@ -1,31 +1,63 @@
 """TRACE: recurrent latent variables for Transformers language models (Hu et al., Findings of EMNLP 2022)."""
 
+import importlib
+import os
+import sys
 from typing import TYPE_CHECKING
-
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoProcessor
-
-from .data import TraceProcessor
-from .models.cache_trace import TraceCache
-from .models.configuration_trace import TraceConfig, middle_layer
-from .models.dynamics_trace import LatentDynamics, register_latent_dynamics
-from .models.gaussian_trace import gamma_for_rate
-from .models.logits_processor_trace import SegmentLogitsProcessor
-from .models.modeling_trace import TraceForConditionalGeneration, TraceOutput, TracePreTrainedModel
-
-if TYPE_CHECKING:
-    from .training import TraceTrainer, TraceTrainingArguments
 
 __version__ = "0.1.0"
 
-# With this package imported, `AutoModel.from_pretrained` needs neither remote code nor trust.
-AutoConfig.register("trace", TraceConfig, exist_ok=True)
-AutoModel.register(TraceConfig, TraceForConditionalGeneration, exist_ok=True)
-AutoModelForCausalLM.register(TraceConfig, TraceForConditionalGeneration, exist_ok=True)
-AutoProcessor.register(TraceConfig, TraceProcessor, exist_ok=True)
+# Public names and their modules, each imported when its name is first used.
+_EXPORTS = {
+    "LatentDynamics": "models.dynamics_trace",
+    "SegmentLogitsProcessor": "models.logits_processor_trace",
+    "TraceCache": "models.cache_trace",
+    "TraceConfig": "models.configuration_trace",
+    "TraceForConditionalGeneration": "models.modeling_trace",
+    "TraceOutput": "models.modeling_trace",
+    "TracePreTrainedModel": "models.modeling_trace",
+    "TraceProcessor": "data",
+    "TraceTrainer": "training",
+    "TraceTrainingArguments": "training",
+    "gamma_for_rate": "models.gaussian_trace",
+    "middle_layer": "models.configuration_trace",
+    "register_latent_dynamics": "models.dynamics_trace",
+}
+_SUBPACKAGES = ("data", "evaluation", "models", "training")
 
-# What `save_pretrained` writes loads without this package, through `trust_remote_code=True`.
-TraceConfig.register_for_auto_class()
-TraceForConditionalGeneration.register_for_auto_class("AutoModelForCausalLM")
+if TYPE_CHECKING:
+    from .data import TraceProcessor as TraceProcessor
+    from .models.cache_trace import TraceCache as TraceCache
+    from .models.configuration_trace import TraceConfig as TraceConfig
+    from .models.configuration_trace import middle_layer as middle_layer
+    from .models.dynamics_trace import LatentDynamics as LatentDynamics
+    from .models.dynamics_trace import register_latent_dynamics as register_latent_dynamics
+    from .models.gaussian_trace import gamma_for_rate as gamma_for_rate
+    from .models.logits_processor_trace import SegmentLogitsProcessor as SegmentLogitsProcessor
+    from .models.modeling_trace import TraceForConditionalGeneration as TraceForConditionalGeneration
+    from .models.modeling_trace import TraceOutput as TraceOutput
+    from .models.modeling_trace import TracePreTrainedModel as TracePreTrainedModel
+    from .training import TraceTrainer as TraceTrainer
+    from .training import TraceTrainingArguments as TraceTrainingArguments
+
+
+def __getattr__(name: str):
+    if name in _EXPORTS:
+        return getattr(importlib.import_module(f"{__name__}.{_EXPORTS[name]}"), name)
+    if name in _SUBPACKAGES:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_EXPORTS, *_SUBPACKAGES})
+
+
+# With this package imported, `AutoModel.from_pretrained` needs neither remote code nor trust: `models` and
+# `data` register their classes. The command line's process imports it by itself, when a command has something to do.
+if os.path.basename(sys.argv[0] if sys.argv else "") not in ("modeling-trace", "modeling-trace.exe", "-m"):
+    importlib.import_module(f"{__name__}.models")
+    importlib.import_module(f"{__name__}.data")
 
 __all__ = [
     "LatentDynamics",
@@ -42,12 +74,3 @@ __all__ = [
     "middle_layer",
     "register_latent_dynamics",
 ]
-
-
-def __getattr__(name: str):
-    # Transformers' Trainer takes as long to import as all else, and those who only generate do without it.
-    if name in ("TraceTrainer", "TraceTrainingArguments"):
-        from . import training
-
-        return getattr(training, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

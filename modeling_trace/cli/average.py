@@ -1,4 +1,4 @@
-"""`modeling-trace average PATH-OR-HUB-ID --text A --text B ...`: writes under the mean of several texts' latents."""
+"""`modeling-trace average PATH-OR-HUB-ID --text A --text B ...`: generates from the mean of several texts' latents."""
 
 from .editing import run_editing
 
@@ -8,7 +8,7 @@ def run(argv: list[str] | None = None) -> int:
     return run_editing(
         argv,
         "average",
-        "Write one text under the mean of several texts' latents, segment by segment.",
+        "Generate one text from the mean of several texts' latents, segment by segment.",
         lambda model, arguments, inputs, texts, decoding: (model.average(**inputs, **decoding), [texts]),
         texts_per_item=None,
     )

@@ -7,7 +7,6 @@ import textwrap
 from argparse import Namespace
 from pathlib import Path
 
-from ..data import TraceProcessor
 from .generate import find_device, load_config, load_model
 from .parser import CommandParser, flag
 from .real_texts import NUM_TEXTS, load_real_texts
@@ -80,6 +79,7 @@ def run_report(argv: list[str], command: str, what: str, description: str) -> in
     configs = [load_config(path) for path in paths]
     device = find_device(arguments.device)
 
+    from ..data import TraceProcessor  # here, so that --help answers without torch
     from ..evaluation.report.cache import Parts
     from ..evaluation.report.comparison import compare_systems
     from ..evaluation.report.systems import EvaluationSettings, System, check_fit, weights_fingerprint

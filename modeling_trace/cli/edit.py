@@ -1,19 +1,18 @@
-"""`modeling-trace edit PATH-OR-HUB-ID --text '...' --segments 2`: draws the latents of chosen segments again."""
+"""`modeling-trace edit PATH-OR-HUB-ID --text '...' --segments 2`: resamples the latents of chosen segments."""
 
 import dataclasses
 
-from ..models.dynamics_trace import has_segments
 from .editing import run_editing
 from .parser import flag
 
 
 @dataclasses.dataclass
 class EditArguments:
-    """How."""
+    """Which latents are resampled, and how often."""
 
-    segments: str | None = flag(None, "Numbers of the segments to draw again, counted from 1: 2 or 2,3.")
-    num_draws: int = flag(5, "New texts for each text.")
-    latent_temperature: float = flag(1.0, "Scales the standard deviation of the prior that new latents come from.")
+    segments: str | None = flag(None, "Segments whose latents are resampled, counted from 1: 2 or 2,3.")
+    num_draws: int = flag(5, "Number of new texts for each text.")
+    latent_temperature: float = flag(1.0, "Scales the standard deviation of the prior that is sampled from.")
 
 
 def run(argv: list[str] | None = None) -> int:
@@ -21,8 +20,8 @@ def run(argv: list[str] | None = None) -> int:
     return run_editing(
         argv,
         "edit",
-        "Draw the latents of chosen segments again and hold all others. The text before the first of them stays "
-        "as it is; from there on it is written again.",
+        "Resample the latents of chosen segments and hold all others. The text before the first of them is kept; "
+        "from there on it is generated anew.",
         _work,
         own=EditArguments,
         check=_check,
@@ -32,8 +31,10 @@ def run(argv: list[str] | None = None) -> int:
 def _check(arguments, config, processor, rows):
     if arguments.num_draws < 1:
         raise ValueError(f"`num_draws` must be >= 1, got {arguments.num_draws}.")
+    from ..models.dynamics_trace import has_segments  # here, so that --help answers without torch
+
     if not has_segments(config.latent_dynamics):
-        raise ValueError("this model has one latent for the whole text, and no segment to draw again. Use generate.")
+        raise ValueError("this model has one latent for the whole text, and no segment to resample. Use generate.")
     pieces = [processor.split(row) for row in rows]
     if arguments.segments is None:
         shown = ", ".join(f"{number}: {piece!r}" for number, piece in enumerate(pieces[0], 1))

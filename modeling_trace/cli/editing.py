@@ -1,16 +1,14 @@
 """What `reconstruct`, `interpolate`, `edit` and `average` share: texts in, texts with their latents out."""
 
 import dataclasses
+import os
+import shlex
 import sys
 from argparse import Namespace
 from collections.abc import Callable
 from typing import Any
 
-import torch
-from transformers import set_seed
-
-from ..data import TraceProcessor, load_texts
-from .generate import add_decoding, check_output, find_device, load_config, load_model, save_rows, take_decoding
+from .generate import add_decoding, check_output, find_device, load_config, load_model, take_decoding
 from .parser import CommandParser, flag, printable
 
 NUM_TEXTS = 10  # of a data set
@@ -20,18 +18,18 @@ NUM_TEXTS = 10  # of a data set
 class EditingArguments:
     """Which texts, and where the new ones go."""
 
-    dataset: str | None = flag(None, "Take texts from here rather than from --text: what `train` takes as a dataset.")
+    dataset: str | None = flag(None, "Data set with the texts, in place of --text; the same values as for `train`.")
     text_column: str | None = flag(None, "Column with the texts. Found by itself where there is only one.")
     encoding: str | None = flag(None, "Encoding of the files, as for train.")
     delimiter: str | None = flag(None, "What separates the fields of csv files, as for train.")
     prompt_column: str | None = flag(None, "Column with the prompts, for conditional models.")
-    num_texts: int = flag(NUM_TEXTS, "Texts to take from the data set.")
-    output: str | None = flag(None, "File of JSON lines with text, segments, latents and source; written whole.")
-    overwrite: bool = flag(False, "Replace that file where it exists.")
-    seed: int | None = flag(None, "Makes the texts repeatable (with the same batch size). Drawn where left out.")
-    batch_size: int = flag(32, "Texts to work on at once.")
-    max_new_tokens: int | None = flag(None, "Most tokens to write. Default: twice the text's own.")
-    device: str | None = flag(None, "cuda, mps or cpu. Default: the first of them that is there.")
+    num_texts: int = flag(NUM_TEXTS, "Number of texts to take from the data set.")
+    output: str | None = flag(None, "JSON lines file to save to: text, segments, latents and source.")
+    overwrite: bool = flag(False, "Replace the output file if it exists.")
+    seed: int | None = flag(None, "Random seed; repeats the same texts at the same batch size. Default: random.")
+    batch_size: int = flag(32, "Number of texts to process at once.")
+    max_new_tokens: int | None = flag(None, "Maximum number of tokens to generate. Default: twice the text's own.")
+    device: str | None = flag(None, "cuda, mps or cpu. Default: the first that is available.")
 
 
 def parse(
@@ -45,10 +43,10 @@ def parse(
         usage=f"modeling-trace {command} PATH-OR-HUB-ID --text '...' [--name value ...]",
         description=description,
     )
-    parser.add_argument("model", nargs="?", help="folder or Hub id of a model that `modeling-trace train` wrote")
-    parser.add_argument("--text", action="append", help="a text; may be given several times")
+    parser.add_argument("model", nargs="?", help="folder or Hub id of a model trained by `modeling-trace train`")
+    parser.add_argument("--text", action="append", help="a text; can be given several times")
     parser.add_argument("--prompt", action="append", help="the prompt of each text, for conditional models")
-    names = add_decoding(parser)
+    names = add_decoding(parser, argv)
     arguments = parser.parse(argv)
     if arguments.model is None:
         raise ValueError(f"the model is missing. Use: modeling-trace {command} PATH-OR-HUB-ID --text '...'")
@@ -70,10 +68,19 @@ def load(arguments: Namespace, check: Callable | None = None):
     All is checked before the weights are read; `check(config, processor, rows)` is the command's own part of that,
     with the ids of each text.
     """
+    import torch  # here, so that --help answers without
+    from transformers import set_seed
+
+    from ..data import TraceProcessor, load_texts
+
     device = find_device(arguments.device)
     config = load_config(arguments.model)
     if config.latent_dynamics == "none":
-        raise ValueError(f"'{arguments.model}' is a plain language model, which has no latents to work with.")
+        path = os.path.abspath(arguments.model) if os.path.isdir(arguments.model) else arguments.model
+        raise ValueError(
+            f"'{arguments.model}' is a plain language model, without latents. Turn it into TRACE: modeling-trace "
+            f"train --backbone {shlex.quote(path)}"
+        )
     processor = TraceProcessor.from_pretrained(arguments.model)
     texts, prompts = arguments.text, arguments.prompt
     if texts is None:
@@ -125,9 +132,13 @@ def as_rows(processor, outputs, sources: list[Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def write(rows: list[dict[str, Any]], arguments: Namespace, label: Callable[[int, dict], str], seed: int) -> None:
+def print_and_save(
+    rows: list[dict[str, Any]], arguments: Namespace, label: Callable[[int, dict], str], seed: int
+) -> None:
     """Print the texts, each after its label, and save them where asked."""
     if arguments.output is not None:
+        from ..data import save_rows
+
         save_rows(rows, arguments.output)
     for number, row in enumerate(rows):
         print(f"{label(number, row)} {printable(row['text'])}")
@@ -148,7 +159,7 @@ def run_editing(
     texts_per_item: int | None = 1,
 ) -> int:
     """
-    One of these commands: parse, check, work on the texts in batches, write.
+    One of these commands: parse, check, work on the texts in batches, print and save.
 
     Args:
         argv (`list[str]`, *optional*): arguments after the command; by default those of the process.
@@ -169,7 +180,7 @@ def run_editing(
     rows = []
     for part, inputs in batches(model, processor, texts, prompts, limit, size):
         rows += as_rows(processor, *work(model, arguments, inputs, part, decoding))
-    write(rows, arguments, label, seed)
+    print_and_save(rows, arguments, label, seed)
     return 0
 
 

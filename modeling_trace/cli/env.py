@@ -4,9 +4,8 @@ import argparse
 import importlib.util
 import os
 import platform
+import sys
 from importlib.metadata import PackageNotFoundError, version
-
-import torch
 
 from .. import __version__
 
@@ -18,12 +17,14 @@ def run(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="modeling-trace env", description="Print versions and devices, to paste into a bug report."
     )
-    parser.parse_args(argv)
+    parser.parse_args(sys.argv[2:] if argv is None else argv)
     print("\n".join(f"- {name}: {value}" for name, value in _facts()))
     return 0
 
 
 def _facts() -> list[tuple[str, str]]:
+    import torch  # here, so that --help answers without
+
     packages = [(name, _version(name)) for name in PACKAGES]
     return [
         ("modeling_trace", __version__),
@@ -45,13 +46,15 @@ def _version(name: str) -> str:
 
 
 def _accelerators() -> list[tuple[str, str]]:
+    import torch
+
     found = []
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
         found.append((f"cuda:{index}", f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"))
     if torch.backends.mps.is_available():
         found.append(("mps", f"{torch.mps.recommended_max_memory() / 2**30:.0f} GiB recommended"))
-    return found or [("accelerator", "none (CUDA and MPS looked for)")]
+    return found or [("accelerator", "none (neither CUDA nor MPS)")]
 
 
 def _punkt() -> str:

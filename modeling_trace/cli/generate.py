@@ -1,25 +1,25 @@
-"""`modeling-trace generate PATH-OR-HUB-ID [--name value ...]`: writes texts with a trained model."""
+"""`modeling-trace generate PATH-OR-HUB-ID [--name value ...]`: generates texts with a trained model."""
 
 import contextlib
 import dataclasses
-import json
 import os
+import shlex
 import sys
 from argparse import Namespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 import yaml
-from transformers import AutoConfig, GenerationConfig, PreTrainedConfig, set_seed
 from transformers.hf_argparser import string_to_bool
-from transformers.utils.peft_utils import find_adapter_config_file
 
-from ..data import TraceProcessor, generate_texts
-from ..models.modeling_trace import TraceForConditionalGeneration
-from ..utils import atomic_write, one_line
-from .parser import CommandParser, flag, printable
+from ..utils import one_line
+from .parser import CommandParser, flag, help_level, printable
 
-MAX_NEW_TOKENS = 256  # where the context has room for them
+if TYPE_CHECKING:  # at run time each function imports what it needs: --help answers without torch
+    import torch
+    from transformers import PreTrainedConfig
+
+    from ..models.modeling_trace import TraceForConditionalGeneration
+
 PRINTED_BESIDE_FILE = 10  # texts shown when all of them go to a file
 # Settings of generate() that ask for sampling by being given.
 SAMPLING = ("temperature", "top_k", "top_p", "top_h", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
@@ -32,6 +32,16 @@ NOT_FLAGS = frozenset(
 SWITCHES = frozenset(
     "disable_compile do_sample low_memory remove_invalid_values renormalize_logits token_healing use_cache".split()
 )
+MAIN_DECODING = {
+    "do_sample": "Sample tokens rather than take the most likely one.",
+    "temperature": "Divides the logits of the tokens before sampling.",
+    "top_k": "Sample from this many most likely tokens.",
+    "top_p": "Sample from the most likely tokens that together have this probability.",
+    "num_beams": "Beams of a beam search.",
+    "repetition_penalty": "Above 1, makes tokens that are already in the text less likely.",
+    "no_repeat_ngram_size": "No n-gram of this size occurs twice in a text.",
+    "min_new_tokens": "Minimum number of tokens after the prompt.",
+}
 INSTEAD = {
     "max_length": "max_new_tokens",
     "num_return_sequences": "num_texts",
@@ -44,28 +54,36 @@ INSTEAD = {
 
 @dataclasses.dataclass
 class GenerateArguments:
-    """What to write, and where."""
+    """Which texts to generate, and where they go."""
 
-    num_texts: int = flag(10, "Texts to write, for each prompt.")
+    num_texts: int = flag(10, "Number of texts to generate for each prompt.")
     output: str | None = flag(
-        None, "File of JSON lines: text, segments, prompt, whether it ended; written when all is done."
+        None, "JSON lines file to save to: text, segments, prompt, and whether the text ended by itself."
     )
-    overwrite: bool = flag(False, "Replace that file where it exists.")
-    seed: int | None = flag(None, "Makes the texts repeatable (with the same batch size). Drawn where left out.")
-    batch_size: int = flag(32, "Texts to write at once.")
-    max_new_tokens: int | None = flag(None, "Tokens after the prompt. Default: what the context holds, at most 256.")
+    overwrite: bool = flag(False, "Replace the output file if it exists.")
+    seed: int | None = flag(None, "Random seed; repeats the same texts at the same batch size. Default: random.")
+    batch_size: int = flag(32, "Number of texts to generate at once.")
+    max_new_tokens: int | None = flag(
+        None, "Maximum number of tokens after the prompt. Default: what the context holds, at most 256."
+    )
     latent_temperature: float | None = flag(
-        None, "Scales the standard deviation of the latents' prior; 0 takes its mean (1 unless given)."
+        None, "Scales the standard deviation of the latents' prior; 0 takes its mean. Default: 1."
     )
-    min_segment_length: int | None = flag(None, "Least tokens in a segment. Default: as in training.")
-    max_segment_length: int | None = flag(None, "Greatest tokens in a segment. Default: as in training.")
-    device: str | None = flag(None, "cuda, mps or cpu. Default: the first of them that is there.")
+    min_segment_length: int | None = flag(None, "Minimum number of tokens in a segment. Default: as in training.")
+    max_segment_length: int | None = flag(None, "Maximum number of tokens in a segment. Default: as in training.")
+    device: str | None = flag(None, "cuda, mps or cpu. Default: the first that is available.")
 
 
 def run(argv: list[str] | None = None) -> int:
-    """Write the texts. Returns the exit code."""
+    """Generate the texts. Returns the exit code."""
     arguments, decoding = _parse(sys.argv[2:] if argv is None else argv)
     _check_arguments(arguments)
+
+    import torch
+    from transformers import set_seed
+
+    from ..data import TraceProcessor, fitting_max_new_tokens, generate_texts, save_rows
+
     device = find_device(arguments.device)
     config = load_config(arguments.model)
     has_latents = config.latent_dynamics != "none"
@@ -73,8 +91,8 @@ def run(argv: list[str] | None = None) -> int:
     processor = TraceProcessor.from_pretrained(arguments.model)
     prompts = arguments.prompt or [None]
     if processor.conditional and arguments.prompt is None:
-        raise ValueError("this is a conditional model, which writes on a prompt. Give one: --prompt 'A walk'")
-    max_new_tokens = _max_new_tokens(arguments.max_new_tokens, processor, prompts, config)
+        raise ValueError("this is a conditional model, which needs a prompt. Give it one: --prompt 'A walk'")
+    max_new_tokens = fitting_max_new_tokens(processor, config, prompts, arguments.max_new_tokens)
     model = load_model(arguments.model).to(device).eval()
     if not has_latents and not decoding.get("do_sample", model.generation_config.do_sample):
         print(
@@ -86,8 +104,8 @@ def run(argv: list[str] | None = None) -> int:
     seed = arguments.seed if arguments.seed is not None else torch.seed() % 2**32
     set_seed(seed)
     settings = {**decoding, **latent_settings, "max_new_tokens": max_new_tokens}
-    todo = [prompt for prompt in prompts for _ in range(arguments.num_texts)]
-    rows = generate_texts(model, processor, todo, batch_size=arguments.batch_size, **settings)
+    repeated = [prompt for prompt in prompts for _ in range(arguments.num_texts)]
+    rows = generate_texts(model, processor, repeated, batch_size=arguments.batch_size, **settings)
     if arguments.output is not None:
         save_rows(rows, arguments.output)
     _print_texts(rows, arguments.output, seed)
@@ -104,27 +122,34 @@ def _parse(argv: list[str]) -> tuple[Namespace, dict[str, Any]]:
         instead=INSTEAD,
         prog="modeling-trace generate",
         usage="modeling-trace generate PATH-OR-HUB-ID [--name value ...]",
-        description="Write texts. Without sampling flags decoding is greedy, and texts differ by their latents. "
-        "--top_k, --top_p and --temperature ask for sampling; with --num_beams 4 each text is its own beam search.",
+        description="Generate texts. Decoding is greedy by default; texts differ by their latents. --top_k, --top_p "
+        "and --temperature turn sampling on; with --num_beams 4 each text is a beam search of its own.",
     )
-    parser.add_argument("model", nargs="?", help="folder or Hub id of a model that `modeling-trace train` wrote")
+    parser.add_argument("model", nargs="?", help="folder or Hub id of a model trained by `modeling-trace train`")
     parser.add_argument(
         "--prompt",
         action="append",
-        help="start of the texts, or what a conditional model writes on; may be given several times",
+        help="start of the texts, or what a conditional model writes about; can be given several times",
     )
-    names = add_decoding(parser)
+    names = add_decoding(parser, argv)
     arguments = parser.parse(argv)
     return arguments, take_decoding(arguments, names)
 
 
-def add_decoding(parser: CommandParser) -> list[str]:
-    """Add the fields of GenerationConfig as flags; returns their names."""
+def add_decoding(parser: CommandParser, argv: list[str]) -> list[str]:
+    """Add the fields of GenerationConfig as flags, for `--help` only the main ones; returns their names."""
+    if help_level(argv) == "short":
+        group = parser.add_argument_group("decoding", "all settings of transformers.GenerationConfig: --help all")
+        for name, text in MAIN_DECODING.items():
+            group.add_argument(f"--{name}", help=text)
+        return list(MAIN_DECODING)
+    from transformers import GenerationConfig
+
     group = parser.add_argument_group("decoding (see transformers.GenerationConfig)")
     names = [name for name in vars(GenerationConfig()) if not name.startswith("_") and name not in NOT_FLAGS]
     for name in sorted(names):
         kind = {"type": string_to_bool, "nargs": "?", "const": True} if name in SWITCHES else {"type": _value}
-        group.add_argument(f"--{name}", **kind)
+        group.add_argument(f"--{name}", **kind, help=MAIN_DECODING.get(name))
     return names
 
 
@@ -172,19 +197,21 @@ def check_output(arguments: Namespace) -> None:
         raise ValueError(f"`output` cannot be written, got '{output}': no permission for '{folder}'.")
 
 
-def find_device(name: str | None) -> torch.device:
-    """The device of that name, or the best one here."""
-    there = [
+def find_device(name: str | None) -> "torch.device":
+    """The device of that name, or the best one available."""
+    import torch
+
+    available = [
         *(["cuda"] if torch.cuda.is_available() else []),
         *(["mps"] if torch.backends.mps.is_available() else []),
         "cpu",
     ]
     try:
-        device = torch.device(name or there[0])
+        device = torch.device(name or available[0])
     except RuntimeError:
-        raise ValueError(f"`device` must be one of {', '.join(there)}, got '{name}'.") from None
-    if device.type not in there or (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()):
-        raise ValueError(f"`device` '{name}' is not here. Use {' or '.join(there)}.")
+        raise ValueError(f"`device` must be one of {', '.join(available)}, got '{name}'.") from None
+    if device.type not in available or (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()):
+        raise ValueError(f"`device` '{name}' is not available. Use {' or '.join(available)}.")
     return device
 
 
@@ -202,26 +229,34 @@ def _latent_settings(arguments: Namespace, has_latents: bool) -> dict[str, Any]:
 # ---- Model and prompts ----
 
 
-def load_config(name: str) -> PreTrainedConfig:
+def load_config(name: str) -> "PreTrainedConfig":
     """The model's configuration: says in one line what is wrong with a folder or id, before any weights are read."""
+    from transformers import AutoConfig
+
+    from ..models import TraceConfig  # registers it
+
     is_folder = os.path.isdir(name)
     if not is_folder and (os.path.exists(name) or name.startswith((".", "/", "~")) or name.count("/") > 1):
-        raise ValueError(f"there is no folder '{name}'. Give a folder that `modeling-trace train` wrote, or a Hub id.")
+        raise ValueError(f"there is no folder '{name}'. Use the output folder of `modeling-trace train`, or a Hub id.")
     try:
         config = AutoConfig.from_pretrained(name)
     except (OSError, ValueError) as error:
         what = "holds no model" if is_folder else "is neither a folder here nor a model on the Hub"
         raise ValueError(f"'{name}' {what}: {one_line(error)}") from None
-    if config.model_type != "trace":
+    if config.model_type != TraceConfig.model_type:
         raise ValueError(
-            f"'{name}' is a {config.model_type} model, not TRACE. Turn it into one: modeling-trace train "
-            f"--backbone {name}"
+            f"'{name}' is a {config.model_type} model, not TRACE. Turn it into one: modeling-trace train --backbone "
+            f"{shlex.quote(os.path.abspath(name) if is_folder else name)}"
         )
     return config
 
 
-def load_model(name: str) -> TraceForConditionalGeneration:
+def load_model(name: str) -> "TraceForConditionalGeneration":
     """The model in a folder or under a Hub id; of an adapter, the language model with the adapter merged into it."""
+    from transformers.utils.peft_utils import find_adapter_config_file
+
+    from ..models.modeling_trace import TraceForConditionalGeneration
+
     if find_adapter_config_file(name) is not None:
         from ..training import load_adapter_model  # the Trainer takes long to import
 
@@ -229,33 +264,7 @@ def load_model(name: str) -> TraceForConditionalGeneration:
     return TraceForConditionalGeneration.from_pretrained(name)
 
 
-def _max_new_tokens(wanted: int | None, processor, prompts: list[str | None], config: PreTrainedConfig) -> int:
-    """Also the check that every prompt can be tokenized and fits."""
-    prompts = [prompt for prompt in prompts if prompt is not None]
-    if processor.conditional:
-        encoded = processor.encode_rows(None, prompts=prompts)
-    else:
-        encoded = processor.encode_rows(prompts, add_eos=False)
-    longest = max((len(ids) for ids in encoded), default=1)
-    context = getattr(config.get_text_config(), "max_position_embeddings", None)
-    room = MAX_NEW_TOKENS if context is None else context - longest
-    if room < 1:
-        raise ValueError(
-            f"`prompt` must leave room in the model's context of {context} tokens, got {longest} tokens. Shorten it."
-        )
-    if wanted is None:
-        return min(MAX_NEW_TOKENS, room)
-    if context is not None and wanted > room:
-        raise ValueError(f"`max_new_tokens` must fit the model's context of {context} tokens: use {room} or less.")
-    return wanted
-
-
 # ---- Output ----
-
-
-def save_rows(rows: list[dict[str, Any]], path: str) -> None:
-    """All rows or no file."""
-    atomic_write(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def _print_texts(rows: list[dict[str, Any]], output: str | None, seed: int) -> None:
@@ -274,6 +283,5 @@ __all__ = [
     "load_config",
     "load_model",
     "run",
-    "save_rows",
     "take_decoding",
 ]

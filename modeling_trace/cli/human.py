@@ -8,9 +8,10 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from ..evaluation.human_study.sheets import CRITERIA, KEY_NAME, make_sheets, read_sheets, summarise, summary_table
 from .parser import CommandParser, flag
 
+KEY_NAME = "key.json"  # as modeling_trace.evaluation.human_study.sheets, which --help need not import
+CRITERIA = ("fluency", "coherence", "novelty")
 USAGE = """\
 modeling-trace human make TEXTS.jsonl [TEXTS2.jsonl ...] --output sheets/
 modeling-trace human read sheets/ --key key.json [--output table.md]"""
@@ -70,6 +71,8 @@ def _make(argv: list[str]) -> int:
     names = _names(arguments)
     texts = {name: _read_texts(path) for name, path in zip(names, arguments.texts, strict=True)}
     seed = arguments.seed if arguments.seed is not None else secrets.randbits(32)
+    from ..evaluation.human_study.sheets import make_sheets
+
     key = make_sheets(
         texts,
         arguments.output,
@@ -135,6 +138,8 @@ def _read(argv: list[str]) -> int:
     figures = _check_output(arguments)
     first = Path(arguments.sheets[0])
     key = arguments.key or (first if first.is_dir() else first.parent) / KEY_NAME
+    from ..evaluation.human_study.sheets import read_sheets, summarise, summary_table
+
     summary = summarise(
         read_sheets(arguments.sheets[0] if len(arguments.sheets) == 1 else arguments.sheets, key),
         confidence=arguments.confidence,

@@ -1,4 +1,4 @@
-"""`modeling-trace interpolate PATH-OR-HUB-ID --text A --text B`: walks from one text's latents to another's."""
+"""`modeling-trace interpolate PATH-OR-HUB-ID --text A --text B`: interpolates between the latents of two texts."""
 
 import dataclasses
 
@@ -8,9 +8,9 @@ from .parser import flag
 
 @dataclasses.dataclass
 class InterpolateArguments:
-    """How."""
+    """How many steps."""
 
-    num_steps: int = flag(5, "Texts from one to the other, both ends included.")
+    num_steps: int = flag(5, "Number of texts from one to the other, both ends included.")
 
 
 def run(argv: list[str] | None = None) -> int:
@@ -18,8 +18,8 @@ def run(argv: list[str] | None = None) -> int:
     return run_editing(
         argv,
         "interpolate",
-        "Walk from the latents of one text to those of another, segment by segment. Takes two texts; of more, the "
-        "first and second, third and fourth, and so on.",
+        "Interpolate between the latents of two texts, segment by segment. More texts are taken in pairs: the first "
+        "and second, the third and fourth, and so on.",
         _work,
         own=InterpolateArguments,
         check=_check,

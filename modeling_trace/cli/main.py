@@ -11,16 +11,16 @@ import sys
 # A command is the module of its name in this package; only the one in use is imported.
 COMMANDS = {
     "train": "turn a language model into TRACE, or fine-tune it as it is for comparison",
-    "generate": "write texts with a trained model",
-    "reconstruct": "write texts again from their latents alone",
-    "interpolate": "walk from the latents of one text to those of another",
-    "edit": "draw the latents of chosen segments again and hold the others",
-    "average": "write under the mean of several texts' latents",
-    "evaluate": "measure a model: likelihood, latents, quality and diversity, in one report",
-    "compare": "measure several models on the same texts, side by side in one report",
-    "human": "rating sheets for people to compare systems, and what their ratings say",
-    "demo": "train a tiny model on the built-in reviews and look at what its latents do",
-    "env": "versions and devices, to paste into a bug report",
+    "generate": "generate texts with a trained model",
+    "reconstruct": "reconstruct texts from their latents alone",
+    "interpolate": "interpolate between the latents of two texts",
+    "edit": "resample the latents of chosen segments and hold the others",
+    "average": "generate a text from the mean of several texts' latents",
+    "evaluate": "evaluate a model: likelihood, latents, quality and diversity, in one report",
+    "compare": "compare several models on the same texts, side by side in one report",
+    "human": "make rating sheets for a human evaluation, and analyse the ratings",
+    "demo": "train a tiny model on the built-in reviews and see what its latents do",
+    "env": "print versions and devices, for a bug report",
 }
 DEBUG_VARIABLE = "MODELING_TRACE_DEBUG"
 
@@ -30,9 +30,10 @@ def _help() -> str:
     commands = "\n".join(f"  {name:{width}}  {text}" for name, text in COMMANDS.items())
     return (
         f"usage: modeling-trace COMMAND ...\n\n{commands}\n\n"
-        "`modeling-trace COMMAND --help` lists a command's flags, `modeling-trace --version` says the version.\n"
-        "`modeling-trace --import MODULE COMMAND ...` first imports a module of yours, with latent dynamics.\n"
-        f"Errors are one line; with the environment variable {DEBUG_VARIABLE}=1 they come with a traceback."
+        "`modeling-trace COMMAND --help` shows a command's main flags, `--help all` every flag.\n"
+        "`modeling-trace --version` prints the version.\n"
+        "`modeling-trace --import MODULE COMMAND ...` first imports your own module, for its latent dynamics.\n"
+        f"Errors are one line; set the environment variable {DEBUG_VARIABLE}=1 to see the traceback."
     )
 
 
@@ -65,11 +66,14 @@ def main(argv: list[str] | None = None) -> int:
             sys.path.insert(0, os.getcwd())  # as for `python -m`
             importlib.import_module(rest[0])
             name, *rest = rest[1:]
-        if name not in COMMANDS:
-            from ..utils import nearest
+        from ..utils import nearest
+        from .parser import help_level
 
+        if name not in COMMANDS:
             hint = nearest(name, list(COMMANDS)) or f" The commands are {', '.join(COMMANDS)}."
             raise ValueError(f"there is no command '{name}'.{hint}")
+        if name == "train" and help_level(rest) == "short":
+            name = "train_help"
         return importlib.import_module(f"{__package__}.{name}").run(rest) or 0
     except SystemExit as stop:  # argparse, after --help
         return stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 2

@@ -10,7 +10,16 @@ from collections.abc import Sequence
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import yaml
-from transformers import HfArgumentParser
+from transformers.hf_argparser import HfArgumentParser  # imports no torch, so that --help answers at once
+
+
+def help_level(argv: Sequence[str]) -> str | None:
+    """What of a command's help is asked for: "short" by `--help`, "all" by `--help all`, else None."""
+    for place, argument in enumerate(argv):
+        if argument in ("-h", "--help"):
+            return "all" if list(argv[place + 1 : place + 2]) == ["all"] else "short"
+    return None
+
 
 from ..utils import nearest, one_line
 
@@ -65,7 +74,9 @@ def flag(default, text: str):
     return dataclasses.field(default=default, metadata={"help": text})
 
 
-class _HelpFormatter(ArgumentDefaultsHelpFormatter):
+class HelpFormatter(ArgumentDefaultsHelpFormatter):
+    """Shows a default after the help, unless it is None."""
+
     def _get_help_string(self, action):
         return action.help if action.default is None else super()._get_help_string(action)
 
@@ -82,7 +93,7 @@ class CommandParser(HfArgumentParser):
     """
 
     def __init__(self, dataclass_types, instead: dict[str, str] | None = None, **kwargs):
-        super().__init__(dataclass_types, allow_abbrev=False, formatter_class=_HelpFormatter, **kwargs)
+        super().__init__(dataclass_types, allow_abbrev=False, formatter_class=HelpFormatter, **kwargs)
         self.instead = instead or {}
         self._kinds = {}  # name -> types that a value in a YAML file may have
         for dataclass_type in self.dataclass_types:
@@ -117,7 +128,16 @@ class CommandParser(HfArgumentParser):
 
         Raises:
             ValueError: for unknown names and for values of the wrong type.
+            SystemExit: after the help was printed.
         """
+        if help_level(argv):
+            self.print_help()
+            self.exit()
+        for argument in argv:
+            # a byte of the command line that is not UTF-8 becomes half of a surrogate pair, which no file can hold
+            if any("\ud800" <= letter <= "\udfff" for letter in argument):
+                shown = argument.encode("utf-8", "backslashreplace").decode()
+                raise ValueError(f"'{shown}' holds characters that are not valid Unicode. Type it again, as UTF-8.")
         namespace = Namespace()
         if values:
             try:
@@ -168,4 +188,12 @@ def argument_values(instance) -> dict[str, Any]:
     return {field.name: getattr(instance, field.name) for field in dataclasses.fields(instance)}
 
 
-__all__ = ["CommandParser", "argument_values", "flag", "printable", "read_yaml"]
+__all__ = [
+    "CommandParser",
+    "HelpFormatter",
+    "argument_values",
+    "flag",
+    "help_level",
+    "printable",
+    "read_yaml",
+]

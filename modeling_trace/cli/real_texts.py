@@ -6,8 +6,6 @@ from argparse import Namespace
 import yaml
 from transformers.utils import logging
 
-from ..data import load_texts
-
 NUM_TEXTS = 1000
 FEW_REFERENCES = 100  # below, n-grams are compared with training texts
 
@@ -22,6 +20,7 @@ def load_real_texts(arguments: Namespace, systems):
         arguments (`Namespace`): of `modeling-trace compare`.
         systems (`Sequence[System]`): for which one is conditional, and what each was trained on.
     """
+    from ..data import load_texts
     from ..evaluation.ngrams import validate_texts
     from ..evaluation.report.systems import EvaluationData
     from ..evaluation.words import cut_words

@@ -1,4 +1,4 @@
-"""`modeling-trace reconstruct PATH-OR-HUB-ID --text '...'`: writes texts again from their latents alone."""
+"""`modeling-trace reconstruct PATH-OR-HUB-ID --text '...'`: generates texts again from their latents alone."""
 
 import dataclasses
 
@@ -8,9 +8,9 @@ from .parser import flag
 
 @dataclasses.dataclass
 class ReconstructArguments:
-    """How."""
+    """From which latents."""
 
-    sample_latents: bool = flag(False, "Draw the latents from the posterior rather than take its mean.")
+    sample_latents: bool = flag(False, "Sample the latents from the posterior rather than take its mean.")
 
 
 def run(argv: list[str] | None = None) -> int:
@@ -18,7 +18,7 @@ def run(argv: list[str] | None = None) -> int:
     return run_editing(
         argv,
         "reconstruct",
-        "Encode texts and write them again from their latents alone: how much of a text the latents hold.",
+        "Encode texts and generate them again from their latents alone: shows how much of a text the latents hold.",
         _work,
         own=ReconstructArguments,
         label=lambda number, row: f"{number + 1}. {row['source']!r}\n  ->",

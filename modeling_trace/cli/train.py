@@ -18,7 +18,7 @@ from transformers import (
 from transformers.trainer_utils import get_last_checkpoint
 
 from ..data import TraceProcessor, load_texts, prepare_dataset, train_tokenizer
-from ..models.backbones_trace import resolve_backbone
+from ..models.backbones_trace import full_backbone_name, resolve_backbone
 from ..models.dynamics_trace import has_segments
 from ..models.modeling_trace import TraceForConditionalGeneration
 from ..training import TraceTrainer, check_distributed_settings, lora_config
@@ -44,6 +44,11 @@ def run(argv: list[str] | None = None) -> int:
     """Train, evaluate and save. Returns the exit code."""
     namespace = parse_arguments(sys.argv[2:] if argv is None else argv)
     _check_output_is_free(namespace.output_dir, namespace.resume_from_checkpoint)
+    if namespace.backbone_config is None and namespace.output_dir == namespace.backbone:
+        raise ValueError(
+            f"`output_dir` must not have the name of the `backbone`, '{namespace.backbone}', which would mean the new "
+            f"folder from then on. Use --output_dir my-{os.path.basename(os.path.abspath(namespace.output_dir))}"
+        )
     data, model_settings, args = to_dataclasses(namespace)
     segmenter = make_segmenter(data, model_settings)
     checkpoint = find_checkpoint(args.output_dir, args.resume_from_checkpoint)
@@ -103,7 +108,8 @@ def run(argv: list[str] | None = None) -> int:
         trained, args, train_dataset=train_dataset, eval_dataset=eval_dataset, processing_class=processor
     )
     trainer.check_before_training(checkpoint)
-    say(_announce(model, train_dataset, eval_dataset, args.output_dir))
+    origin = "random weights" if data.backbone_config is not None else full_backbone_name(data.backbone)
+    say(_announce(model, origin, train_dataset, eval_dataset, args.output_dir))
     config_path = os.path.join(args.output_dir, CONFIG_FILE)
     if trainer.is_world_process_zero():
         settings = resolved_arguments(namespace, data, model_settings, args)
@@ -229,7 +235,7 @@ def _write(path: str, text: str) -> None:
         file.write(text)
 
 
-def _announce(model: TraceForConditionalGeneration, train_dataset, eval_dataset, output_dir: str) -> str:
+def _announce(model: TraceForConditionalGeneration, origin: str, train_dataset, eval_dataset, output_dir: str) -> str:
     config = model.config
     kind = "a plain language model"
     if model.has_latents:
@@ -245,7 +251,7 @@ def _announce(model: TraceForConditionalGeneration, train_dataset, eval_dataset,
     texts = "a stream of texts" if number is None else f"{number} texts"
     held_out = f", {len(eval_dataset)} held out for validation" if eval_dataset is not None else ""
     return (
-        f"Training {kind} on {texts}{held_out}. Backbone: {config.backbone_config.model_type}, "
+        f"Training {kind} on {texts}{held_out}. Backbone: {config.backbone_config.model_type} from {origin}, "
         f"{size}. Output: {output_dir}"
     )
 

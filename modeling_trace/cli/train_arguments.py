@@ -11,6 +11,7 @@ from transformers import PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from ..data import FixedLengthSegmenter, RegexSegmenter, SentenceSegmenter
+from ..models.backbones_trace import full_backbone_name
 from ..models.configuration_trace import TraceConfig
 from ..models.dynamics_trace import has_segments
 from ..presets import PRESETS, SYSTEMS, named_settings
@@ -105,7 +106,7 @@ class DataArguments:
     validation_split: str | None = flag(
         "0.1", "Fraction or number of training texts to hold out (the same ones whatever the seed), a split, or none."
     )
-    max_texts: int | None = flag(None, "Use at most so many texts of each split.")
+    max_texts: int | None = flag(None, "Use at most this many texts of each split.")
     streaming: bool = flag(
         False,
         "Read and tokenize texts as they are needed. Needs --max_steps, and a number of texts, a split or none as "
@@ -209,6 +210,8 @@ def resolved_arguments(
     for name in NAMED:  # what they stand for is written out
         texts.pop(name)
     texts.pop("backbone" if data.backbone_config is not None else "vocab_size")
+    if "backbone" in texts:  # a folder is the same one when the file is used from elsewhere
+        texts["backbone"] = full_backbone_name(texts["backbone"])
     texts = {name: value for name, value in texts.items() if value is not None or name == "validation_split"}
     schedule, takes = make_kl_schedule(args), SCHEDULE_ARGUMENTS.get(args.kl_schedule, {})
     texts |= {"max_length": args.max_length, "kl_schedule": args.kl_schedule}
@@ -264,7 +267,10 @@ def make_backbone_config(data: DataArguments, max_length: int | None) -> PreTrai
         raise ValueError(f"`model_type` in `backbone_config` is unknown, got '{model_type}'.{hint}")
     config_class = CONFIG_MAPPING[model_type]
     if "vocab_size" in settings:
-        raise ValueError(f"`vocab_size` is an argument of its own. Use --vocab_size {settings['vocab_size']}.")
+        raise ValueError(
+            "`backbone_config` takes no vocab_size, which is an argument of its own. Move it there: --vocab_size "
+            f"{settings['vocab_size']}"
+        )
     # any name would be taken: a configuration keeps what it does not know
     known = {field.name for field in dataclasses.fields(config_class)} | set(config_class.attribute_map)
     known |= {"rope_theta", "rope_scaling", "attn_implementation"}
@@ -277,7 +283,8 @@ def make_backbone_config(data: DataArguments, max_length: int | None) -> PreTrai
         raise ValueError(f"`vocab_size` must be >= {least} (all bytes, end of text, [SEP]), got {data.vocab_size}.")
     context = config_class.attribute_map.get("max_position_embeddings", "max_position_embeddings")
     if context in known and not {context, "max_position_embeddings"} & settings.keys():
-        settings[context] = max_length or MAX_LENGTH
+        # room for the [SEP] of a system that is trained from this one, whatever its segments
+        settings[context] = 2 * (max_length or MAX_LENGTH)
     # the tokenizer will say; the defaults of the class may be outside of its vocabulary
     special = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), 0)
     return config_class(**{"vocab_size": data.vocab_size, **special, **settings})
@@ -286,7 +293,10 @@ def make_backbone_config(data: DataArguments, max_length: int | None) -> PreTrai
 def check_training(args: TraceTrainingArguments, data: DataArguments) -> None:
     """What the Trainer would refuse, but only after the texts and the weights have been loaded."""
     if args.eval_strategy != "no" and not data.validation_split:
-        raise ValueError(f"`eval_strategy` '{args.eval_strategy.value}' needs a `validation_split`, got none.")
+        raise ValueError(
+            f"`eval_strategy` '{args.eval_strategy.value}' needs a `validation_split`, got none. Use "
+            "--validation_split 0.1, or leave eval_strategy out."
+        )
     if data.streaming:
         _check_streaming(args, data)
     check_lora(data)
@@ -313,7 +323,9 @@ def _check_streaming(args: TraceTrainingArguments, data: DataArguments) -> None:
             f"{data.validation_split}. Use 1000."
         )
     if args.num_proc is not None:
-        raise ValueError(f"`num_proc` is for texts tokenized before training, got {args.num_proc} with `streaming`.")
+        raise ValueError(
+            f"`num_proc` is for texts tokenized before training, got {args.num_proc} with `streaming`. Leave it out."
+        )
     if args.dataloader_num_workers > 1:
         raise ValueError(
             f"`dataloader_num_workers` must be 0 or 1 for `streaming`, which one process reads in order, got "
@@ -327,16 +339,16 @@ def _check_streaming(args: TraceTrainingArguments, data: DataArguments) -> None:
 
 
 def check_lora(data: DataArguments) -> None:
-    if data.lora_r is None:
-        for name in ("lora_alpha", "lora_target_modules"):
-            if getattr(data, name) is not None:
-                raise ValueError(f"`{name}` is for LoRA, got it without `lora_r`. Add --lora_r 16.")
-        return
-    if data.backbone_config is not None:
+    given = [name for name in ("lora_r", "lora_alpha", "lora_target_modules") if getattr(data, name) is not None]
+    if given and data.backbone_config is not None:
         raise ValueError(
-            f"`lora_r` adapts a trained language model, got {data.lora_r} with `backbone_config`, whose weights are "
-            "random. Use --backbone, or leave lora_r out."
+            f"`{given[0]}` is for a trained language model, got it with `backbone_config`, whose weights are random. "
+            f"Use `backbone` in place of `backbone_config`, or leave {' and '.join(given)} out."
         )
+    if data.lora_r is None:
+        if given:
+            raise ValueError(f"`{given[0]}` is for LoRA, got it without `lora_r`. Add --lora_r 16.")
+        return
     if data.lora_r < 1:
         raise ValueError(f"`lora_r` must be >= 1, got {data.lora_r}. Use 16.")
 

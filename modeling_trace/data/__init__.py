@@ -1,14 +1,19 @@
 """Text in, batches out: segmenters, the processor, the collator, loading of data sets, and the built-in corpus."""
 
+from transformers import AutoProcessor
+
+from ..models.configuration_trace import TraceConfig
 from ..presets import PAPER_TRAINING, PRESETS, SYSTEMS
 from .collator import TraceDataCollator
-from .generation import generate_texts
+from .generation import fitting_max_new_tokens, generate_texts, save_rows
 from .loading import load_texts
 from .preparation import prepare_dataset
 from .processor import TraceProcessor
 from .reviews import ASPECTS, REGISTERS, SENTIMENTS, Review, generate_reviews, review_dataset
 from .segmenters import FixedLengthSegmenter, RegexSegmenter, Segmenter, SentenceSegmenter
 from .tokenizer import train_tokenizer
+
+AutoProcessor.register(TraceConfig, TraceProcessor, exist_ok=True)
 
 __all__ = [
     "ASPECTS",
@@ -24,10 +29,12 @@ __all__ = [
     "SentenceSegmenter",
     "TraceDataCollator",
     "TraceProcessor",
+    "fitting_max_new_tokens",
     "generate_reviews",
     "generate_texts",
     "load_texts",
     "prepare_dataset",
     "review_dataset",
+    "save_rows",
     "train_tokenizer",
 ]

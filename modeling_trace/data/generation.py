@@ -1,12 +1,18 @@
 """Texts from a model, one row for each prompt."""
 
+import json
+import os
 from collections.abc import Sequence
 from typing import Any
 
 import torch
+from transformers import PreTrainedConfig
 from transformers.utils.logging import tqdm
 
+from ..utils import atomic_write
 from .processor import TraceProcessor
+
+MAX_NEW_TOKENS = 256  # where the context has room for them
 
 
 def generate_texts(
@@ -58,4 +64,52 @@ def generate_texts(
     return rows
 
 
-__all__ = ["generate_texts"]
+def fitting_max_new_tokens(
+    processor: TraceProcessor,
+    config: PreTrainedConfig,
+    prompts: Sequence[str | None] = (),
+    max_new_tokens: int | None = None,
+) -> int:
+    """
+    The tokens that `generate()` may add to these prompts; no weights are needed to ask.
+
+    Args:
+        processor ([`TraceProcessor`]): the model's own.
+        config ([`TraceConfig`]): the model's configuration, for the size of its context.
+        prompts (`Sequence[str | None]`, *optional*): as for [`generate_texts`].
+        max_new_tokens (`int`, *optional*): how many are wanted. By default as many as fit, at most 256.
+
+    Returns:
+        `int`: `max_new_tokens`, or the default.
+
+    Raises:
+        ValueError: where a prompt cannot be tokenized or leaves no room, or more tokens are wanted than fit.
+    """
+    prompts = [prompt for prompt in prompts if prompt is not None]
+    if processor.conditional:
+        encoded = processor.encode_rows(None, prompts=prompts)
+    else:
+        encoded = processor.encode_rows(prompts, add_eos=False)
+    longest = max((len(ids) for ids in encoded), default=1)
+    context = getattr(config.get_text_config(), "max_position_embeddings", None)
+    room = MAX_NEW_TOKENS if context is None else context - longest
+    if room < 1:
+        raise ValueError(
+            f"`prompt` must leave room in the model's context of {context} tokens, got {longest} tokens. Shorten it."
+        )
+    if max_new_tokens is None:
+        return min(MAX_NEW_TOKENS, room)
+    if context is not None and max_new_tokens > room:
+        raise ValueError(
+            f"`max_new_tokens` must fit the model's context of {context} tokens, got {max_new_tokens}. Use {room} or "
+            "less."
+        )
+    return max_new_tokens
+
+
+def save_rows(rows: Sequence[dict[str, Any]], path: str | os.PathLike) -> None:
+    """Save texts, as [`generate_texts`] returns them, as a file of JSON lines: all rows, or no file."""
+    atomic_write(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+__all__ = ["fitting_max_new_tokens", "generate_texts", "save_rows"]

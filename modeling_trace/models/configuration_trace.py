@@ -275,7 +275,7 @@ class TraceConfig(PreTrainedConfig):
         posterior's mean as mu_t + dmu_t, no bound on the prior's variance, a posterior as wide as the prior at the
         start, and the KL as a mean over dimensions, which the published KL values imply.
 
-        Training goes with it: `modeling_trace.data.PAPER_TRAINING` (learning rate 5e-5, batch 32, cyclical
+        Training goes with it: `modeling_trace.presets.RECIPES["paper"]` (learning rate 5e-5, batch 32, cyclical
         annealing), and segments of 10 tokens. On the command line: `modeling-trace train --recipe paper`.
 
         Args:

@@ -104,6 +104,11 @@ def check_max_length(
             f"`max_length` must fit the backbone's context of {context} tokens, got {max_length}. Use {context}."
         )
     segment_length = segment_length or 1
+    if segment_length + 2 > context:  # a greater `max_length` would be no remedy
+        raise ValueError(
+            f"`segment_length` must be <= {context - 2} for BOS and [SEP] in the backbone's context of {context} "
+            f"tokens, got {segment_length}."
+        )
     if max_length < segment_length + 2:
         raise ValueError(
             f"`max_length` must be >= {segment_length + 2} for BOS, segments of {segment_length} tokens and [SEP], "

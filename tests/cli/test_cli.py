@@ -16,7 +16,8 @@ from modeling_trace import TraceConfig, TraceForConditionalGeneration
 from modeling_trace.cli import generate, train_arguments
 from modeling_trace.cli.main import COMMANDS, main
 from modeling_trace.cli.parser import read_yaml
-from modeling_trace.data import TraceProcessor
+from modeling_trace.data import TraceProcessor, writing
+from modeling_trace.models.backbones_trace import full_backbone_name
 from modeling_trace.training import TraceTrainer
 
 CONFIG = """\
@@ -171,6 +172,34 @@ def test_backbone_without_its_tokenizer(empty_folder, capsys):
     assert not Path("out").exists()
 
 
+def test_a_folder_named_like_a_model_of_the_hub_is_never_taken_in_silence(plain, empty_folder, capsys):
+    Path("gpt2").symlink_to(plain)
+    flags = ["--dataset", "reviews", "--max_texts", "40", "--max_steps", "1", "--latent_size", "4"]
+    assert main(["train", "--backbone", "gpt2", "--output_dir", "out", *flags]) == 2
+    said = capsys.readouterr().err
+    assert "`backbone` 'gpt2' is a folder here and a model of the Hub." in said
+    assert "Use './gpt2' for the folder, or 'openai-community/gpt2' for the model of the Hub." in said
+    for load in (TraceProcessor.from_backbone, TraceForConditionalGeneration.from_backbone):
+        with pytest.raises(ValueError, match="is a folder here and a model of the Hub"):
+            load("gpt2")
+    assert main(["train", "--backbone", "./gpt2", "--output_dir", "out", *flags]) == 0
+    assert f"Backbone: gpt2 from {Path.cwd()}/gpt2, " in capsys.readouterr().out
+    assert read_yaml("out/train_config.yaml")["backbone"] == f"{Path.cwd()}/gpt2"
+
+
+def test_a_name_of_the_hub_and_an_alias_stay_what_they_are(empty_folder):
+    assert [full_backbone_name(name) for name in ("gpt2", "smollm2-135m", "Qwen/Qwen3-0.6B")] == [
+        "gpt2",
+        "smollm2-135m",
+        "Qwen/Qwen3-0.6B",
+    ]
+
+
+def test_a_model_is_not_trained_into_its_backbones_name(empty_folder, capsys):
+    assert main(["train", "--backbone", "gpt2", "--output_dir", "gpt2"]) == 2
+    assert "Use --output_dir my-gpt2" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "flags",
     [
@@ -265,7 +294,7 @@ BAD_TRAINING = [
     (["--segmenter", "regex"], "`segment_pattern` is needed"),
     (["--segmenter", "sentence", "--segment_length", "12"], "`segment_length` is for segmenter fixed, got 12"),
     (["--kl_schedule", "cosine"], "`kl_schedule` must be linear, cyclical or constant, got 'cosine'"),
-    (["--kl_cycles", "3"], "`kl_cycles` is for kl_schedule cyclical, got it with 'linear'"),
+    (["--kl_cycles", "3"], "got it with 'linear'. Use --kl_schedule cyclical, or leave kl_cycles out."),
     (["--kl_delay", "0.9", "--kl_ramp", "0.5"], "`kl_delay` + `kl_ramp` must be <= 1, got 0.9 + 0.5"),
     (["--kl_schedule", "cyclical", "--kl_cycles", "0"], "`kl_cycles` must be a whole number >= 1, got 0"),
     (["--backbone_config", "gpt2"], "`backbone_config`: must be a mapping"),
@@ -395,7 +424,7 @@ def test_output_file_is_whole_or_not_there(trained, empty_folder, monkeypatch, c
         with pytest.raises(ZeroDivisionError):
             main(arguments)
     with monkeypatch.context() as patch:
-        patch.setattr(generate.json, "dumps", lambda *args, **kwargs: 1 / 0)
+        patch.setattr(writing.json, "dumps", lambda *args, **kwargs: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             main(arguments)
     assert list(empty_folder.iterdir()) == []
@@ -453,7 +482,7 @@ BAD_GENERATION = [
     (["--prompt", "a b c d " * 50], "must leave room in the model's context of 64 tokens"),
     (["--prompt", " "], "`text` must not be empty"),
     (["--prompt", "one <|endoftext|> two"], "control token '<|endoftext|>'"),
-    (["--max_new_tokens", "5000"], "use 63 or less"),
+    (["--max_new_tokens", "5000"], "Use 63 or less"),
     (["--device", "tpux"], "`device` must be one of"),
 ]
 
@@ -515,6 +544,14 @@ def test_help_and_unknown_command(capsys):
         assert main([command, "--help"]) == 0
         assert f"usage: modeling-trace {command}" in capsys.readouterr().out
     assert main(["--version"]) == 0
+
+
+@pytest.mark.parametrize("command", [["generate", "m", "--prompt"], ["edit", "m", "--text"], ["train", "--dataset"]])
+def test_bytes_that_are_no_text_are_refused(command, capsys):
+    assert main([*command, "caf\udce9"]) == 2
+    assert capsys.readouterr().err == (
+        "error: 'caf\\udce9' holds characters that are not valid Unicode. Type it again, as UTF-8.\n"
+    )
 
 
 def test_other_processes_are_silent(monkeypatch, capsys):

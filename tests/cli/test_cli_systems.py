@@ -56,7 +56,7 @@ def test_every_system_trains_and_generates(system, tmp_path, capsys):
     code, out, err = run(capsys, "train", *TINY, "--system", system, "--output_dir", tmp_path / "m")
     assert code == 0, err
     config = AutoConfig.from_pretrained(tmp_path / "m")
-    for name, value in SYSTEMS[system].items():
+    for name, value in SYSTEMS[system].model.items():
         assert getattr(config, name) == value
     processor = TraceProcessor.from_pretrained(tmp_path / "m")
     assert (processor.segmenter is None) == (config.latent_dynamics in ("none", "single"))
@@ -73,7 +73,7 @@ def parsed(*argv):
 
 def test_presets_set_data_and_training_and_flags_win(caplog):
     data, model, training = parsed("--preset", "yelp", "--system", "trace-p", "--learning_rate", "1e-4")
-    assert data.dataset == PRESETS["yelp"]["dataset"] and data.text_column == "text" and data.max_texts == 110_000
+    assert data.dataset == PRESETS["yelp"].data.dataset and data.text_column == "text" and data.max_texts == 110_000
     assert data.validation_split == 10_000 and training.kl_schedule == "cyclical"
     assert model["latent_dynamics"] == "parallel" and model["segment_length"] == 10
     assert model["posterior_norm_gamma"] == 0.7  # a preset is no recipe
@@ -213,7 +213,7 @@ BAD = [
     (["edit", "{reviews}", "--text", TEXT, "--segments", "99"], "`segments` must be between 1 and"),
     (["edit", "{reviews}", "--text", TEXT, "--segments", "0"], "`segments` must be between 1 and"),
     (["average"], "the model is missing"),
-    (["generate", "{stories}"], "this is a conditional model, which writes on a prompt"),
+    (["generate", "{stories}"], "this is a conditional model, which needs a prompt"),
     (["edit", "{stories}", "--text", "a"], "this is a conditional model: give each --text its --prompt"),
 ]
 

@@ -1,12 +1,14 @@
-"""`modeling-trace demo`: what it refuses, what it leaves, and that it leaves nothing when it fails."""
+"""`modeling-trace demo`: what it refuses, what it leaves, also when it is stopped, and nothing when it fails."""
 
 import json
 import re
 import shlex
 
 import pytest
+import torch
 
 from modeling_trace import TraceForConditionalGeneration, TraceProcessor
+from modeling_trace import demo as pieces
 from modeling_trace.cli import demo
 from modeling_trace.cli.main import main
 
@@ -21,7 +23,8 @@ def contents(folder) -> dict[str, str]:
 @pytest.fixture
 def home(tmp_path, monkeypatch):
     """A folder with somebody's thesis and an earlier demo."""
-    for name in ("thesis/chapter.txt", "earlier/samples.jsonl", "earlier/latents.png", "earlier/model/config.json"):
+    earlier = ("samples.jsonl", "latents.png", "model/config.json", "plain-lm/config.json", "training_log.json")
+    for name in ("thesis/chapter.txt", "thesis/samples.jsonl", *(f"earlier/{name}" for name in earlier)):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("old")
     monkeypatch.chdir(tmp_path)
@@ -31,8 +34,8 @@ def home(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--output_dir", "thesis"], "`output_dir` 'thesis' holds something else than a demo"),
-        (["--output_dir", "thesis", "--overwrite"], "`output_dir` 'thesis' holds something else than a demo"),
+        (["--output_dir", "thesis"], "`output_dir` 'thesis' holds something other than a demo"),
+        (["--output_dir", "thesis", "--overwrite"], "`output_dir` 'thesis' holds something other than a demo"),
         (["--output_dir", "thesis/chapter.txt"], "`output_dir` 'thesis/chapter.txt' is a file"),
         (["--output_dir", "earlier"], "holds an earlier demo. Replace it by --overwrite"),
         (["--output_dri", "new"], "there is no flag `--output_dri`. Did you mean `--output_dir`?"),
@@ -58,12 +61,12 @@ def test_a_demo_that_fails_leaves_nothing(home, monkeypatch, flags):
         if model.has_latents:
             raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(demo, "NUM_REVIEWS", 400)
-    monkeypatch.setattr(demo, "_train", train)
+    monkeypatch.setattr(pieces, "NUM_REVIEWS", 400)
+    monkeypatch.setattr(pieces, "_train", train)
     before, names = contents(home), sorted(home.iterdir())
     with pytest.raises(RuntimeError, match="out of memory"):
         demo.run(flags)
-    assert saved == ["plain-lm"]
+    assert sorted(saved) == ["held-out.jsonl", "plain-lm", "training_log.json"]
     assert contents(home) == before and sorted(home.iterdir()) == names
 
 
@@ -92,8 +95,70 @@ def test_overwrite_replaces_only_what_a_demo_wrote(home, monkeypatch):
         "model/model.safetensors": "new",
         "samples.jsonl": "new",
         "latents.png": "old",
+        "plain-lm/config.json": "old",
+        "training_log.json": "old",
         "notes.txt": "mine",
     }
+
+
+def stopped_at(monkeypatch, training: int):
+    """Ctrl-C in the first or second training; the others train nothing."""
+    calls = []
+
+    def train(*_):
+        calls.append(_)
+        if len(calls) == training:
+            raise KeyboardInterrupt
+        return [{"eval_reconstruction": 1.0}]
+
+    monkeypatch.setattr(pieces, "NUM_REVIEWS", 400)
+    monkeypatch.setattr(pieces, "NUM_HELD_OUT", 3)
+    monkeypatch.setattr(pieces, "_train", train)
+
+
+@pytest.mark.parametrize("flags", [["--output_dir", "new"], ["--output_dir", "earlier", "--overwrite"]], ids=" ".join)
+def test_a_demo_that_is_stopped_keeps_what_is_finished(home, monkeypatch, capsys, flags):
+    (home / "earlier" / "notes.txt").write_text("mine")
+    stopped_at(monkeypatch, training=2)
+    assert main(["demo", *flags]) == 130
+    said = capsys.readouterr().err
+    folder = home / flags[1]
+    kept = {path.name for path in folder.iterdir()} - {"notes.txt"}
+    assert kept == {"model", "plain-lm", "held-out.jsonl", "training_log.json"}
+    assert f"finished so far, in {flags[1]}/: model, plain-lm, held-out.jsonl." in said
+    assert TraceForConditionalGeneration.from_pretrained(folder / "model").has_latents
+    assert len((folder / "held-out.jsonl").read_text().splitlines()) == 3
+    # what it says to do next is not refused
+    monkeypatch.setattr(demo, "_demo", lambda work, _: (work / "samples.jsonl").write_text("again"))
+    command = re.search(r"modeling-trace (demo .*)$", said, flags=re.MULTILINE)[1]
+    assert main(shlex.split(command)) == 0
+    assert (folder / "samples.jsonl").read_text() == "again"
+
+
+def test_a_demo_that_is_stopped_at_once_leaves_nothing(home, monkeypatch, capsys):
+    stopped_at(monkeypatch, training=1)
+    names = sorted(home.iterdir())
+    assert main(["demo", "--output_dir", "new"]) == 130
+    assert "nothing was finished yet" in capsys.readouterr().err
+    assert sorted(home.iterdir()) == names
+
+
+def test_the_plan_comes_before_the_work(home, monkeypatch, capsys):
+    monkeypatch.setattr(demo, "_demo", lambda *_: pytest.fail(capsys.readouterr().out))
+    with pytest.raises(pytest.fail.Exception, match="about three minutes"):
+        demo.run(["--output_dir", "new"])
+
+
+def test_the_first_look_leaves_no_trace_in_training():
+    torch.manual_seed(0)
+    model = torch.nn.Linear(1, 1).train()
+    before, seen = torch.get_rng_state(), []
+    look = pieces._AtStep(2, lambda: seen.append((model.training, torch.rand(1))))
+    for step in range(4):
+        state = type("State", (), {"global_step": step})
+        look.on_step_end(None, state, None, model=model)
+    assert len(seen) == 1 and seen[0][0] is False
+    assert model.training and torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.slow

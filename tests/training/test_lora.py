@@ -420,7 +420,7 @@ def test_command_line(folder, tmp_path, capsys):
         "`lora_target_modules` must be linear layers of the backbone, got 'c_attn'": [
             *("--lora_r", "2", "--lora_target_modules", "c_attn")
         ],
-        "`lora_r` adapts a trained language model, got 2 with `backbone_config`": [
+        "`lora_r` is for a trained language model, got it with `backbone_config`": [
             *("--lora_r", "2", "--backbone_config", "{n_layer: 2, n_embd: 16, n_head: 1}")
         ],
     }
