@@ -12,6 +12,8 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 import yaml
 from transformers.hf_argparser import HfArgumentParser  # imports no torch, so that --help answers at once
 
+from ..utils import nearest, one_line
+
 
 def help_level(argv: Sequence[str]) -> str | None:
     """What of a command's help is asked for: "short" by `--help`, "all" by `--help all`, else None."""
@@ -19,9 +21,6 @@ def help_level(argv: Sequence[str]) -> str | None:
         if argument in ("-h", "--help"):
             return "all" if list(argv[place + 1 : place + 2]) == ["all"] else "short"
     return None
-
-
-from ..utils import nearest, one_line
 
 
 def printable(text: str) -> str:
