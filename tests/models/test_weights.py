@@ -187,7 +187,8 @@ for tied in (True, False):
         found.append(loss.detach())
     torch.manual_seed(1)
     found.append(model.eval().generate(max_new_tokens=8))
-torch.save(found, os.path.join(sys.argv[1], "result.pt"))
+if not several or torch.distributed.get_rank() == 0:
+    torch.save(found, os.path.join(sys.argv[1], "result.pt"))
 """
 
 
