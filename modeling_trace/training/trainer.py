@@ -15,6 +15,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging
 
 from ..data import TraceDataCollator
+from ..data.collator import check_collator
 from .batches import SegmentCollator, SharedOrderSampler
 from .callbacks import CollapseWarningCallback, GracefulStopCallback, KLWeightCallback, get_kl_weight
 from .checkpoints import WholeCheckpointsMixin
@@ -198,6 +199,8 @@ class TraceTrainer(WholeCheckpointsMixin, Trainer):
         self._alone_before = None  # latents and number of segments of an evaluation batch of one text
         self._owns_output_dir = False
         check_processor(processing_class, self.model)
+        if processing_class is not None:
+            check_collator(self.data_collator, processing_class)
         config = self.model.config
         # batches that one process reads for all are cut into tensors of one shape, which a layout is not
         with_layout = config.latent_dynamics != "none" and not self.args.accelerator_config.dispatch_batches

@@ -16,7 +16,7 @@ from modeling_trace import TraceConfig, TraceForConditionalGeneration
 from modeling_trace.cli import generate, train_arguments
 from modeling_trace.cli.main import COMMANDS, main
 from modeling_trace.cli.parser import read_yaml
-from modeling_trace.data import TraceProcessor, writing
+from modeling_trace.data import TraceProcessor, generation
 from modeling_trace.models.backbones_trace import full_backbone_name
 from modeling_trace.training import TraceTrainer
 
@@ -424,7 +424,7 @@ def test_output_file_is_whole_or_not_there(trained, empty_folder, monkeypatch, c
         with pytest.raises(ZeroDivisionError):
             main(arguments)
     with monkeypatch.context() as patch:
-        patch.setattr(writing.json, "dumps", lambda *args, **kwargs: 1 / 0)
+        patch.setattr(generation.json, "dumps", lambda *args, **kwargs: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             main(arguments)
     assert list(empty_folder.iterdir()) == []
