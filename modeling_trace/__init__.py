@@ -53,9 +53,17 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *_EXPORTS, *_SUBPACKAGES})
 
 
-# With this package imported, `AutoModel.from_pretrained` needs neither remote code nor trust: `models` and
-# `data` register their classes. The command line's process imports it by itself, when a command has something to do.
-if os.path.basename(sys.argv[0] if sys.argv else "") not in ("modeling-trace", "modeling-trace.exe", "-m"):
+def _is_command_line() -> bool:
+    name = os.path.basename(sys.argv[0]) if sys.argv else ""
+    # while `python -m` imports the packages of its module
+    return name in ("modeling-trace", "modeling-trace.exe") or (
+        name == "-m" and f"{__name__}.cli.main" in sys.orig_argv
+    )
+
+
+# With this package imported, `AutoModel.from_pretrained` needs neither remote code nor trust: `models` and `data`
+# register their classes. The command line's process imports it by itself, when a command has something to do.
+if not _is_command_line():
     importlib.import_module(f"{__name__}.models")
     importlib.import_module(f"{__name__}.data")
 

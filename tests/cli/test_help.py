@@ -30,10 +30,16 @@ def test_help_needs_no_torch():
         assert f"modeling-trace {command}" in result.stdout
 
 
-def test_the_package_registers_itself_where_a_script_imports_it():
-    code = "import modeling_trace; from transformers import AutoConfig; print(type(AutoConfig.for_model('trace')))"
+@pytest.mark.parametrize("arguments", [["run.py"], ["-m", "package.run"]], ids=" ".join)
+def test_the_package_registers_itself_where_a_script_imports_it(arguments, tmp_path):
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "__init__.py").write_text("import modeling_trace")
+    code = "import package; from transformers import AutoConfig; print(type(AutoConfig.for_model('trace')))"
+    for name in ("run.py", "package/run.py"):
+        (tmp_path / name).write_text(code)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    command = [sys.executable, *arguments]
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert "modeling_trace.models.configuration_trace.TraceConfig" in result.stdout, result.stderr
 
 

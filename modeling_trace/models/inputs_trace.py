@@ -1,0 +1,82 @@
+"""What [`TraceForConditionalGeneration`] is called with: refused in one line where it would be ignored or misread."""
+
+import torch
+
+from .cache_trace import TraceCache
+
+# What collators that join texts say where each begins, besides `position_ids` that start again
+_PACKING_ARGUMENTS = {"cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx"}
+
+
+def _check_mask(attention_mask) -> None:
+    if attention_mask is not None and (not torch.is_tensor(attention_mask) or attention_mask.dim() != 2):
+        got = tuple(attention_mask.shape) if torch.is_tensor(attention_mask) else type(attention_mask).__name__
+        raise ValueError(
+            f"`attention_mask` must be of shape (batch_size, sequence_length), 0 for padding, got {got}. The model "
+            "makes the masks of its passes from it."
+        )
+
+
+class InputChecksMixin:
+    """
+    The part of [`TraceForConditionalGeneration`] that looks at its inputs before anything is computed.
+
+    It uses the host's `config`, `has_latents` and `segment_rule`.
+    """
+
+    def _check_length(self, input_ids):
+        limit = getattr(self.config.backbone_config, "max_position_embeddings", None)
+        if limit is not None and input_ids.shape[1] > limit:
+            raise ValueError(
+                f"`input_ids` must fit the backbone's context of {limit} tokens, got {input_ids.shape[1]}. "
+                f"Truncate at whole segments: prepare_dataset(..., max_length={limit})."
+            )
+
+    def _check_inputs(self, input_ids, attention_mask, position_ids, token_latents, cache, other) -> None:
+        """Refuse what would be ignored, or taken for something else, where the model must see whole texts."""
+        if not (self.has_latents or self.config.conditional):
+            return
+        _check_mask(attention_mask)
+        if token_latents is not None or isinstance(cache, TraceCache):  # generation, which knows its rows
+            return
+        if self.has_latents and cache is not None and cache.get_seq_length():
+            raise ValueError(
+                f"`cache` holds {cache.get_seq_length()} tokens without their latents, so that `input_ids` cannot be "
+                "segmented. Pass the whole text without a cache, or use generate()."
+            )
+        packed = sorted(_PACKING_ARGUMENTS.intersection(name for name, value in other.items() if value is not None))
+        if position_ids is not None and not packed:
+            back = position_ids[..., 1:] < position_ids[..., :-1]
+            if attention_mask is not None:  # padding may stand at any position
+                back = back & (attention_mask[:, 1:] * attention_mask[:, :-1]).bool()
+            packed = ["position_ids"] if bool(back.any()) else []
+        if packed:
+            raise ValueError(
+                f"`{packed[0]}` says that a row holds several texts, through which segments and latents would run on. "
+                "Pass one text a row: TraceDataCollator pads them."
+            )
+
+    def _segment_ids(self, input_ids, attention_mask, segment_ids):
+        _check_mask(attention_mask)
+        if segment_ids is None:
+            return self.segment_rule.segment_ids(input_ids, attention_mask)
+        if segment_ids.shape != input_ids.shape:
+            raise ValueError(
+                f"`segment_ids` must have the shape of `input_ids` {tuple(input_ids.shape)}, "
+                f"got {tuple(segment_ids.shape)}."
+            )
+        return segment_ids if attention_mask is None else segment_ids.masked_fill(attention_mask == 0, -1)
+
+    def _check_latents(self, latents, input_ids, segment_ids):
+        wanted = (input_ids.shape[0], max(1, int(segment_ids.max())), self.config.latent_size)
+        good = latents.dim() == 3 and latents.shape[0] == wanted[0] and latents.shape[2] == wanted[2]
+        if not good or latents.shape[1] < wanted[1]:
+            raise ValueError(
+                f"`latents` must have shape (batch_size, num_segments, latent_size) = {wanted}, "
+                f"got {tuple(latents.shape)}."
+            )
+        if not latents.isfinite().all():
+            raise ValueError("`latents` must be finite, got NaN or infinite values. Only generate() draws for NaN.")
+
+
+__all__ = ["InputChecksMixin"]
