@@ -52,7 +52,7 @@ def load_real_texts(arguments: Namespace, systems):
                 f"`num_texts` must be at most the {len(pool)} texts that '{arguments.dataset}' holds for evaluation, "
                 f"got {count}. Lower it, or go on with {len(pool)} by --allow_fewer."
             )
-        notes.append(f"{count} texts were asked for; the data hold {len(pool)}, so all figures are of {len(pool)}.")
+        notes.append(f"{count} texts were asked for; the data hold {len(pool)}, so all metrics are of {len(pool)}.")
         count = len(pool)
     texts = [cut_words(text, arguments.max_words) for text in pool["text"]]
     references = texts[count:]
@@ -109,7 +109,7 @@ def _seen_in_training(arguments: Namespace, validation_split, systems) -> list[s
         )
         notes.append(
             f"{system.name} was trained on this data set with {what}: it may have seen these texts in training, and "
-            "all its figures are then too good."
+            "all its metrics are then too good."
         )
         logger.warning(notes[-1])
     return notes

@@ -1,4 +1,4 @@
-"""`modeling-trace evaluate` and `compare`: the figures are right, nothing is marked by chance, and nothing is lost."""
+"""`modeling-trace evaluate` and `compare`: the metrics are right, nothing is marked by chance, and nothing is lost."""
 
 import json
 import math
@@ -22,10 +22,9 @@ from modeling_trace.evaluation import (
     mean_replicates,
     metric_replicates,
 )
-from modeling_trace.evaluation.report import comparison, findings
+from modeling_trace.evaluation.report import comparison, findings, metric_values
 from modeling_trace.evaluation.report import latent_measurement as measure_latents
 from modeling_trace.evaluation.report import measurement as measure
-from modeling_trace.evaluation.report import metric_values as figures
 from modeling_trace.evaluation.report.cache import Parts
 from modeling_trace.evaluation.report.decoding import DECODING, plane_settings, sampling_at, setting_label
 from modeling_trace.evaluation.report.equal_quality import (
@@ -94,9 +93,9 @@ def read(output) -> dict:
     return json.loads((output / "report.json").read_text(encoding="utf-8"))
 
 
-def cell(report: dict, table: str, row: str, figure: str) -> dict:
+def cell(report: dict, table: str, row: str, metric: str) -> dict:
     found = next(one for one in report["tables"] if one["id"] == table)
-    place = [column["figure"] for column in found["columns"]].index(figure)
+    place = [column["metric"] for column in found["columns"]].index(metric)
     return next(one for one in found["rows"] if one["name"] == row)["cells"][place]
 
 
@@ -106,7 +105,7 @@ def real_texts(count: int) -> list[str]:
     return [cut_words(text, 12) for text in validation.shuffle(seed=0)["text"][:count]]
 
 
-# ---- Figures ----
+# ---- Metrics ----
 
 
 def test_plain_language_model_is_scored_by_its_backbones_own_loss(folder, report):
@@ -137,7 +136,7 @@ def test_plain_language_model_is_scored_by_its_backbones_own_loss(folder, report
     assert cell(found, "overview", "gpt2", "neg_elbo") is None  # as in Table 2: it has no ELBO
 
 
-def test_figures_are_those_of_the_texts_that_are_written(report):
+def test_metrics_are_those_of_the_texts_that_are_written(report):
     found = read(report)
     real = real_texts(NUM_TEXTS)
     for decoding in ("greedy", "top-k"):
@@ -195,7 +194,7 @@ def test_report_is_written_in_three_forms(report):
     }
     for name, points in found["curves"].items():
         # neither tokens nor latents are drawn: one text, which is no end of a line
-        assert [point["figures"]["different"]["value"] == 1 for point in points] == [True] + [False] * (
+        assert [point["metrics"]["different"]["value"] == 1 for point in points] == [True] + [False] * (
             len(points) - 1
         )
         assert not points[0]["on_envelope"] and any(point["on_envelope"] for point in points)
@@ -265,7 +264,7 @@ def test_one_table_in_twenty_has_a_mark_by_chance():
 
 
 def constant(value: float, error: float, seed: int = 0) -> Replicates:
-    """A figure with about that standard error, of 400 texts."""
+    """A metric with about that standard error, of 400 texts."""
     noise = np.random.default_rng(seed).normal(size=400)
     noise = (noise - noise.mean()) / noise.std(ddof=1)
     return mean_replicates(value + error * 20 * noise)
@@ -288,7 +287,7 @@ def test_marks_need_a_difference_from_every_other_system(values, marks):
     table, tests = make_table("x", "", [make_column("self_bleu", 400)], rows)
     found = {row["name"]: row["cells"][0]["mark"] for row in table["rows"] if row["cells"][0]["mark"]}
     assert found == marks and len(tests) == 3
-    higher = {name: {"distinct_2": figures["self_bleu"].map(np.negative)} for name, figures in rows.items()}
+    higher = {name: {"distinct_2": metrics["self_bleu"].map(np.negative)} for name, metrics in rows.items()}
     table, _ = make_table("x", "", [make_column("distinct_2", 400)], higher)
     assert {row["name"]: row["cells"][0]["mark"] for row in table["rows"] if row["cells"][0]["mark"]} == marks
 
@@ -305,13 +304,13 @@ def test_a_loose_upper_bound_is_not_shown_to_be_worse():
         rows = {"plain": {"ppl": constant(10, 0.1)}, "trace": {"ppl": constant(20, 0.1, 1), "ess": ess}}
         table, _ = make_table("x", "", [make_column("ppl", 400)], rows)
         assert [row["cells"][0]["mark"] for row in table["rows"]] == marks
-    # a bound that is below the exact figure is no question
+    # a bound that is below the exact metric is no question
     rows = {"plain": {"ppl": constant(10, 0.1)}, "trace": {"ppl": constant(5, 0.1, 1), "ess": 1.0}}
     table, _ = make_table("x", "", [make_column("ppl", 400)], rows)
     assert [row["cells"][0]["mark"] for row in table["rows"]] == [None, "best"]
 
 
-def test_figures_that_are_no_numbers_are_not_tested():
+def test_metrics_that_are_no_numbers_are_not_tested():
     """Holm's procedure of statsmodels takes a NaN for significant."""
     broken = Replicates(2.0, np.array([2.0, np.nan] * 25), np.full(50, 8))
     infinite = Replicates(math.inf, np.full(50, math.inf), np.full(50, 8))
@@ -339,7 +338,7 @@ def test_mutual_information_at_its_cap_is_not_shown_to_be_less():
     assert [row["cells"][0]["mark"] for row in table["rows"]] == [None, None]
 
 
-def test_interpolation_is_on_the_line_and_carries_the_errors_of_both_figures():
+def test_interpolation_is_on_the_line_and_carries_the_errors_of_both_metrics():
     points = [(constant(1.0, 0.0), constant(10.0, 0.3, 1)), (constant(3.0, 0.0), constant(20.0, 0.4, 2))]
     found = interpolate(points, 1.5)
     assert found.value == pytest.approx(12.5)
@@ -380,16 +379,19 @@ def test_the_envelope_is_never_worse_than_a_curve_that_it_is_made_from(seed):
             assert height == pytest.approx(min(curves))  # and no better than the best of them
 
 
-def figure(value: float, error: float, generator) -> Replicates:
-    """A figure of 50 texts with noise of that standard error."""
+def noisy_metric(value: float, error: float, generator) -> Replicates:
+    """A metric of 50 texts with noise of that standard error."""
     texts = value + error * math.sqrt(50) * generator.normal(size=50)
     return Replicates(texts.mean(), (texts.sum() - texts) / 49, np.ones(50))
 
 
 def test_one_curve_is_its_envelope():
     generator = np.random.default_rng(0)
-    row = [(figure(quality, 0.05, generator), figure(90 - 10 * quality, 1.0, generator)) for quality in (2, 3, 4)]
-    far = [(figure(quality, 0.05, generator), figure(9, 1.0, generator)) for quality in (5, 6)]
+    row = [
+        (noisy_metric(quality, 0.05, generator), noisy_metric(90 - 10 * quality, 1.0, generator))
+        for quality in (2, 3, 4)
+    ]
+    far = [(noisy_metric(quality, 0.05, generator), noisy_metric(9, 1.0, generator)) for quality in (5, 6)]
     only, found = envelope_at([row, far], 2.6), interpolate(row, 2.6)  # nothing to choose: the other is elsewhere
     assert only.value == found.value and (only.left_out == found.left_out).all()
 
@@ -408,7 +410,7 @@ def test_the_choice_among_many_curves_is_no_advantage():
             qualities = [np.linspace(4, 8, 6) + shift for shift in shifts]
             systems.append(
                 [
-                    [(figure(q, 0.06, generator), figure(130 - 10 * q, 1.2, generator)) for q in row]
+                    [(noisy_metric(q, 0.06, generator), noisy_metric(130 - 10 * q, 1.2, generator)) for q in row]
                     for row in qualities
                 ]
             )
@@ -426,7 +428,7 @@ def curve_of(points, latent=None, error=0.01) -> list[dict]:
     """A row of a system's points from (temperature, nats per word, Self-BLEU)."""
     return [
         {"temperature": temperature, "latent_temperature": latent}
-        | {"figures": {"judge": constant(math.exp(quality), 0.0), "self_bleu": constant(diversity, error, 5)}}
+        | {"metrics": {"judge": constant(math.exp(quality), 0.0), "self_bleu": constant(diversity, error, 5)}}
         for temperature, quality, diversity in points
     ]
 
@@ -451,7 +453,7 @@ def test_equal_quality_is_over_the_range_that_all_envelopes_share():
     assert equal_quality_table({"a": first, "b": row(1, 1.5, 1.0, 0.5) + row(4.6, 5, 1.0, 1.0)}, 400) is None
     # one text, repeated, is no end of a line
     greedy = curve_of([(0.0, 0.5, 99.9)])
-    greedy[0]["figures"]["different"] = 1.0
+    greedy[0]["metrics"]["different"] = 1.0
     again, *_ = equal_quality_table({"a": first + greedy, "b": second}, 400)
     assert again == table and envelope_of(first + greedy) == envelope_of(first)
     # between which settings that is
@@ -574,7 +576,7 @@ def test_a_model_without_numbers_does_not_stop_the_others(folder, tmp_path, caps
 
 def test_a_judge_that_cannot_read_one_set_reads_the_others(folder, report, tmp_path, capsys, monkeypatch):
     """More texts on the curve than the judge reads of the rest, and one set that it refuses."""
-    judge_perplexity, calls = figures.judge_perplexity, []
+    judge_perplexity, calls = metric_values.judge_perplexity, []
 
     def picky(texts, *args, **settings):
         calls.append(len(texts))
@@ -582,7 +584,7 @@ def test_a_judge_that_cannot_read_one_set_reads_the_others(folder, report, tmp_p
             raise ValueError("`texts[0]` must have at most 64 tokens, got 65.")
         return judge_perplexity(texts, *args, **settings)
 
-    monkeypatch.setattr(figures, "judge_perplexity", picky)
+    monkeypatch.setattr(metric_values, "judge_perplexity", picky)
     arguments = ["compare", folder / "gpt2", folder / "trace-r", "--dataset", "reviews", *DATA, *SMALL]
     arguments += ["--num_judge_texts", 4, "--num_curve_texts", 8, "--judge", folder / "judge"]
     code, out, err = run(capsys, *arguments, "--output", tmp_path / "out")
@@ -595,7 +597,7 @@ def test_a_judge_that_cannot_read_one_set_reads_the_others(folder, report, tmp_p
     )
     assert cell(found, "decoding-greedy", "trace-r", "judge") is None
     assert cell(found, "decoding-top-k", "trace-r", "judge")["value"] > 1
-    assert all("judge" in point["figures"] for points in found["curves"].values() for point in points)
+    assert all("judge" in point["metrics"] for points in found["curves"].values() for point in points)
 
 
 def test_likelihood_is_of_texts_that_all_systems_can_read(folder, tmp_path, capsys):
@@ -687,7 +689,7 @@ def test_conditional_systems_are_measured_against_their_references(tmp_path, cap
     assert found["data"]["conditional"] and found["tables"][0]["title"].endswith(
         "beam search, 10 beams: only latents are drawn"
     )
-    assert [column["figure"] for column in found["tables"][0]["columns"]][:4] == ["bleu", "rouge1", "rouge2", "rougeL"]
+    assert [column["metric"] for column in found["tables"][0]["columns"]][:4] == ["bleu", "rouge1", "rouge2", "rougeL"]
     rows = [json.loads(line) for line in (tmp_path / "out/texts/beam/m.jsonl").read_text().splitlines()]
     assert len({row["prompt"] for row in rows}) == 12
     assert "compared with 28 training texts" in " ".join(found["findings"])  # 12 of 12 are evaluated on
@@ -706,9 +708,9 @@ def test_reports_say_which_estimator_of_the_likelihood(folder, report, tmp_path,
     table = {
         each: next(t for t in one["tables"] if t["id"] == "likelihood") for each, one in enumerate((weighted, found))
     }
-    labels = [{column["figure"]: column["label"] for column in table[each]["columns"]} for each in (0, 1)]
-    for figure in ("nats", "ppl", "ppl_word"):
-        assert labels[1][figure] == labels[0][figure].replace(" ↓", " (particle) ↓") != labels[0][figure]
+    labels = [{column["metric"]: column["label"] for column in table[each]["columns"]} for each in (0, 1)]
+    for metric in ("nats", "ppl", "ppl_word"):
+        assert labels[1][metric] == labels[0][metric].replace(" ↓", " (particle) ↓") != labels[0][metric]
     assert "by importance weighting" in table[0]["caption"] and "by a particle filter" in table[1]["caption"]
     assert "4 latent samples each, by a particle filter" in (tmp_path / "out" / "report.md").read_text()
     assert "2 latent samples each, by importance weighting" in (report / "report.md").read_text()
@@ -946,7 +948,7 @@ def test_fewer_texts_only_when_asked(folder, tmp_path, capsys):
     code, _, err = run(capsys, "evaluate", *arguments, "--allow_fewer", "--output", tmp_path / "out")
     assert code == 0, err
     found = read(tmp_path / "out")
-    assert "100 texts were asked for; the data hold 24, so all figures are of 24." in found["findings"]
+    assert "100 texts were asked for; the data hold 24, so all metrics are of 24." in found["findings"]
     assert any(finding.startswith("No real texts were left to compare n-grams with") for finding in found["findings"])
     assert found["data"]["num_real"] == 24
 

@@ -16,7 +16,7 @@ from .decoding import DECODING, DESCRIPTIONS, setting_label
 from .equal_quality import envelope_of, equal_quality_table
 from .findings import find
 from .measurement import measure_system
-from .metric_values import DIVERSITY, VENDI_TEXTS, Judges, likelihood_figures, mean_figures, text_figures
+from .metric_values import DIVERSITY, VENDI_TEXTS, Judges, likelihood_metrics, mean_metrics, text_metrics
 from .systems import (
     METHOD_NAMES,
     REAL,
@@ -81,31 +81,31 @@ def compare_systems(
         raise ValueError(f"no system could be measured. {notes[-1]}")
     every, systems = systems, [system for system in systems if system.name in measures]
     judges = Judges(settings, parts)
-    own = {name: likelihood_figures(m["likelihood"], m["representation"]) for name, m in measures.items()}
+    own = {name: likelihood_metrics(m["likelihood"], m["representation"]) for name, m in measures.items()}
     texts, seeds = {}, {}
     for decoding in settings.decoding:
         texts[decoding] = {}
         for name, measured in measures.items():
             label = f"{name}, {decoding}"
             sets = [
-                text_figures(rows, data, settings, judges, parts, label, num_judged=settings.num_judge_texts)
+                text_metrics(rows, data, settings, judges, parts, label, num_judged=settings.num_judge_texts)
                 for rows in measured["texts"][decoding]
             ]
-            texts[decoding][name] = mean_figures(sets)
+            texts[decoding][name] = mean_metrics(sets)
             seeds.setdefault(decoding, {})[name] = [{k: _value(v) for k, v in one.items()} for one in sets]
-    real = text_figures(data.real, data, settings, judges, parts, REAL, num_judged=settings.num_judge_texts)
+    real = text_metrics(data.real, data, settings, judges, parts, REAL, num_judged=settings.num_judge_texts)
     curves = {}
     for name, measured in measures.items():
         curves[name] = []
         for point in measured["curve"]:
             setting = {key: point[key] for key in ("temperature", "latent_temperature")}
             label = f"{name}, {setting_label(**setting)}"
-            found = text_figures(point["rows"], data, settings, judges, parts, label, CURVE)
-            curves[name].append({**setting, "figures": found})
+            found = text_metrics(point["rows"], data, settings, judges, parts, label, CURVE)
+            curves[name].append({**setting, "metrics": found})
     few = {}
     if settings.curve_temperatures:
         few = data.real[: settings.num_curve_texts]
-        few = text_figures(few, data, settings, judges, parts, f"{REAL}, {len(few)}", CURVE)
+        few = text_metrics(few, data, settings, judges, parts, f"{REAL}, {len(few)}", CURVE)
     tables, tests = _tables(systems, data, settings, own, texts, real)
     equal = equal_quality_table(curves, settings.num_curve_texts, settings.confidence) if len(systems) > 1 else None
     if equal is not None:
@@ -134,7 +134,7 @@ def compare_systems(
                 {
                     **point,
                     "on_envelope": place in envelopes[name][1],
-                    "figures": _cells(point["figures"], settings.confidence),
+                    "metrics": _cells(point["metrics"], settings.confidence),
                 }
                 for place, point in enumerate(points)
             ]
@@ -168,31 +168,31 @@ def _tables(systems, data, settings, own, texts, real):
     # of other tokenizers the perplexity per token does not compare
     untested = () if len({own[name]["tokens"] for name in names}) == 1 else ("ppl",)
 
-    def columns(*figures: str) -> list[dict]:
+    def columns(*metrics: str) -> list[dict]:
         sizes = {"judge": settings.num_judge_texts}
         sizes |= dict.fromkeys((*LIKELIHOOD, *LATENT_USE), settings.num_likelihood_texts) | {
             "vendi_score": min(VENDI_TEXTS, len(data.real))
         }
-        found = [make_column(figure, sizes.get(figure, len(data.real))) for figure in figures]
+        found = [make_column(metric, sizes.get(metric, len(data.real))) for metric in metrics]
         if settings.likelihood_method == "particle":
             for column in found:
-                if column["figure"] in BOUNDS:
+                if column["metric"] in BOUNDS:
                     column["label"] = column["label"].replace(" ↓", " (particle) ↓")
         return found
 
-    def add(identifier: str, title: str, figures: Sequence[str], rows, caption: str = "") -> None:
-        table, found = make_table(identifier, title, columns(*figures), rows, settings.confidence, caption, untested)
+    def add(identifier: str, title: str, metrics: Sequence[str], rows, caption: str = "") -> None:
+        table, found = make_table(identifier, title, columns(*metrics), rows, settings.confidence, caption, untested)
         if table["columns"]:
             tables.append(table)
             tests.extend(found)
 
     if data.prompts is None:
         title = f"Representation, quality and diversity (as Table 2); {DESCRIPTIONS[shown]}"
-        figures = ("neg_elbo", "kl", "mi", "au", "ppl", "cnd", *DIVERSITY)
+        metrics = ("neg_elbo", "kl", "mi", "au", "ppl", "cnd", *DIVERSITY)
     else:
         title = f"Quality and diversity with prompts (as Table 3); {DESCRIPTIONS[shown]}"
-        figures = ("bleu", "rouge1", "rouge2", "rougeL", "bert_score", *DIVERSITY)
-    add("overview", title, figures, {REAL: real, **everything})
+        metrics = ("bleu", "rouge1", "rouge2", "rougeL", "bert_score", *DIVERSITY)
+    add("overview", title, metrics, {REAL: real, **everything})
     add(
         "likelihood",
         "Likelihood of real texts and what the latents do for it",
@@ -221,26 +221,26 @@ def _tables(systems, data, settings, own, texts, real):
         )
         add(
             f"further-{decoding}",
-            f"Further figures: {DESCRIPTIONS[decoding]}",
+            f"Further metrics: {DESCRIPTIONS[decoding]}",
             ("words", "finished", "different", "ead_1", "rep_4", "compression", "vendi_score", "bleu_to_set"),
             {REAL: real, **texts[decoding]},
         )
     if len(systems) > 1:
         title = f"Differences from {names[0]} (columns as Table 5 and two more); {DESCRIPTIONS[shown]}"
-        figures = columns("neg_elbo", "ppl_word", "cnd", "judge", *DIVERSITY)
-        tables.append(make_difference_table("differences", title, figures, everything, settings.confidence, untested))
+        metrics = columns("neg_elbo", "ppl_word", "cnd", "judge", *DIVERSITY)
+        tables.append(make_difference_table("differences", title, metrics, everything, settings.confidence, untested))
     return tables, tests
 
 
 # ---- The rest ----
 
 
-def _value(figure: Replicates | float) -> float:
-    return figure.value if isinstance(figure, Replicates) else figure
+def _value(metric: Replicates | float) -> float:
+    return metric.value if isinstance(metric, Replicates) else metric
 
 
-def _cells(figures, confidence: float) -> dict[str, Any]:
-    return {name: make_cell(figure, confidence) for name, figure in figures.items()}
+def _cells(metrics, confidence: float) -> dict[str, Any]:
+    return {name: make_cell(metric, confidence) for name, metric in metrics.items()}
 
 
 def _check_packages(data: EvaluationData, settings: EvaluationSettings) -> None:

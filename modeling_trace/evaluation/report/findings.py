@@ -1,9 +1,9 @@
-"""What the figures of an evaluation do not show, in plain words."""
+"""What the metrics of an evaluation do not show, in plain words."""
 
 from collections.abc import Sequence
 from itertools import combinations
 
-from .metric_values import DIVERSITY, FIGURES
+from .metric_values import DIVERSITY, METRICS
 from .systems import EvaluationData, EvaluationSettings, System
 from .tables import LOOSE, SATURATED
 
@@ -36,9 +36,9 @@ def find(
     found += _lengths(texts, real)
     for decoding in settings.decoding:
         found += _undecided(decoding, list(measures), tests)
-    for (figure, reason), labels in judges.left_out.items():
+    for (metric, reason), labels in judges.left_out.items():
         sets = ", ".join(labels) if len(labels) <= 3 else f"{len(labels)} sets of texts"
-        found.append(f"{FIGURES[figure][0]} was left out for {sets}: {reason}")
+        found.append(f"{METRICS[metric][0]} was left out for {sets}: {reason}")
     found += _equal_quality(systems, settings, tests, judges)
     if data.references and len(data.references) < 100:
         found.append(f"CND compares with {len(data.references)} texts only, which its intervals do not know of.")
@@ -106,13 +106,13 @@ def _latents(name, measured, own, settings) -> list[str]:
         found.append(
             f"L_{settings.num_samples} of {name} is loose: half of the texts have an effective sample size below "
             f"{own['ess']:.1f} of {settings.num_samples}{where}. Its perplexity is an upper bound, nobody knows how "
-            f"far above the truth: that another system's figure is lower proves nothing.{remedy}"
+            f"far above the truth: that another system's metric is lower proves nothing.{remedy}"
         )
     return found
 
 
 def _tokens(own) -> list[str]:
-    counts = {name: int(figures["tokens"]) for name, figures in own.items()}
+    counts = {name: int(metrics["tokens"]) for name, metrics in own.items()}
     if len(set(counts.values())) == 1:
         return []
     shown = ", ".join(f"{name} {count:,}" for name, count in counts.items())
@@ -123,9 +123,9 @@ def _lengths(texts, real) -> list[str]:
     found = []
     for decoding, rows in texts.items():
         other = {
-            name: figures["words"]
-            for name, figures in rows.items()
-            if abs(figures["words"] - real["words"]) > 0.2 * real["words"]
+            name: metrics["words"]
+            for name, metrics in rows.items()
+            if abs(metrics["words"] - real["words"]) > 0.2 * real["words"]
         }
         if other:
             shown = ", ".join(f"{name} {words:.0f}" for name, words in other.items())
@@ -133,14 +133,14 @@ def _lengths(texts, real) -> list[str]:
                 f"{decoding}: texts of another length than real ones ({real['words']:.0f} words): "
                 f"{shown}. All of Self-BLEU, Distinct, Jaccard and CND depend on length."
             )
-        words = {name: figures["words"] for name, figures in rows.items()}
+        words = {name: metrics["words"] for name, metrics in rows.items()}
         short, long = min(words, key=words.get), max(words, key=words.get)
         if not other and words[long] > 1.1 * words[short]:
             found.append(
                 f"{decoding}: texts of {long} have {words[long]:.1f} words, those of {short} {words[short]:.1f}: on "
                 "which Self-BLEU, Distinct, Jaccard and CND depend."
             )
-        same = [name for name, figures in rows.items() if figures["different"] == 1]
+        same = [name for name, metrics in rows.items() if metrics["different"] == 1]
         if same:
             found.append(f"{decoding}: all texts of {', '.join(same)} are the same.")
     return found
@@ -149,12 +149,12 @@ def _lengths(texts, real) -> list[str]:
 def _undecided(decoding, names, tests) -> list[str]:
     """Pairs of systems that the tests do not tell apart, by metric."""
     found = []
-    for figure in ("cnd", "judge", *DIVERSITY):
-        own = [t for t in tests if t["table"] == f"decoding-{decoding}" and t["figure"] == figure]
+    for metric in ("cnd", "judge", *DIVERSITY):
+        own = [t for t in tests if t["table"] == f"decoding-{decoding}" and t["metric"] == metric]
         open_pairs = [f"{t['first']} and {t['second']}" for t in own if not t["significant"]]
         if open_pairs:
             found.append(
-                f"{decoding}, {FIGURES[figure][0]}: no difference is shown between {_some(open_pairs)} "
+                f"{decoding}, {METRICS[metric][0]}: no difference is shown between {_some(open_pairs)} "
                 f"({len(open_pairs)} of {len(own)} pairs)."
             )
     return found
@@ -165,7 +165,7 @@ def _equal_quality(systems, settings, tests, judges) -> list[str]:
         return []
     own = [t for t in tests if t["table"] == "equal-quality"]
     if not own:
-        if settings.judge is None or any(figure == "judge" for figure, _ in judges.left_out):
+        if settings.judge is None or any(metric == "judge" for metric, _ in judges.left_out):
             return ["Without an outside judge nothing is said of diversity at equal quality."]
         return [
             "The envelopes of quality and diversity share no range, so nothing is said of diversity at equal quality."

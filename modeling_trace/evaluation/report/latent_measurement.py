@@ -18,7 +18,7 @@ def measure_latents(system, rows, settings, parts, key: dict[str, Any], limit: i
         system ([`System`]): with latents.
         rows (`datasets.Dataset`): real texts.
         settings ([`EvaluationSettings`]), parts ([`Parts`]).
-        key (`dict`): what all figures depend on.
+        key (`dict`): what all metrics depend on.
         limit (`int`, *optional*): the context, in tokens.
 
     Returns:

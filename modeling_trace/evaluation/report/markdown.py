@@ -85,10 +85,10 @@ def envelope_settings(report: dict[str, Any]) -> tuple[str, list[str], list[list
 
 def plane_points(report: dict[str, Any]) -> tuple[str, list[str], list[list[str]]]:
     """Title, heads and rows: all points over both temperatures."""
-    figures = (("judge", 0), ("self_bleu", 2), ("cnd", 3))
+    metrics = (("judge", 0), ("self_bleu", 2), ("cnd", 3))
     rows = [
         [name, setting_label(point["temperature"], point["latent_temperature"])]
-        + [format_cell(point["figures"].get(figure), decimals) for figure, decimals in figures]
+        + [format_cell(point["metrics"].get(metric), decimals) for metric, decimals in metrics]
         + ["yes" if point["on_envelope"] else ""]
         for name, curve in report["curves"].items()
         for point in curve
@@ -98,7 +98,7 @@ def plane_points(report: dict[str, Any]) -> tuple[str, list[str], list[list[str]
 
 
 def format_cell(cell: dict[str, Any] | None, decimals: int) -> str:
-    """A figure with half of its interval."""
+    """A value with half the width of its interval."""
     if cell is None or cell["value"] is None or not math.isfinite(cell["value"]):
         return "-"
     sign = "+" if cell.get("signed") else ""
@@ -121,11 +121,9 @@ def _markdown_table(table: dict[str, Any]) -> list[str]:
         for cell, column in zip(row["cells"], table["columns"], strict=True):
             text = format_cell(cell, column["decimals"])
             mark = (cell or {}).get("mark")
-            figure, half = (text.split(" ± ") + [""])[:2]
-            figure = {"best": f"**{figure}**", "second": f"<u>{figure}</u>", "differs": f"{figure} \\*"}.get(
-                mark, figure
-            )
-            cells.append(f"{figure} ± {half}" if half else figure)
+            value, half = (text.split(" ± ") + [""])[:2]
+            value = {"best": f"**{value}**", "second": f"<u>{value}</u>", "differs": f"{value} \\*"}.get(mark, value)
+            cells.append(f"{value} ± {half}" if half else value)
         lines.append(f"| {_plain(row['name'])} | {' | '.join(cells)} |")
     return lines
 

@@ -35,7 +35,7 @@ def measure_system(
 
     Returns:
         `dict`: `texts` (by decoding strategy, for each seed a list of rows), `curve` (for each setting its
-        `temperature`, `latent_temperature` and `rows`), `likelihood` (per-text figures), `representation` (or `None`).
+        `temperature`, `latent_temperature` and `rows`), `likelihood` (per-text metrics), `representation` (or `None`).
     """
     measures = {}
     columns = {"text": [data.real[place] for place in readable]}
@@ -64,7 +64,7 @@ def _write(system, data, settings, parts, plan):
         found = []
         for number, start in enumerate(range(0, count, BLOCK)):
             todo = prompts[start : min(start + BLOCK, count)]
-            # Other draws for each system: figures of two systems are independent, also of the same model twice
+            # Other draws for each system: metrics of two systems are independent, also of the same model twice
             own_seed = int(digest([seed, system.name, label, number])[:8], 16)
             key = {
                 **{"model": system.fingerprint, "decoding": decoding, "seed": own_seed, "count": len(todo)},
@@ -108,7 +108,7 @@ def _write(system, data, settings, parts, plan):
 
 
 def _likelihood(system, rows, settings, parts, key, limit) -> dict[str, list]:
-    """Per-text figures, joined over blocks."""
+    """Per-text metrics, joined over blocks."""
     joined = {}
     for number, start in enumerate(range(0, len(rows), BLOCK)):
         block = rows.select(range(start, min(start + BLOCK, len(rows))))

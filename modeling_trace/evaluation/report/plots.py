@@ -16,7 +16,7 @@ REAL_COLOUR = "black"
 MIN_TEXTS = 5  # that a segment position must have to be drawn
 NUM_SEGMENT_COLOURS = 8
 MIN_HALF_WIDTH = 1.0  # of a latent panel: the noise of a collapsed posterior must not fill it
-PLANE = {  # figure: (axis label, name in a sentence)
+PLANE = {  # metric: (axis label, name in a sentence)
     "judge": ("judge's perplexity per word, log axis", "the judge's perplexity per word"),
     "cnd": ("CND", "CND"),
 }
@@ -42,7 +42,7 @@ def system_names(report: dict[str, Any]) -> list[str]:
 
 
 class PlanePoint(NamedTuple):
-    """A point of the plane: value, low and high of Self-BLEU (x) and of another figure (y)."""
+    """A point of the plane: value, low and high of Self-BLEU (x) and of another metric (y)."""
 
     label: str
     on_envelope: bool
@@ -50,37 +50,37 @@ class PlanePoint(NamedTuple):
     y: tuple[float, float, float]
 
 
-def curve_points(curve: Sequence[dict[str, Any]], figure: str) -> list[PlanePoint]:
+def curve_points(curve: Sequence[dict[str, Any]], metric: str) -> list[PlanePoint]:
     """
     What the plane shows of one system.
 
     Args:
         curve (`Sequence[dict]`): a value of the report's `curves`.
-        figure (`str`): `"judge"` or `"cnd"`.
+        metric (`str`): `"judge"` or `"cnd"`.
 
     Returns:
-        `list[PlanePoint]`: by Self-BLEU, the highest first; without points that lack one of the figures.
+        `list[PlanePoint]`: by Self-BLEU, the highest first; without points that lack one of the metrics.
     """
     points = [
         PlanePoint(
             setting_label(point["temperature"], point["latent_temperature"]),
             point["on_envelope"],
-            _bounds(point["figures"], "self_bleu"),
-            _bounds(point["figures"], figure),
+            _bounds(point["metrics"], "self_bleu"),
+            _bounds(point["metrics"], metric),
         )
         for point in curve
     ]
     return sorted((p for p in points if all(map(math.isfinite, p.x + p.y))), key=lambda p: -p.x[0])
 
 
-def plot_plane(axis, report: dict[str, Any], figure: str) -> None:
-    """Self-BLEU against another figure: points and envelope of each system, and the real text."""
+def plot_plane(axis, report: dict[str, Any], metric: str) -> None:
+    """Self-BLEU against another metric: points and envelope of each system, and the real text."""
     from matplotlib.patheffects import withStroke
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     drawn, handles = [], []
     for number, name in enumerate(system_names(report)):
-        points = curve_points(report["curves"].get(name, ()), figure)
+        points = curve_points(report["curves"].get(name, ()), metric)
         shown = [point for point in points if point.on_envelope] or points  # without a judge there is no envelope
         look = _look(number)
         mark = {**look, "linestyle": "none"}
@@ -89,7 +89,7 @@ def plot_plane(axis, report: dict[str, Any], figure: str) -> None:
             others = [(point.x[0], point.y[0]) for point in points if point not in shown]
             axis.plot(*_columns(others), **mark, markersize=3, alpha=0.5, zorder=1)
             drawn += points
-        if points and figure == "judge":
+        if points and metric == "judge":
             line = [(x, y) for y, x in report["envelopes"][name]["line"]]
             axis.plot(*_columns(line), color=look["color"], linestyle=look["linestyle"])
         # The ends often meet: those of one system are enough
@@ -105,13 +105,13 @@ def plot_plane(axis, report: dict[str, Any], figure: str) -> None:
                 path_effects=[withStroke(linewidth=2.5, foreground="white")],
                 zorder=5,
             )
-    found = {"temperature": 1.0, "latent_temperature": None, "on_envelope": False, "figures": report["real_on_curve"]}
-    real = curve_points([found], figure)
+    found = {"temperature": 1.0, "latent_temperature": None, "on_envelope": False, "metrics": report["real_on_curve"]}
+    real = curve_points([found], metric)
     if real:
         star = {"marker": "*", "markersize": 13, "linestyle": "none", "zorder": 4}
         handles.append(_errorbar(axis, real, label="real text", color=REAL_COLOUR, **star))
     values = [point.y[0] for point in drawn + real]
-    if figure == "judge":
+    if metric == "judge":
         axis.set_yscale("log")
         axis.set_ylim(min(values) / 1.6, max(values) * 1.6)
         axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -120,7 +120,7 @@ def plot_plane(axis, report: dict[str, Any], figure: str) -> None:
     elif max(values) > 10:  # at low temperatures; near the real text, unbiased estimates may be below 0
         axis.set_yscale("symlog", linthresh=1)
         axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    label = PLANE[figure][0] + (", log axis above 1" if axis.get_yscale() == "symlog" else "")
+    label = PLANE[metric][0] + (", log axis above 1" if axis.get_yscale() == "symlog" else "")
     axis.set(xlabel="Self-BLEU (higher: less varied)", ylabel=label)
     _legend(axis, handles)
 
@@ -197,9 +197,9 @@ def _legend(axis, handles) -> None:
     axis.legend(handles, labels, loc="lower left", bbox_to_anchor=(0, 1), ncol=columns, fontsize=8, frameon=False)
 
 
-def _bounds(figures: dict[str, Any], figure: str) -> tuple[float, float, float]:
+def _bounds(metrics: dict[str, Any], metric: str) -> tuple[float, float, float]:
     """Value, low and high; without an interval, both are the value."""
-    cell = figures.get(figure) or {"value": None, "low": None, "high": None}
+    cell = metrics.get(metric) or {"value": None, "low": None, "high": None}
     value, *bounds = (_number(cell[key]) for key in ("value", "low", "high"))
     return value, *(bound if math.isfinite(bound) else value for bound in bounds)
 

@@ -26,7 +26,7 @@ class EvaluationSettings:
         likelihood_method (`str`): `"importance"` or `"particle"`, as in [`evaluate_likelihood`].
         num_likelihood_texts (`int`): real texts for likelihood, mutual information and active units.
         decoding (`tuple[str]`): names in `DECODING`.
-        seeds (`tuple[int]`): of generation; figures are means over them.
+        seeds (`tuple[int]`): of generation; metrics are means over them.
         curve_temperatures (`tuple[float]`): of the tokens, on the plane of quality and diversity, 0 for greedy; empty
             for no plane.
         curve_latent_temperatures (`tuple[float]`): of the latents there, each with each of the tokens; a plain

@@ -31,7 +31,7 @@ def write_report(report: dict[str, Any], folder: str | os.PathLike) -> None:
     kept = {name: value for name, value in report.items() if name != "texts"}
     page = html_page(kept)  # whatever fails does so before a file is touched
     markdown = markdown_report(kept)
-    figures = json.dumps(_finite(kept), indent=1, ensure_ascii=False, allow_nan=False)
+    metrics = json.dumps(_finite(kept), indent=1, ensure_ascii=False, allow_nan=False)
     temporary = Path(tempfile.mkdtemp(dir=folder, prefix=".texts."))
     try:
         for decoding, systems in texts.items():
@@ -45,7 +45,7 @@ def write_report(report: dict[str, Any], folder: str | os.PathLike) -> None:
         os.replace(temporary, folder / "texts")
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    for name, content in zip(FILES, (markdown, figures, page), strict=True):
+    for name, content in zip(FILES, (markdown, metrics, page), strict=True):
         write_whole(folder / name, content + "\n")
 
 
