@@ -3,6 +3,7 @@
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from .data import TraceProcessor
+from .loading import load_model
 from .models.cache_trace import TraceCache
 from .models.configuration_trace import TraceConfig, middle_layer
 from .models.dynamics_trace import LatentDynamics, register_latent_dynamics
@@ -31,6 +32,7 @@ __all__ = [
     "TracePreTrainedModel",
     "TraceProcessor",
     "gamma_for_rate",
+    "load_model",
     "middle_layer",
     "register_latent_dynamics",
 ]

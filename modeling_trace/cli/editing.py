@@ -10,7 +10,8 @@ import torch
 from transformers import set_seed
 
 from ..data import TraceProcessor, load_texts
-from .generate import add_decoding, check_output, find_device, load_config, load_model, save_rows, take_decoding
+from ..loading import find_device, load_config, load_model
+from .generate import add_decoding, check_output, save_rows, take_decoding
 from .parser import CommandParser, flag, printable
 
 NUM_TEXTS = 10  # of a data set
@@ -94,7 +95,7 @@ def load(arguments: Namespace, check: Callable | None = None):
         check(config, processor, rows)
     seed = arguments.seed if arguments.seed is not None else torch.seed() % 2**32
     set_seed(seed)
-    model = load_model(arguments.model).to(device).eval()
+    model, _ = load_model(arguments.model, device)
     return model, processor, texts, prompts, limit, seed
 
 

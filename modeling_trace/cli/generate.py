@@ -10,14 +10,13 @@ from typing import Any
 
 import torch
 import yaml
-from transformers import AutoConfig, GenerationConfig, PreTrainedConfig, set_seed
+from transformers import GenerationConfig, PreTrainedConfig, set_seed
 from transformers.hf_argparser import string_to_bool
-from transformers.utils.peft_utils import find_adapter_config_file
 
 from ..data import TraceProcessor, write_texts
 from ..data.writing import write_whole
-from ..models.modeling_trace import TraceForConditionalGeneration
-from .parser import CommandParser, flag, one_line, printable
+from ..loading import find_device, load_config, load_model
+from .parser import CommandParser, flag, printable
 
 MAX_NEW_TOKENS = 256  # where the context has room for them
 PRINTED_BESIDE_FILE = 10  # texts shown when all of them go to a file
@@ -75,7 +74,7 @@ def run(argv: list[str] | None = None) -> int:
     if processor.conditional and arguments.prompt is None:
         raise ValueError("this is a conditional model, which writes on a prompt. Give one: --prompt 'A walk'")
     max_new_tokens = _max_new_tokens(arguments.max_new_tokens, processor, prompts, config)
-    model = load_model(arguments.model).to(device).eval()
+    model, _ = load_model(arguments.model, device)
     if not has_latents and not decoding.get("do_sample", model.generation_config.do_sample):
         print(
             "warning: a plain language model has no latents, so without sampling all texts of a prompt are the same. "
@@ -172,22 +171,6 @@ def check_output(arguments: Namespace) -> None:
         raise ValueError(f"`output` cannot be written, got '{output}': no permission for '{folder}'.")
 
 
-def find_device(name: str | None) -> torch.device:
-    """The device of that name, or the best one here."""
-    there = [
-        *(["cuda"] if torch.cuda.is_available() else []),
-        *(["mps"] if torch.backends.mps.is_available() else []),
-        "cpu",
-    ]
-    try:
-        device = torch.device(name or there[0])
-    except RuntimeError:
-        raise ValueError(f"`device` must be one of {', '.join(there)}, got '{name}'.") from None
-    if device.type not in there or (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()):
-        raise ValueError(f"`device` '{name}' is not here. Use {' or '.join(there)}.")
-    return device
-
-
 def _latent_settings(arguments: Namespace, has_latents: bool) -> dict[str, Any]:
     settings = {}
     for name in ("latent_temperature", "min_segment_length", "max_segment_length"):
@@ -200,33 +183,6 @@ def _latent_settings(arguments: Namespace, has_latents: bool) -> dict[str, Any]:
 
 
 # ---- Model and prompts ----
-
-
-def load_config(name: str) -> PreTrainedConfig:
-    """The model's configuration: says in one line what is wrong with a folder or id, before any weights are read."""
-    is_folder = os.path.isdir(name)
-    if not is_folder and (os.path.exists(name) or name.startswith((".", "/", "~")) or name.count("/") > 1):
-        raise ValueError(f"there is no folder '{name}'. Give a folder that `modeling-trace train` wrote, or a Hub id.")
-    try:
-        config = AutoConfig.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        what = "holds no model" if is_folder else "is neither a folder here nor a model on the Hub"
-        raise ValueError(f"'{name}' {what}: {one_line(error)}") from None
-    if config.model_type != "trace":
-        raise ValueError(
-            f"'{name}' is a {config.model_type} model, not TRACE. Turn it into one: modeling-trace train "
-            f"--backbone {name}"
-        )
-    return config
-
-
-def load_model(name: str) -> TraceForConditionalGeneration:
-    """The model in a folder or under a Hub id; of an adapter, the language model with the adapter merged into it."""
-    if find_adapter_config_file(name) is not None:
-        from ..training import load_adapter_model  # the Trainer takes long to import
-
-        return load_adapter_model(name).merge_and_unload()
-    return TraceForConditionalGeneration.from_pretrained(name)
 
 
 def _max_new_tokens(wanted: int | None, processor, prompts: list[str | None], config: PreTrainedConfig) -> int:
@@ -270,9 +226,6 @@ def _print_texts(rows: list[dict[str, Any]], output: str | None, seed: int) -> N
 __all__ = [
     "add_decoding",
     "check_output",
-    "find_device",
-    "load_config",
-    "load_model",
     "run",
     "save_rows",
     "take_decoding",
