@@ -1,9 +1,12 @@
 """`modeling-trace evaluate` and `compare`: the metrics are right, nothing is marked by chance, and nothing is lost."""
 
+import dataclasses
+import inspect
 import json
 import math
+import os
 import shutil
-from argparse import Namespace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,20 +15,24 @@ from datasets import Dataset
 from scipy import stats
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from modeling_trace import TraceForConditionalGeneration
+from modeling_trace import TraceForConditionalGeneration, load_model
 from modeling_trace.cli import compare as command
-from modeling_trace.cli import real_texts as real_texts_of_command
 from modeling_trace.cli.main import main
 from modeling_trace.data import TraceProcessor, load_texts, review_dataset
 from modeling_trace.evaluation import (
+    EvaluationData,
+    EvaluationSettings,
     Replicates,
+    compare,
+    evaluate,
+    load_real_texts,
     mean_replicates,
     metric_replicates,
 )
-from modeling_trace.evaluation.report import comparison, findings, metric_values
+from modeling_trace.evaluation.report import findings, fingerprints, metric_values, settings, systems
 from modeling_trace.evaluation.report import latent_measurement as measure_latents
 from modeling_trace.evaluation.report import measurement as measure
-from modeling_trace.evaluation.report.cache import Parts
+from modeling_trace.evaluation.report.cache import EvaluationCache
 from modeling_trace.evaluation.report.decoding import DECODING, plane_settings, sampling_at, setting_label
 from modeling_trace.evaluation.report.equal_quality import (
     envelope_at,
@@ -35,15 +42,9 @@ from modeling_trace.evaluation.report.equal_quality import (
     interpolate,
 )
 from modeling_trace.evaluation.report.markdown import markdown_report
-from modeling_trace.evaluation.report.systems import (
-    EvaluationData,
-    EvaluationSettings,
-    System,
-    check_fit,
-    cut_words,
-    weights_fingerprint,
-)
-from modeling_trace.evaluation.report.tables import make_column, make_table
+from modeling_trace.evaluation.report.real_texts import cut_words, find_training_texts
+from modeling_trace.evaluation.report.systems import EvaluatedSystem, check_systems
+from modeling_trace.evaluation.report.tables import make_column, make_difference_table, make_table
 
 NUM_TEXTS = 20
 TRAIN = [
@@ -176,7 +177,7 @@ def test_what_latents_carry_stands_in_a_table_of_the_systems_that_have_some(repo
 
 def test_report_is_written_in_three_forms(report):
     found = read(report)
-    assert {path.name for path in report.iterdir()} == {"parts", "texts", "report.md", "report.json", "report.html"}
+    assert {path.name for path in report.iterdir()} == {"cache", "texts", "report.md", "report.json", "report.html"}
     markdown = (report / "report.md").read_text(encoding="utf-8")
     assert markdown.startswith("# Comparison of gpt2, trace-r") and "## What does not hold" in markdown
     for table in found["tables"]:
@@ -503,10 +504,10 @@ def test_goes_on_where_it_was_stopped(folder, report, tmp_path, capsys, monkeypa
         patch.setattr(measure_latents, "active_units", stopped)  # the last part that needs weights
         code, out, err = run(capsys, *arguments)
     assert code == 130 and "the same command goes on from here" in err
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"parts"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"cache"}
     assert len(written) == 13
     code, out, err = run(capsys, *arguments)
-    assert code == 0 and len(written) == 13 and "finished parts of an earlier run" in out, err
+    assert code == 0 and len(written) == 13 and "results of an earlier run were used again" in out, err
     again, whole = read(tmp_path / "out"), read(report)
     assert again == whole
     # other settings are computed anew
@@ -615,33 +616,87 @@ def test_likelihood_is_of_texts_that_all_systems_can_read(folder, tmp_path, caps
     assert lengths == [min(8, 20 - int(note.split()[0]))]
 
 
-def test_other_files_are_other_parts(folder, tmp_path):
+def test_results_are_found_by_content(folder, tmp_path):
+    """The same bytes are the same model, wherever and whenever they were written; other weights never are."""
     shutil.copytree(folder / "trace-r", tmp_path / "m")
     config = TraceForConditionalGeneration.from_pretrained(tmp_path / "m").config
-    found = [weights_fingerprint(str(tmp_path / "m"), config)]
-    assert found == [weights_fingerprint(str(tmp_path / "m"), config)]
-    with open(tmp_path / "m" / "dynamics_trace.py", "a") as file:
-        file.write("# other code\n")
-    found.append(weights_fingerprint(str(tmp_path / "m"), config))
-    (tmp_path / "base").mkdir()
-    (tmp_path / "m" / "adapter_config.json").write_text(
-        json.dumps({"base_model_name_or_path": str(tmp_path / "base")})
-    )
-    found.append(weights_fingerprint(str(tmp_path / "m"), config))
-    (tmp_path / "base" / "model.safetensors").write_text("new weights")
-    found.append(weights_fingerprint(str(tmp_path / "m"), config))
-    assert len(set(found)) == 4
+
+    def fingerprint():
+        return fingerprints.saved_model_fingerprint(str(tmp_path / "m"), config)
+
+    found = [fingerprint()]
+    assert found == [fingerprints.saved_model_fingerprint(str(folder / "trace-r"), config)]
+    weights = tmp_path / "m" / "model.safetensors"
+    before, stat = weights.read_bytes(), weights.stat()
+    changed = before[:-1] + bytes([before[-1] ^ 1])  # one bit, with the size and the time of before
+    weights.write_bytes(changed)
+    os.utime(weights, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert (weights.stat().st_size, weights.stat().st_mtime_ns) == (stat.st_size, stat.st_mtime_ns)
+    found.append(fingerprint())
+    weights.write_bytes(before)
+    assert fingerprint() == found[0]  # also with another time
+    (tmp_path / "m" / "README.md").write_text("a page for readers")
+    (tmp_path / "m" / "optimizer.pt").write_bytes(b"what training resumes from")
+    assert fingerprint() == found[0]
+    for name in ("dynamics_trace.py", "generation_config.json", "tokenizer.json"):
+        with open(tmp_path / "m" / name, "a") as file:
+            file.write("\n")
+        found.append(fingerprint())
+    base, adapter = tmp_path / "base", tmp_path / "m" / "adapter_config.json"
+    base.mkdir()
+    adapter.write_text(json.dumps({"base_model_name_or_path": str(base)}))
+    found.append(fingerprint())
+    (base / "model.safetensors").write_text("new weights")
+    found.append(fingerprint())
+    assert len(set(found)) == 7
+    adapter.write_text(json.dumps({"base_model_name_or_path": "a/base-on-the-hub"}))
+    assert fingerprint() is None  # only the loaded weights tell
 
 
-def test_half_written_parts_are_computed_again(tmp_path):
-    parts = Parts(tmp_path)
-    assert parts.get("a/b", {"x": (1, 2)}, lambda: [1.5, float("inf")]) == [1.5, float("inf")]
-    assert parts.get("a/b", {"x": [1, 2]}, lambda: 1 / 0) == [1.5, float("inf")]
-    assert parts.get("a/b", {"x": [1, 3]}, lambda: "new") == "new"
+def test_weights_in_memory_that_change_are_measured_anew(folder, tmp_path):
+    model, processor = load_model(folder / "gpt2", "cpu")
+    texts = real_texts(20)
+    data = EvaluationData("mine", texts[:8], texts[8:])
+    what = EvaluationSettings(num_likelihood_texts=5, decoding=("top-k",), curve_temperatures=(), max_new_tokens=5)
+
+    def nats(folder):
+        report = compare([(model, processor)], data, folder, names=["mine"], settings=what)
+        return cell(report, "likelihood", "mine", "nats")["value"], report["num_reused"]
+
+    before, reused = nats(tmp_path / "out")
+    assert reused == 0
+    again, reused = nats(tmp_path / "out")
+    assert again == before and reused > 0
+    with torch.no_grad():
+        model.get_input_embeddings().weight.mul_(1.5)
+    after, _ = nats(tmp_path / "out")
+    assert after == nats(None)[0] != before  # as without any cache
+    model.train()
+    assert nats(None)[0] == after and model.training  # in eval mode, and left as it was
+    model.generation_config.repetition_penalty = 1.5
+    _, reused = nats(tmp_path / "out")
+    assert reused <= 9  # those of the real texts alone
+
+
+def test_half_written_results_are_computed_again(tmp_path):
+    cache = EvaluationCache(tmp_path)
+    assert cache.get_or_compute("a/b", {"x": (1, 2)}, lambda: [1.5, float("inf")]) == [1.5, float("inf")]
+    assert cache.get_or_compute("a/b", {"x": [1, 2]}, lambda: 1 / 0) == [1.5, float("inf")]
+    assert cache.get_or_compute("a/b", {"x": [1, 3]}, lambda: "new") == "new"
     for content in ('{"settings": {"x": [1', "[]", '{"settings": {"x": [1, 3]}}'):
         (tmp_path / "a/b.json").write_text(content)
-        assert parts.get("a/b", {"x": [1, 3]}, lambda: "newer") == "newer"
+        assert cache.get_or_compute("a/b", {"x": [1, 3]}, lambda: "newer") == "newer"
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["b.json"]
+
+
+def test_only_results_of_an_earlier_run_count_as_such(tmp_path):
+    """A run that meets its own result twice, as of real texts on two tables, reuses nothing of an earlier one."""
+    for runs in range(3):
+        cache = EvaluationCache(tmp_path)
+        for _ in range(2):
+            cache.get_or_compute("a", {}, lambda: 1)
+        cache.get_or_compute(f"new{runs}", {}, lambda: 1)
+        assert cache.num_reused == (0 if runs == 0 else 2)
 
 
 @pytest.mark.parametrize("judge", ["nowhere", pytest.param("nowhere.gguf", marks=pytest.mark.slow)])
@@ -769,40 +824,152 @@ def test_findings_name_texts_of_other_lengths():
     assert "(50 words): b 30." in found and "all texts of b are the same" in found
 
 
-def test_runs_that_may_have_seen_the_texts_are_named(folder, report, tmp_path, capsys):
+def test_texts_of_other_lengths_are_not_marked_as_more_diverse():
+    """Distinct of 11 words a text against 49 is higher by the length alone."""
+    names = ("distinct_2", "self_bleu", "judge", "ppl")
+    values = {"short": (90.0, 10.0, 9.0, 9.0), "long": (60.0, 30.0, 20.0, 20.0)}
+
+    def marks(words):
+        rows = {
+            name: {metric: constant(value, 0.1, seed) for metric, value in zip(names, own, strict=True)}
+            | {"words": words[name], "different": 9.0}
+            for seed, (name, own) in enumerate(values.items())
+        }
+        columns = [make_column(metric, 400) for metric in names]
+        table, tests = make_table("decoding-top-k", "", columns, rows)
+        differences = make_difference_table("x", "", columns, rows)
+        stars = [one["mark"] for one in differences["rows"][0]["cells"]]
+        found = findings._lengths({"top-k": rows}, {"words": 40.0}, tests)
+        undecided = findings._undecided("top-k", tests)
+        return [one["mark"] for one in table["rows"][0]["cells"]], stars, found, undecided
+
+    found, stars, notes, undecided = marks({"short": 11.0, "long": 49.0})
+    assert found == [None, None, None, "best"] and stars == [None, None, "differs", "differs"]
+    assert any("are not compared where lengths differ much: short and long (11 and 49 words)" in one for one in notes)
+    assert any("--max_words 11" in one for one in notes) and undecided == []
+    found, stars, notes, _ = marks({"short": 40.0, "long": 49.0})
+    assert found == ["best", "best", None, "best"] and stars == ["differs"] * 4
+    assert not any("are not compared" in one for one in notes)
+
+
+def test_equal_quality_does_not_compare_texts_of_other_lengths():
+    def systems_of(words):
+        curves = {name: curve_of([(0.1, 1, low), (0.9, 5, low - 8)]) for name, low in (("a", 98.0), ("b", 90.0))}
+        for name, curve in curves.items():
+            for point, count in zip(curve, words[name], strict=True):
+                point["metrics"]["words"] = count
+        return curves
+
+    same, tests, _ = equal_quality_table(systems_of({"a": (12.0, 50.0), "b": (12.0, 50.0)}), 400)
+    assert [one["mark"] for one in same["rows"][1]["cells"]] == ["best"] * 3
+    other, tests, _ = equal_quality_table(systems_of({"a": (12.0, 50.0), "b": (12.0, 12.0)}), 400)
+    assert [one["mark"] for one in other["rows"][1]["cells"]] == [None] * 3
+    # at 2, 3 and 4 nats per word, on the line between both points
+    assert [test["lengths"] for test in tests] == [[pytest.approx(12 + 9.5 * n), pytest.approx(12)] for n in (1, 2, 3)]
+    assert [[one["value"] for one in row["cells"]] for row in other["rows"]] == [
+        [one["value"] for one in row["cells"]] for row in same["rows"]
+    ]
+
+
+# ---- Texts that a system was trained on ----
+
+
+def trained_on(tmp_path, **trained) -> SimpleNamespace:
+    """A system whose folder says what it was trained on."""
+    path = tmp_path / f"m{len(list(tmp_path.glob('m*')))}"
+    path.mkdir()
+    (path / "train_config.yaml").write_text(json.dumps(trained))  # which is YAML, too
+    return SimpleNamespace(name="m", path=str(path))
+
+
+@pytest.fixture
+def reviews_file(tmp_path):
+    """40 texts in a column of another name, beside a column of numbers."""
+    texts = [f"Text {number} of  many." for number in range(40)]
+    rows = [{"review": text, "stars": number % 5} for number, text in enumerate(texts)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(tmp_path / "a.jsonl")
+
+
+def test_held_out_texts_were_not_trained_on_whatever_the_flags_are_called(reviews_file, tmp_path):
+    named = trained_on(tmp_path, dataset=reviews_file, text_column="review", validation_split=0.25)
+    found = trained_on(tmp_path, dataset=reviews_file, text_column=None, validation_split=0.25)
+    for column in (None, "review"):
+        data = load_real_texts(reviews_file, text_column=column, validation_split=0.25)
+        assert len(data.real) == 10 and find_training_texts([named, found], data) == []
+
+
+def test_the_same_texts_are_found_under_any_name(reviews_file, tmp_path):
+    system = trained_on(tmp_path, dataset=reviews_file, text_column="review", validation_split=0.25)
+    rows = [json.loads(line) for line in open(reviews_file)]
+    renamed = [{"story": "  ".join(row["review"].split())} for row in rows]  # other name, column and white space
+    (tmp_path / "b.jsonl").write_text("".join(json.dumps(row) + "\n" for row in renamed))
+    for dataset in (str(tmp_path / "b.jsonl"), Dataset.from_list(renamed), reviews_file):
+        data = load_real_texts(dataset, validation_split=None, num_texts=40)
+        (note,) = find_training_texts([system], data)
+        assert (
+            note
+            == f"m was trained on 30 of the 40 real texts, as texts of '{reviews_file}': all its metrics are too good."
+        )
+    # cut texts are looked for as they were, and another division is seen
+    data = load_real_texts(reviews_file, validation_split=0.5, max_words=1)
+    held_out = set(load_real_texts(reviews_file, validation_split=0.25).real)
+    number = sum(text not in held_out for text in data.uncut)
+    assert 0 < number < 20 and set(data.real) == {"Text"}
+    (note,) = find_training_texts([system], data)
+    assert f"trained on {number} of the 20 real texts" in note
+    # and texts that are no data set's
+    own = EvaluationData("mine", [rows[0]["review"], "Another one.", "And one more."], [])
+    assert all("1 of the 3" in note or not note for note in find_training_texts([system], own) or [""])
+
+
+def test_training_texts_that_cannot_be_read_are_no_clean_bill(reviews_file, tmp_path):
+    data = load_real_texts(reviews_file)
+    gone = trained_on(tmp_path, dataset=str(tmp_path / "gone.jsonl"))
+    stream = trained_on(tmp_path, dataset=reviews_file, streaming=True)
+    (tmp_path / "bare").mkdir()
+    notes = find_training_texts([gone, stream, SimpleNamespace(name="m", path=str(tmp_path / "bare"))], data)
+    assert len(notes) == 2 and all(
+        note.startswith("Whether m was trained on these texts is not known") for note in notes
+    )
+    assert "gone.jsonl" in notes[0] and "they were a stream" in notes[1]
+
+
+def test_the_report_names_systems_that_were_trained_on_its_texts(folder, report, tmp_path, capsys):
     arguments = [folder / "gpt2", folder / "trace-r", "--dataset", "reviews", *DATA[:2], "--max_words", 12, *SMALL[:6]]
     arguments += ["--max_new_tokens", 6, "--curve_temperatures", "--judge", "none", "--decoding", "top-k"]
     arguments += ["--validation_split", 0.5]
     code, out, err = run(capsys, "compare", *arguments, "--output", tmp_path / "out")
     assert code == 0, err
-    found = [one for one in read(tmp_path / "out")["findings"] if "it may have seen these texts" in one]
-    assert len(found) == 2 and all("another `validation_split` (120, here 0.5)" in one for one in found)
-    assert not any("it may have seen these texts" in one for one in read(report)["findings"])
-
-
-def test_another_split_or_path_is_seen_for_what_it_is(tmp_path):
-    (tmp_path / "data").mkdir()
-    (tmp_path / "link").symlink_to(tmp_path / "data")
-    (tmp_path / "m").mkdir()
-    trained = "dataset: {}\nsplit: train\nvalidation_split: 0.1\nmax_texts: null\ndrop_empty: false\n"
-
-    def warned(dataset, split, validation_split, max_texts=None):
-        (tmp_path / "m" / "train_config.yaml").write_text(trained.format(tmp_path / "data"))
-        arguments = Namespace(dataset=dataset, split=split, max_texts=max_texts, drop_empty=False, text_column=None)
-        system = Namespace(name="m", path=str(tmp_path / "m"))
-        return bool(real_texts_of_command._seen_in_training(arguments, validation_split, [system]))
-
-    same, other = str(tmp_path / "link"), str(tmp_path)
-    assert not warned(same, "train", 0.1) and not warned(same, "test", None) and not warned(same, "train", "test")
-    assert warned(same, "train", None) and warned(same, "test", "train") and not warned(other, "train", None)
-    assert warned(same, "train", 0.1, max_texts=150)
+    train, _ = load_texts("reviews", max_texts=160, validation_split=120)
+    _, held_out = load_texts("reviews", max_texts=160, validation_split=0.5)
+    trained = {" ".join(text.split()) for text in train["text"]}
+    number = sum(" ".join(text.split()) in trained for text in held_out.shuffle(seed=0)["text"][:NUM_TEXTS])
+    assert number > 0
+    found = [one for one in read(tmp_path / "out")["findings"] if f"was trained on {number} of the 20 real" in one]
+    assert len(found) == 2
+    assert not any("was trained on" in one for one in read(report)["findings"])
 
 
 # ---- Small things ----
 
 
+def test_names_of_the_command_line_are_those_of_the_library():
+    assert command.DECODING_NAMES == tuple(DECODING)
+    assert command.LIKELIHOOD_METHODS == tuple(settings.METHOD_NAMES)
+    assert command.EXTRA_METRICS == settings.EXTRA_METRICS
+    fields = {field.name for field in dataclasses.fields(EvaluationSettings)}
+    texts = set(inspect.signature(load_real_texts).parameters) - {"dataset", "conditional"}  # which the model tells
+    assert texts == set(command.TEXTS)
+    arguments = vars(command._parse(["m", "--dataset", "d", "--output", "o"], "compare", "", ""))
+    assert set(arguments) == fields | texts | {"models", "names", "dataset", "output"}
+    defaults = EvaluationSettings(**{name: arguments[name] for name in fields})
+    assert dataclasses.replace(defaults, judge=None) == EvaluationSettings()
+    for name, parameter in inspect.signature(load_real_texts).parameters.items():
+        assert name not in texts or arguments[name] == parameter.default
+
+
 def test_decoding_presets_are_the_papers():
-    assert tuple(DECODING) == command.DECODING_NAMES
     assert DECODING["greedy"] == {"do_sample": False, "num_beams": 1} == sampling_at(0)
     assert DECODING["beam"]["num_beams"] == 10 and DECODING["top-k"]["top_k"] == 50
     assert sampling_at(0.5) == {**DECODING["temperature"], "temperature": 0.5}
@@ -883,7 +1050,7 @@ def test_markdown_shows_texts_as_they_are(report):
     ],
 )
 def test_bad_flags(flags, message, folder, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(command, "load_model", lambda *a, **k: pytest.fail("weights are read before the check"))
+    monkeypatch.setattr(systems, "load_model", lambda *a, **k: pytest.fail("weights are read before the check"))
     arguments = [folder / "gpt2", folder / "trace-r", "--dataset", "reviews", "--max_texts", 160]
     arguments += ["--validation_split", 120, "--output", tmp_path / "out", *flags]
     code, out, err = run(capsys, "compare", *arguments)
@@ -917,10 +1084,10 @@ def test_conditional_and_other_systems_do_not_mix(folder):
         config = TraceForConditionalGeneration.from_pretrained(folder / "trace-r").config
         config.conditional = conditional
         processor = TraceProcessor.from_pretrained(folder / "trace-r")
-        return System(name, name, config, processor, lambda: None, "")
+        return EvaluatedSystem(name, config, processor, "cpu")
 
     with pytest.raises(ValueError, match="^systems must all be conditional or none, got b among 2. "):
-        check_fit([system("a", False), system("b", True)])
+        check_systems([system("a", False), system("b", True)])
 
 
 @pytest.mark.parametrize(
@@ -953,15 +1120,49 @@ def test_fewer_texts_only_when_asked(folder, tmp_path, capsys):
     assert found["data"]["num_real"] == 24
 
 
-def test_a_data_class_is_enough_for_python_users(folder, tmp_path):
-    """`compare_systems` without the command line."""
-    path = folder / "gpt2"
-    model = TraceForConditionalGeneration.from_pretrained(path).eval()
-    processor = TraceProcessor.from_pretrained(path)
-    system = System("mine", str(path), model.config, processor, lambda: model, "1")
-    texts = real_texts(20)
-    settings = EvaluationSettings(num_likelihood_texts=5, decoding=("top-k",), curve_temperatures=())
-    found = comparison.compare_systems(
-        [system], EvaluationData("mine", texts[:8], texts[8:]), settings, Parts(tmp_path)
+# ---- In Python ----
+
+
+def test_python_says_what_the_command_says(folder, report, tmp_path):
+    """The same systems, texts and settings: the same report, whether from paths, and whatever is written."""
+    what = EvaluationSettings(
+        num_samples=2,
+        num_likelihood_texts=8,
+        num_judge_texts=6,
+        num_curve_texts=6,
+        max_new_tokens=12,
+        curve_temperatures=(0, 0.8, 1.0),
+        curve_latent_temperatures=(0, 1.0),
+        judge=str(folder / "judge"),
     )
-    assert found["tables"][0]["rows"][1]["name"] == "mine"
+    which = {"max_texts": 160, "validation_split": 120, "max_words": 12, "num_texts": NUM_TEXTS}
+    found = compare([folder / "gpt2", folder / "trace-r"], "reviews", tmp_path / "out", settings=what, **which)
+    assert read(tmp_path / "out") == read(report)
+    assert found["num_reused"] == 0 and set(found["texts"]) == {"greedy", "top-k"}
+
+
+def test_models_in_memory_are_measured_where_they_are(folder):
+    model, processor = load_model(folder / "trace-r", "cpu")
+    texts = real_texts(20)
+    data = EvaluationData("mine", texts[:8], texts[8:])
+    what = EvaluationSettings(num_likelihood_texts=5, decoding=("top-k",), curve_temperatures=(), num_samples=2)
+    found = evaluate((model, processor), data, name="mine", settings=what)
+    assert found["tables"][0]["rows"][1]["name"] == "mine" and found["systems"][0]["path"] == "in memory"
+    saved = evaluate(folder / "trace-r", data, name="mine", settings=what)
+    assert saved["tables"] == found["tables"] and saved["texts"] == found["texts"]
+
+
+def test_bad_arguments_in_python(folder):
+    data = EvaluationData("mine", real_texts(8), [])
+    for models, message in (
+        (folder / "gpt2", "`models` must be a list of one or more"),
+        ([], "`models` must be a list of one or more"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            compare(models, data)
+    with pytest.raises(ValueError, match="^`max_words` is for a `dataset` to load, got it with EvaluationData"):
+        evaluate(folder / "gpt2", data, max_words=3)
+    with pytest.raises(ValueError, match="^`decoding` must hold at least one, got none"):
+        EvaluationSettings(decoding=())
+    with pytest.raises(ValueError, match="^`num_likelihood_texts` must be at most `num_texts`, got 9 and 8. Lower it"):
+        evaluate(folder / "gpt2", data, settings=EvaluationSettings(num_likelihood_texts=9))

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from ..jackknife import Replicates
-from .tables import make_column, make_table
+from .tables import make_column, make_table, words_key
 
 LEVELS = (0.25, 0.5, 0.75)  # of the range of quality that all envelopes share
 
@@ -59,10 +59,12 @@ def equal_quality_table(
         make_column("self_bleu", num_texts, key=f"level{number}", label=f"SB ↓ at {math.exp(level):.0f}")
         for number, level in enumerate(levels)
     ]
-    metrics = {
-        name: {column["key"]: envelope_at(own, level) for column, level in zip(columns, levels, strict=True)}
-        for name, own in rows.items()
-    }
+    metrics = {}
+    for name, own in rows.items():
+        metrics[name] = {}
+        for column, level in zip(columns, levels, strict=True):
+            metrics[name][column["key"]] = envelope_at(own, level)
+            metrics[name][words_key(column["key"])] = _words_at(curves[name], level)
     table, tests = make_table(
         "equal-quality",
         "Diversity at equal quality: Self-BLEU where the judge's perplexity per word is the same",
@@ -196,12 +198,24 @@ def _values(point: Mapping[str, Any]) -> tuple[float, float]:
     return math.log(point["metrics"]["judge"].value), point["metrics"]["self_bleu"].value
 
 
-def _setting(curve: Curve, level: float) -> dict[str, Any]:
-    """Where the envelope of all texts is at a level."""
+def _around(curve: Curve, level: float) -> list[Mapping[str, Any]]:
+    """The two points between which the envelope of all texts is at a level, by quality."""
     rows = [([_values(curve[place]) for place in row], row) for row in _rows(curve)]
     points, row = min((own for own in rows if _reaches(own[0], level)), key=lambda own: _on_line(own[0], level))
     number = _bracket([x for x, _ in points], level)
-    around = [curve[place] for place in row[number - 1 : number + 1]]
+    return [curve[place] for place in row[number - 1 : number + 1]]
+
+
+def _words_at(curve: Curve, level: float) -> float | None:
+    """Words per text of the envelope of all texts at a level, on the line between two points; None if not known."""
+    around = _around(curve, level)
+    words = [point["metrics"].get("words") for point in around]
+    return None if None in words else float(np.interp(level, [_values(point)[0] for point in around], words))
+
+
+def _setting(curve: Curve, level: float) -> dict[str, Any]:
+    """Between which temperatures the envelope of all texts is at a level."""
+    around = _around(curve, level)
     return {
         "perplexity": math.exp(level),
         "temperatures": sorted(point["temperature"] for point in around),

@@ -59,7 +59,7 @@ def html_page(report: dict[str, Any]) -> str:
     The page for the browser.
 
     Args:
-        report (`dict`): from [`compare_systems`], also as read back from its JSON; `texts` is not looked at.
+        report (`dict`): from [`compare`], also as read back from its JSON; `texts` is not looked at.
 
     Returns:
         `str`: HTML, with its style and pictures.
@@ -138,7 +138,7 @@ def _words_table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]
 def _samples(report: dict[str, Any]) -> str:
     lines = ["<section>\n<h2>Texts drawn at random</h2>"]
     if report["data"]["conditional"]:
-        lines.append('<p class="note">Each text was written on the prompt of a real one.</p>')
+        lines.append('<p class="note">Each text was generated on the prompt of a real one.</p>')
     for decoding, systems in report["samples"].items():
         if decoding:
             lines.append(f"<h3>{_text(DESCRIPTIONS.get(decoding, decoding))}</h3>")

@@ -1,4 +1,4 @@
-"""What one system's latents know of real texts, whether they are used, and a picture's points."""
+"""What one system's latents know of real texts, whether its decoder uses them, and points for a picture of them."""
 
 import functools
 from typing import Any
@@ -12,12 +12,15 @@ from ..representation import active_units, encode_texts, mutual_information
 SCATTER_TEXTS = 200
 
 
-def measure_latents(system, rows, settings, parts, key: dict[str, Any], limit: int | None) -> dict[str, Any]:
+def measure_latents(system, rows, settings, cache, key: dict[str, Any], limit: int | None) -> dict[str, Any]:
     """
+    Mutual information, active units, use of the latents by the decoder, and points for a picture, each a result of
+    its own in the cache.
+
     Args:
-        system ([`System`]): with latents.
+        system ([`EvaluatedSystem`]): with latents.
         rows (`datasets.Dataset`): real texts.
-        settings ([`EvaluationSettings`]), parts ([`Parts`]).
+        settings ([`EvaluationSettings`]), cache ([`EvaluationCache`]).
         key (`dict`): what all metrics depend on.
         limit (`int`, *optional*): the context, in tokens.
 
@@ -57,7 +60,7 @@ def measure_latents(system, rows, settings, parts, key: dict[str, Any], limit: i
 
     measures = {}
     for name, compute in (("information", information), ("units", units), ("use", use), ("scatter", picture)):
-        measures |= parts.get(f"{system.file_name}/{name}", key, compute)
+        measures |= cache.get_or_compute(f"{system.file_name}/{name}", key, compute)
     return measures
 
 
@@ -73,10 +76,10 @@ def _scatter(texts) -> dict[str, list]:
     chosen = slice(0, SCATTER_TEXTS)
     posterior, prior, steps = [], [], []
     for step, (_, _, prior_mean, _, mean, _) in enumerate(texts.paths(noise)):
-        there = texts.mask[chosen, step]
-        posterior.append(mean[chosen][there])
-        prior.append(prior_mean[chosen][there])
-        steps += [step + 1] * int(there.sum())
+        has_step = texts.mask[chosen, step]
+        posterior.append(mean[chosen][has_step])
+        prior.append(prior_mean[chosen][has_step])
+        steps += [step + 1] * int(has_step.sum())
     posterior, prior = torch.cat(posterior), torch.cat(prior)
     if not (posterior.isfinite().all() and prior.isfinite().all()):  # a model that has diverged
         return {"posterior": [], "prior": [], "segment": []}

@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 from .decoding import DESCRIPTIONS, setting_label
-from .systems import METHOD_NAMES
+from .settings import METHOD_NAMES
 
 
 def markdown_report(report: dict[str, Any]) -> str:
@@ -43,7 +43,7 @@ def markdown_report(report: dict[str, Any]) -> str:
         cells = ("name", "path", "latent_dynamics", "posterior_norm", "segmenter", "backbone")
         lines.append("| " + " | ".join(_plain(str(system[cell])) for cell in cells) + " |")
     if data["conditional"]:
-        lines += ["", "Each text was written on the prompt of a real one."]
+        lines += ["", "Each text was generated on the prompt of a real one."]
     return "\n".join(lines).rstrip() + "\n"
 
 

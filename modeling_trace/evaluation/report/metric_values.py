@@ -11,8 +11,10 @@ from ...models.backbones_trace import resolve_backbone
 from ..diversity import bleu, rep_n, vendi_score
 from ..jackknife import Replicates, make_groups, mean_replicates, metric_replicates
 from ..quality import ROUGE_TYPES, bert_score, judge_perplexity, load_judge, mauve, rouge
-from .cache import Parts, digest
-from .systems import EvaluationData, EvaluationSettings, file_fingerprint
+from .cache import EvaluationCache
+from .fingerprints import digest, file_fingerprint
+from .real_texts import EvaluationData
+from .settings import EvaluationSettings
 
 logger = logging.get_logger(__name__)
 
@@ -70,11 +72,11 @@ class Judges:
 
     Args:
         settings ([`EvaluationSettings`]): names the judge and the device.
-        parts ([`Parts`]): where finished metrics are found and kept.
+        cache ([`EvaluationCache`]): where results are found and kept.
     """
 
-    def __init__(self, settings: EvaluationSettings, parts: Parts):
-        self.settings, self.parts = settings, parts
+    def __init__(self, settings: EvaluationSettings, cache: EvaluationCache):
+        self.settings, self.cache = settings, cache
         self.left_out: dict[tuple[str, str], list[str]] = {}  # (metric, reason): of which sets of texts
         self._loaded = self._failed = None
         name = settings.judge
@@ -134,7 +136,7 @@ class Judges:
 
     def _get(self, metric: str, key: dict, compute: Callable, label: str):
         try:
-            return self.parts.get(f"outside/{metric}-{digest(key)}", key, compute)
+            return self.cache.get_or_compute(f"outside/{metric}-{digest(key)}", key, compute)
         except Exception as error:  # other people's code
             self.leave_out(metric, label, error)
             return None
@@ -153,9 +155,7 @@ def _path_of(name: str) -> str | None:
 def text_metrics(
     rows: Sequence[dict[str, Any]] | Sequence[str],
     data: EvaluationData,
-    settings: EvaluationSettings,
     judges: Judges,
-    parts: Parts,
     label: str,
     which: Sequence[str] | None = None,
     num_judged: int | None = None,
@@ -165,7 +165,8 @@ def text_metrics(
 
     Args:
         rows (`Sequence[dict]` or `Sequence[str]`): texts as `write_texts` returns them, or real ones.
-        data ([`EvaluationData`]), settings ([`EvaluationSettings`]), judges ([`Judges`]), parts ([`Parts`]).
+        data ([`EvaluationData`]): what they are compared with.
+        judges ([`Judges`]): with the settings and the cache of the evaluation.
         label (`str`): what the texts are called where a metric of them cannot be had.
         which (`Sequence[str]`, *optional*): names in `METRICS`; all that there are by default.
         num_judged (`int`, *optional*): how many of the texts the judge reads; all by default.
@@ -173,9 +174,10 @@ def text_metrics(
     Returns:
         `dict`: [`Replicates`], or a number where a metric has no interval.
     """
+    settings, cache = judges.settings, judges.cache
     is_real = isinstance(rows[0], str)
     texts = list(rows) if is_real else [row["text"] for row in rows]
-    name = digest(texts)
+    texts_digest = digest(texts)
     found: dict[str, Replicates | float] = {}
 
     def wanted(metric: str) -> bool:
@@ -189,13 +191,13 @@ def text_metrics(
             made = compute()
             return {"value": made.value, "left_out": made.left_out.tolist(), "sizes": made.sizes.tolist()}
 
-        key = {"texts": name, **key}
+        key = {"texts": texts_digest, **key}
         try:
-            kept = parts.get(f"metrics/{metric}-{digest(key)}", key, packed)
+            saved = cache.get_or_compute(f"metrics/{metric}-{digest(key)}", key, packed)
         except ValueError as error:  # such as texts too short for n-grams
             judges.leave_out(metric, label, error)
             return
-        found[metric] = Replicates(kept["value"], np.array(kept["left_out"]), np.array(kept["sizes"]))
+        found[metric] = Replicates(saved["value"], np.array(saved["left_out"]), np.array(saved["sizes"]))
 
     add("self_bleu", lambda: metric_replicates("self_bleu", texts))
     add("distinct_2", lambda: metric_replicates("distinct_n", texts, n=2))
@@ -234,7 +236,9 @@ def text_metrics(
     if wanted("vendi_score") and "vendi_score" in settings.extra_metrics:
         few = texts[:VENDI_TEXTS]
         key = {"texts": digest(few)}
-        found["vendi_score"] = parts.get(f"metrics/vendi_score-{digest(key)}", key, lambda: vendi_score(few))
+        found["vendi_score"] = cache.get_or_compute(
+            f"metrics/vendi_score-{digest(key)}", key, lambda: vendi_score(few)
+        )
     found["different"] = float(len(set(texts)))
     found["words"] = float(np.mean([len(text.split()) for text in texts]))
     if not is_real:

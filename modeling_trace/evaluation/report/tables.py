@@ -14,6 +14,8 @@ from .systems import REAL
 BOUNDS = ("nats", "ppl", "ppl_word")  # upper bounds where there are latents
 LOOSE = 3.0  # effective sample size below which nobody knows how far above the truth a bound is
 SATURATED = 0.95  # share of its cap, log N, above which mutual information is a lower bound
+BY_LENGTH = ("self_bleu", "distinct_2", "jaccard", "cnd", "rep_4", "compression")  # worse or better by length alone
+LENGTH_RATIO = 1.25  # of words per text, above which these are not compared
 
 Rows = Mapping[str, Mapping[str, Replicates | float]]
 
@@ -34,6 +36,7 @@ def make_table(
         identifier (`str`), title (`str`), caption (`str`).
         columns (`Sequence[dict]`): from [`make_column`]; those that no row has are left out.
         rows (`Mapping[str, Mapping]`): metrics of each system by the columns' keys; `REAL` is shown, but not tested.
+            Further keys say what a test needs, where it is known: `words` per text, `ess`, `mi_share_of_cap`.
         confidence (`float`, *optional*, defaults to 0.95): of intervals, and of the tests over the whole table.
         untested (`Sequence[str]`, *optional*): metrics that do not compare between these systems.
 
@@ -130,6 +133,9 @@ def _test_pairs(identifier: str, columns, rows: Rows, confidence: float) -> list
                     | {"first": first, "second": second, "difference": found.value}
                     | {"low": found.low, "high": found.high, "p": found.p_value}
                 )
+                lengths = _unlike_lengths(column, rows[first], rows[second])
+                if lengths is not None:
+                    tests[-1]["lengths"] = lengths
     return correct(tests, confidence)
 
 
@@ -138,7 +144,8 @@ def _difference(column, first: Mapping, second: Mapping, confidence: float) -> D
     None where one of them has no such metric, or none that is a finite number.
 
     Nothing is shown, p = 1, where the metrics do not allow it: the higher of two is a loose upper bound, so that the
-    truth may be below the other; the lower mutual information is at its cap, or only one of them is of single latents.
+    truth may be below the other; the lower mutual information is at its cap, or only one of them is of single latents;
+    the metric depends on the texts' lengths, and these differ much.
     """
     metrics = first.get(column["key"]), second.get(column["key"])
     if not all(isinstance(metric, Replicates) and metric.is_finite for metric in metrics):
@@ -149,7 +156,24 @@ def _difference(column, first: Mapping, second: Mapping, confidence: float) -> D
     capped = column["metric"] == "mi" and (
         lower.get("mi_share_of_cap", 0) > SATURATED or first.get("one_latent") != second.get("one_latent")
     )
-    return replace(found, p_value=1.0) if loose or capped else found
+    unlike = _unlike_lengths(column, first, second) is not None
+    return replace(found, p_value=1.0) if loose or capped or unlike else found
+
+
+def _unlike_lengths(column, first: Mapping, second: Mapping) -> list[float] | None:
+    """Words per text of both sets of texts, where they differ so much that the metric does not compare."""
+    if column["metric"] not in BY_LENGTH:
+        return None
+    key = words_key(column["key"])
+    lengths = [row.get(key, row.get("words")) for row in (first, second)]
+    if None in lengths or max(lengths) <= LENGTH_RATIO * min(lengths):
+        return None
+    return lengths
+
+
+def words_key(key: str) -> str:
+    """Where a row has the words per text of one column alone; of all others they are under `words`."""
+    return f"{key} words"
 
 
 def _marks(column, rows: Rows, tests) -> dict[str, str]:
@@ -178,4 +202,5 @@ __all__ = [
     "make_column",
     "make_difference_table",
     "make_table",
+    "words_key",
 ]
