@@ -10,7 +10,9 @@ from .diversity import (
     self_bleu,
     vendi_score,
 )
-from .human_study.sheets import make_sheets, paired_tests, read_sheets, summarise, summary_table
+from .human_study.reading import read_sheets
+from .human_study.sheets import make_sheets
+from .human_study.statistics import paired_tests, summarise, summary_table
 from .intervals import bootstrap_interval, metric_difference, metric_interval, paired_difference
 from .jackknife import Difference, Interval, Replicates, mean_replicates, metric_replicates
 from .latent_use import LatentUse, SharedOffset, latent_use, shared_offset

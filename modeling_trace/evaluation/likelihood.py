@@ -157,24 +157,24 @@ def evaluate_likelihood(
     """
     check_likelihood_method(method)
     generator = torch.Generator().manual_seed(seed) if generator is None else generator
-    own = generator
+    elbo_generator = generator
     if method == "particle":  # draws of q of their own, so that no text's depend on how texts are batched
         like = {"generator": generator, "device": generator.device}
-        own = torch.Generator().manual_seed(int(torch.randint(2**62, (), **like)))
-    found, kls, steps_ess, steps_resampled, tokens, words = [], [], [], [], [], []
+        elbo_generator = torch.Generator().manual_seed(int(torch.randint(2**62, (), **like)))
+    scores, kls, steps_ess, steps_resampled, tokens, words = [], [], [], [], [], []
     for batch in iterate_batches(model, data, processor, batch_size, "Likelihood"):
         ids, mask = batch["input_ids"], batch["attention_mask"]
         settings = {"max_rows": max_rows, "return_dict": True}
         bound = model.log_likelihood(ids, mask, num_samples, method=method, generator=generator, **settings)
         out = bound
         if bound.elbo is None:
-            out = model.elbo(ids, mask, min(num_samples, ELBO_DRAWS), generator=own, **settings)
+            out = model.elbo(ids, mask, min(num_samples, ELBO_DRAWS), generator=elbo_generator, **settings)
         segment_ids = model._segment_ids(ids, mask, None)
         kl = torch.zeros(len(ids), 0, model.config.latent_size) if out.kl is None else out.kl
         kl = kl.cpu().double()
         steps = torch.arange(1, kl.shape[1] + 1)
-        there = steps <= segment_ids.amax(dim=1, keepdim=True).cpu()
-        kls.append(kl.masked_fill(~there.unsqueeze(-1), math.nan))
+        has_step = steps <= segment_ids.amax(dim=1, keepdim=True).cpu()
+        kls.append(kl.masked_fill(~has_step.unsqueeze(-1), math.nan))
         if bound.effective_sample_size_per_step is not None:
             ess = bound.effective_sample_size_per_step.cpu().double()
             resampled = torch.zeros_like(ess) if bound.resampled is None else bound.resampled.cpu().double()
@@ -182,14 +182,14 @@ def evaluate_likelihood(
             steps_ess.append(ess)
             steps_resampled.append(resampled.masked_fill(~followed, math.nan))
         values = (bound.log_likelihood, bound.effective_sample_size, out.reconstruction.mean(dim=1), out.elbo)
-        found.append(torch.stack([value.cpu().double() for value in values]))
+        scores.append(torch.stack([value.cpu().double() for value in values]))
         counted = target_mask(segment_ids, model.config.conditional)
         for separator in {model.config.sep_token_id, processor.sep_token_id} - {None}:
             counted = counted & (ids != separator)
         tokens += counted.sum(dim=1).tolist()
         texts = processor.batch_decode([row[real.bool()] for row, real in zip(ids.cpu(), mask.cpu(), strict=True)])
         words += [len(text.split()) for text in texts]
-    log_likelihood, ess, reconstruction, elbo = torch.cat(found, dim=1)
+    log_likelihood, ess, reconstruction, elbo = torch.cat(scores, dim=1)
     width = max(kl.shape[1] for kl in kls)
     kl = _join(kls, width)  # (N, S, D)
     per_segment = kl.sum(dim=2)

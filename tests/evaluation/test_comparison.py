@@ -675,7 +675,7 @@ def test_weights_in_memory_that_change_are_measured_anew(folder, tmp_path):
     assert nats(None)[0] == after and model.training  # in eval mode, and left as it was
     model.generation_config.repetition_penalty = 1.5
     _, reused = nats(tmp_path / "out")
-    assert reused <= 9  # those of the real texts alone
+    assert reused == 7  # those of the real texts alone, which are too few for CND
 
 
 def test_half_written_results_are_computed_again(tmp_path):
@@ -907,10 +907,7 @@ def test_the_same_texts_are_found_under_any_name(reviews_file, tmp_path):
     for dataset in (str(tmp_path / "b.jsonl"), Dataset.from_list(renamed), reviews_file):
         data = load_real_texts(dataset, validation_split=None, num_texts=40)
         (note,) = find_training_texts([system], data)
-        assert (
-            note
-            == f"m was trained on 30 of the 40 real texts, as texts of '{reviews_file}': all its metrics are too good."
-        )
+        assert note.startswith(f"m was trained on 30 of the 40 real texts, as texts of '{reviews_file}'")
     # cut texts are looked for as they were, and another division is seen
     data = load_real_texts(reviews_file, validation_split=0.5, max_words=1)
     held_out = set(load_real_texts(reviews_file, validation_split=0.25).real)
@@ -918,9 +915,10 @@ def test_the_same_texts_are_found_under_any_name(reviews_file, tmp_path):
     assert 0 < number < 20 and set(data.real) == {"Text"}
     (note,) = find_training_texts([system], data)
     assert f"trained on {number} of the 20 real texts" in note
-    # and texts that are no data set's
-    own = EvaluationData("mine", [rows[0]["review"], "Another one.", "And one more."], [])
-    assert all("1 of the 3" in note or not note for note in find_training_texts([system], own) or [""])
+    # and among texts in memory
+    own = EvaluationData("mine", [text for text in data.uncut if text not in held_out][:1] + ["Another.", "More."], [])
+    (note,) = find_training_texts([system], own)
+    assert "trained on 1 of the 3 real texts" in note
 
 
 def test_training_texts_that_cannot_be_read_are_no_clean_bill(reviews_file, tmp_path):
@@ -929,22 +927,20 @@ def test_training_texts_that_cannot_be_read_are_no_clean_bill(reviews_file, tmp_
     stream = trained_on(tmp_path, dataset=reviews_file, streaming=True)
     (tmp_path / "bare").mkdir()
     notes = find_training_texts([gone, stream, SimpleNamespace(name="m", path=str(tmp_path / "bare"))], data)
-    assert len(notes) == 2 and all(
-        note.startswith("Whether m was trained on these texts is not known") for note in notes
-    )
+    assert len(notes) == 2
+    assert all(note.startswith("Whether m was trained on these texts is not known") for note in notes)
     assert "gone.jsonl" in notes[0] and "they were a stream" in notes[1]
 
 
 def test_the_report_names_systems_that_were_trained_on_its_texts(folder, report, tmp_path, capsys):
     arguments = [folder / "gpt2", folder / "trace-r", "--dataset", "reviews", *DATA[:2], "--max_words", 12, *SMALL[:6]]
     arguments += ["--max_new_tokens", 6, "--curve_temperatures", "--judge", "none", "--decoding", "top-k"]
-    arguments += ["--validation_split", 0.5]
+    arguments += ["--validation_split", "none"]
     code, out, err = run(capsys, "compare", *arguments, "--output", tmp_path / "out")
     assert code == 0, err
     train, _ = load_texts("reviews", max_texts=160, validation_split=120)
-    _, held_out = load_texts("reviews", max_texts=160, validation_split=0.5)
-    trained = {" ".join(text.split()) for text in train["text"]}
-    number = sum(" ".join(text.split()) in trained for text in held_out.shuffle(seed=0)["text"][:NUM_TEXTS])
+    every, _ = load_texts("reviews", max_texts=160, validation_split=None)
+    number = len(set(train["text"]) & set(every.shuffle(seed=0)["text"][:NUM_TEXTS]))
     assert number > 0
     found = [one for one in read(tmp_path / "out")["findings"] if f"was trained on {number} of the 20 real" in one]
     assert len(found) == 2
