@@ -180,13 +180,13 @@ def _reaches(points, level: float) -> bool:
 
 def _rows(curve: Curve) -> list[list[int]]:
     """For each latent temperature its points by quality, if two or more have both metrics and more than one text."""
-    found: dict[float | None, list[int]] = {}
+    rows: dict[float | None, list[int]] = {}
     for place, point in enumerate(curve):
         metrics = point["metrics"]
         finite = all(name in metrics and metrics[name].is_finite for name in ("judge", "self_bleu"))
         if finite and metrics.get("different", 2) > 1:
-            found.setdefault(point["latent_temperature"], []).append(place)
-    return [sorted(row, key=lambda place: _values(curve[place])) for row in found.values() if len(row) > 1]
+            rows.setdefault(point["latent_temperature"], []).append(place)
+    return [sorted(row, key=lambda place: _values(curve[place])) for row in rows.values() if len(row) > 1]
 
 
 def _pair(point: Mapping[str, Any]) -> tuple[Replicates, Replicates]:

@@ -199,7 +199,7 @@ def _plane(report: dict[str, Any]) -> str:
         "aim. To its right, texts are duller, and the judge may still like them: low perplexity alone is no merit. To "
         "its left, they vary more than real ones do, which is noise. Above it, they are less like real ones."
     )
-    tables = [_words_table(*found) for found in (envelope_settings(report), plane_points(report)) if found[2]]
+    tables = [_words_table(*table) for table in (envelope_settings(report), plane_points(report)) if table[2]]
     return "\n".join([_section("Quality and diversity", "grid", pictures, caption), *tables])
 
 

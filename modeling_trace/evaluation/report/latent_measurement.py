@@ -34,24 +34,24 @@ def measure_latents(system, rows, settings, cache, key: dict[str, Any], limit: i
         return encode_texts(system.model(), prepared(), system.processor, batch_size=settings.batch_size)
 
     def information():
-        found = mutual_information(texts())
+        estimate = mutual_information(texts())
         return {
-            "mi_per_step": found.per_step.tolist(),
-            "mi_caps": found.caps.tolist(),
-            "mi_influence": found.influence.tolist(),
-            "mi_joint": found.joint,
-            "mi_joint_cap": found.joint_cap,
+            "mi_per_step": estimate.per_step.tolist(),
+            "mi_caps": estimate.caps.tolist(),
+            "mi_influence": estimate.influence.tolist(),
+            "mi_joint": estimate.joint,
+            "mi_joint_cap": estimate.joint_cap,
         }
 
     def units():
-        found = active_units(texts())
-        return {"active_units": found.latent, "active_units_residual": found.residual}
+        active = active_units(texts())
+        return {"active_units": active.latent, "active_units_residual": active.residual}
 
     def use():
         model = system.model()
-        found = latent_use(model, prepared(), system.processor, batch_size=settings.batch_size, encoded=texts())
+        use_of_texts = latent_use(model, prepared(), system.processor, batch_size=settings.batch_size, encoded=texts())
         return {
-            **{f"use_{name}": getattr(found, name).tolist() for name in ("own", "other", "prior", "kl")},
+            **{f"use_{name}": getattr(use_of_texts, name).tolist() for name in ("own", "other", "prior", "kl")},
             "shared_offset": shared_offset(texts()).share,
         }
 

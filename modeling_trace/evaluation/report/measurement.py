@@ -65,7 +65,7 @@ def _generate_sets(system, data, settings, cache, plan):
     prompts = data.prompts or [None] * len(data.real)
 
     def rows(label: str, decoding: dict, count: int, seed: int) -> list[dict]:
-        found = []
+        generated = []
         for number, start in enumerate(range(0, count, BLOCK)):
             todo = prompts[start : min(start + BLOCK, count)]
             # Other draws for each system: metrics of two systems are independent, also of the same model twice
@@ -76,8 +76,10 @@ def _generate_sets(system, data, settings, cache, plan):
                 **{"batch_size": settings.batch_size, "device": system.device},
             }
             name = f"{system.file_name}/{label}-seed{seed}-{number}"
-            found += cache.get_or_compute(name, key, lambda todo=todo, seed=block_seed: generate(todo, decoding, seed))
-        return [{**row, "text": cut_words(row["text"], data.max_words)} for row in found]
+            generated += cache.get_or_compute(
+                name, key, lambda todo=todo, seed=block_seed: generate(todo, decoding, seed)
+            )
+        return [{**row, "text": cut_words(row["text"], data.max_words)} for row in generated]
 
     def generate(todo, decoding, seed):
         draws_latents = system.has_latents and decoding.get("latent_temperature") != 0
@@ -103,8 +105,8 @@ def _generate_sets(system, data, settings, cache, plan):
     grid = plane_settings(settings.curve_temperatures, settings.curve_latent_temperatures, system.has_latents)
     for token, latent in grid:
         label = f"temperature{token:g}" + ("" if latent is None else f"-latent{latent:g}")
-        found = rows(label, sampling_at(token, latent), settings.num_curve_texts, settings.seeds[0])
-        curve.append({"temperature": float(token), "latent_temperature": latent, "rows": found})
+        point_rows = rows(label, sampling_at(token, latent), settings.num_curve_texts, settings.seeds[0])
+        curve.append({"temperature": float(token), "latent_temperature": latent, "rows": point_rows})
     return texts, curve
 
 
@@ -116,7 +118,7 @@ def _likelihood(system, rows, settings, cache, key, limit) -> dict[str, list]:
     joined = {}
     for number, start in enumerate(range(0, len(rows), BLOCK)):
         block = rows.select(range(start, min(start + BLOCK, len(rows))))
-        found = cache.get_or_compute(
+        block_values = cache.get_or_compute(
             f"{system.file_name}/likelihood-{number}",
             {
                 **{**key, "num_samples": settings.num_samples, "method": settings.likelihood_method},
@@ -124,7 +126,7 @@ def _likelihood(system, rows, settings, cache, key, limit) -> dict[str, list]:
             },
             lambda block=block, number=number: _block_likelihood(system, block, settings, number, limit),
         )
-        for name, values in found.items():
+        for name, values in block_values.items():
             joined.setdefault(name, []).extend(values)
     return joined
 

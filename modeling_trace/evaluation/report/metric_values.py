@@ -88,8 +88,8 @@ class Judges:
 
         def compute():
             model, tokenizer = self._load()
-            found = judge_perplexity(list(texts), model, tokenizer, batch_size=self.settings.batch_size)
-            return [found.nats.tolist(), found.words.tolist()]
+            judged = judge_perplexity(list(texts), model, tokenizer, batch_size=self.settings.batch_size)
+            return [judged.nats.tolist(), judged.words.tolist()]
 
         if self.settings.judge is None:
             return None
@@ -178,7 +178,7 @@ def text_metrics(
     is_real = isinstance(rows[0], str)
     texts = list(rows) if is_real else [row["text"] for row in rows]
     texts_digest = digest(texts)
-    found: dict[str, Replicates | float] = {}
+    metrics: dict[str, Replicates | float] = {}
 
     def wanted(metric: str) -> bool:
         return which is None or metric in which
@@ -197,7 +197,7 @@ def text_metrics(
         except ValueError as error:  # such as texts too short for n-grams
             judges.leave_out(metric, label, error)
             return
-        found[metric] = Replicates(saved["value"], np.array(saved["left_out"]), np.array(saved["sizes"]))
+        metrics[metric] = Replicates(saved["value"], np.array(saved["left_out"]), np.array(saved["sizes"]))
 
     add("self_bleu", lambda: metric_replicates("self_bleu", texts))
     add("distinct_2", lambda: metric_replicates("distinct_n", texts, n=2))
@@ -219,31 +219,31 @@ def text_metrics(
         if "bert_score" in settings.extra_metrics and wanted("bert_score"):
             scores = judges.bert_score(texts, data.real, label)
             if scores is not None:
-                found["bert_score"] = mean_replicates(scores)
+                metrics["bert_score"] = mean_replicates(scores)
     add("rep_4", lambda: mean_replicates(rep_n(texts, n=4, per_text=True)))
     add("compression", lambda: metric_replicates("compression_ratio", texts, num_groups=SLOW_GROUPS))
     if wanted("judge"):
         judged = judges.perplexity(texts[:num_judged], label)
         if judged is not None:
             try:
-                found["judge"] = mean_replicates(*judged).map(np.exp)
+                metrics["judge"] = mean_replicates(*judged).map(np.exp)
             except ValueError as error:  # nearly all texts are empty
                 judges.leave_out("judge", label, error)
     if wanted("mauve") and "mauve" in settings.extra_metrics and not is_real:
         value = judges.mauve(texts, data.real, label)
         if value is not None:
-            found["mauve"] = value
+            metrics["mauve"] = value
     if wanted("vendi_score") and "vendi_score" in settings.extra_metrics:
         few = texts[:VENDI_TEXTS]
         key = {"texts": digest(few)}
-        found["vendi_score"] = cache.get_or_compute(
+        metrics["vendi_score"] = cache.get_or_compute(
             f"metrics/vendi_score-{digest(key)}", key, lambda: vendi_score(few)
         )
-    found["different"] = float(len(set(texts)))
-    found["words"] = float(np.mean([len(text.split()) for text in texts]))
+    metrics["different"] = float(len(set(texts)))
+    metrics["words"] = float(np.mean([len(text.split()) for text in texts]))
     if not is_real:
-        found["finished"] = 100 * float(np.mean([row["finished"] for row in rows]))
-    return found
+        metrics["finished"] = 100 * float(np.mean([row["finished"] for row in rows]))
+    return metrics
 
 
 def mean_metrics(sets: Sequence[dict[str, Replicates | float]]) -> dict[str, Replicates | float]:
@@ -263,21 +263,21 @@ def likelihood_metrics(
     """The metrics of Table 2 that need no generated text; of a plain language model the exact likelihood alone."""
     values = {name: np.array(part) for name, part in likelihood.items() if name not in PER_STEP}
     nats, tokens, words = -values["log_likelihood"], values["tokens"], values["words"]
-    found = {
+    metrics = {
         "tokens": float(tokens.sum()),
         "nats": mean_replicates(nats),
         "ppl": mean_replicates(nats, tokens).map(np.exp),
         "ppl_word": mean_replicates(nats, words).map(np.exp),
     }
     if representation is None:
-        return found
+        return metrics
     segments = sum(sum(value == value for value in row) for row in likelihood["kl_per_segment_position"])
     influence = np.array(representation["mi_influence"])
     groups = make_groups(len(influence))
     total = float(sum(representation["mi_per_step"]))
     # The infinitesimal jackknife: N^2 pairs need no second look for each group
     left_out = [total - influence[group].sum() / (len(influence) - len(group)) for group in groups]
-    return found | {
+    return metrics | {
         "neg_elbo": mean_replicates(values["neg_elbo"]),
         "reconstruction": mean_replicates(-values["reconstruction"]),
         "kl": mean_replicates(values["kl"]),

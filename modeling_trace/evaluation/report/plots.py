@@ -105,8 +105,13 @@ def plot_plane(axis, report: dict[str, Any], metric: str) -> None:
                 path_effects=[withStroke(linewidth=2.5, foreground="white")],
                 zorder=5,
             )
-    found = {"temperature": 1.0, "latent_temperature": None, "on_envelope": False, "metrics": report["real_on_curve"]}
-    real = curve_points([found], metric)
+    real_point = {
+        "temperature": 1.0,
+        "latent_temperature": None,
+        "on_envelope": False,
+        "metrics": report["real_on_curve"],
+    }
+    real = curve_points([real_point], metric)
     if real:
         star = {"marker": "*", "markersize": 13, "linestyle": "none", "zorder": 4}
         handles.append(_errorbar(axis, real, label="real text", color=REAL_COLOUR, **star))
@@ -129,10 +134,10 @@ def plot_positions(axis, report: dict[str, Any], kind: str) -> None:
     """`kl` or `mi` of each segment position that enough texts have, a line for each system with latents."""
     handles, caps = [], {}
     for number, name in enumerate(system_names(report)):
-        found = report["positions"].get(name)
-        if found is None:
+        positions = report["positions"].get(name)
+        if positions is None:
             continue
-        rows = zip(found["num_texts"], found[kind], found["mi_cap"], strict=False)
+        rows = zip(positions["num_texts"], positions[kind], positions["mi_cap"], strict=False)
         rows = [(place, *row[1:]) for place, row in enumerate(rows, 1) if row[0] >= MIN_TEXTS]
         rows = [(place, _number(value), _number(cap)) for place, value, cap in rows]
         places, values = [row[0] for row in rows], [row[1] for row in rows]
@@ -154,13 +159,13 @@ def plot_latents(axis, report: dict[str, Any], name: str) -> None:
     """Posterior means of one system by segment position, over its prior means."""
     from matplotlib import colormaps
 
-    found = report["scatter"][name]
-    prior = [point for point in found["prior"] if all(map(math.isfinite, map(_number, point)))]
+    scatter = report["scatter"][name]
+    prior = [point for point in scatter["prior"] if all(map(math.isfinite, map(_number, point)))]
     axis.scatter(*_columns(prior), s=7, color="#b0b0b0", linewidths=0, label="prior")
     shown = list(prior)
-    last = min(NUM_SEGMENT_COLOURS, max(found["segment"], default=1))
+    last = min(NUM_SEGMENT_COLOURS, max(scatter["segment"], default=1))
     for place in range(1, last + 1):
-        points = [p for p, s in zip(found["posterior"], found["segment"], strict=True) if min(s, last) == place]
+        points = [p for p, s in zip(scatter["posterior"], scatter["segment"], strict=True) if min(s, last) == place]
         points = [point for point in points if all(map(math.isfinite, map(_number, point)))]
         colour = colormaps["viridis"]((place - 1) / NUM_SEGMENT_COLOURS)
         more = "+" if place == NUM_SEGMENT_COLOURS else ""

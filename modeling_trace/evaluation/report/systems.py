@@ -132,14 +132,14 @@ def readable_texts(plans: Sequence[SystemPlan], data: EvaluationData, count: int
     Raises:
         ValueError: for fewer than three.
     """
-    found = [place for place, fits in enumerate(zip(*(plan.fits for plan in plans), strict=True)) if all(fits)]
-    if len(found) < MIN_TEXTS:
+    places = [place for place, fits in enumerate(zip(*(plan.fits for plan in plans), strict=True)) if all(fits)]
+    if len(places) < MIN_TEXTS:
         shortest = min(plan.limit for plan in plans if plan.limit is not None)
         raise ValueError(
-            f"`dataset` must hold texts that fit the context of every system, got {len(found)} of {len(data.real)} "
+            f"`dataset` must hold texts that fit the context of every system, got {len(places)} of {len(data.real)} "
             f"for {shortest} tokens. Cut them: --max_words {max(1, shortest // 2)}."
         )
-    return found[:count]
+    return places[:count]
 
 
 def file_name(name: str) -> str:

@@ -86,11 +86,11 @@ def make_difference_table(
     for name in others:
         cells = []
         for column in columns:
-            cell, found = None, _difference(column, rows[name], rows[first], confidence)
-            if found is not None:
-                cell = {"value": found.value, "low": found.low, "high": found.high, "signed": True}
+            cell, difference = None, _difference(column, rows[name], rows[first], confidence)
+            if difference is not None:
+                cell = {"value": difference.value, "low": difference.low, "high": difference.high, "signed": True}
                 if column["metric"] not in untested:
-                    tests.append({"p": found.p_value, "cell": cell})
+                    tests.append({"p": difference.p_value, "cell": cell})
             cells.append(cell)
         filled.append({"name": name, "cells": cells})
     for test in correct(tests, confidence):
@@ -126,12 +126,12 @@ def _test_pairs(identifier: str, columns, rows: Rows, confidence: float) -> list
         if METRICS[column["metric"]][1] == 0 and column["metric"] != "judge":
             continue
         for first, second in combinations(rows, 2):
-            found = _difference(column, rows[first], rows[second], confidence)
-            if found is not None:
+            difference = _difference(column, rows[first], rows[second], confidence)
+            if difference is not None:
                 tests.append(
                     {"table": identifier, "metric": column["metric"], "column": column["key"]}
-                    | {"first": first, "second": second, "difference": found.value}
-                    | {"low": found.low, "high": found.high, "p": found.p_value}
+                    | {"first": first, "second": second, "difference": difference.value}
+                    | {"low": difference.low, "high": difference.high, "p": difference.p_value}
                 )
                 lengths = _unlike_lengths(column, rows[first], rows[second])
                 if lengths is not None:
@@ -150,14 +150,14 @@ def _difference(column, first: Mapping, second: Mapping, confidence: float) -> D
     metrics = first.get(column["key"]), second.get(column["key"])
     if not all(isinstance(metric, Replicates) and metric.is_finite for metric in metrics):
         return None
-    found = metrics[0].difference(metrics[1], confidence)
-    lower, higher = (second, first) if found.value > 0 else (first, second)
+    difference = metrics[0].difference(metrics[1], confidence)
+    lower, higher = (second, first) if difference.value > 0 else (first, second)
     loose = column["metric"] in BOUNDS and higher.get("ess", math.inf) < LOOSE
     capped = column["metric"] == "mi" and (
         lower.get("mi_share_of_cap", 0) > SATURATED or first.get("one_latent") != second.get("one_latent")
     )
     unlike = _unlike_lengths(column, first, second) is not None
-    return replace(found, p_value=1.0) if loose or capped or unlike else found
+    return replace(difference, p_value=1.0) if loose or capped or unlike else difference
 
 
 def _unlike_lengths(column, first: Mapping, second: Mapping) -> list[float] | None:
