@@ -32,7 +32,7 @@ from generation import write
 from reporting import write_results
 from torch._inductor.utils import fresh_cache
 
-from modeling_trace.models.segments_trace import segment_layout
+from modeling_trace.models.segments_trace import make_layout
 
 SYSTEMS = (PLAIN, "trace-r", "trace-p")
 OWN = {
@@ -49,7 +49,7 @@ def make_step(model, callee, optimizer, arguments: argparse.Namespace, tokens: i
     inputs = {}
     if getattr(model, "has_latents", False):
         segments = model._segment_ids(ids, None, None)
-        inputs["segment_layout"] = segment_layout(segments, arguments.width)
+        inputs["segment_layout"] = make_layout(segments, arguments.width)
     return lambda: training_step(callee, optimizer, ids, **inputs)
 
 

@@ -9,13 +9,13 @@ import json
 import time
 from pathlib import Path
 
-from transformers import TrainerCallback, TrainingArguments, set_seed
+from transformers import TrainerCallback, set_seed
 from worth import cut_rows, measure, processor_for, read, write
 
 from modeling_trace import TraceForConditionalGeneration
 from modeling_trace.data import load_texts
 from modeling_trace.models.backbones_trace import layer_stack, load_backbone
-from modeling_trace.training import TraceTrainer
+from modeling_trace.training import TraceTrainer, TraceTrainingArguments
 
 # What is trained: fields of TraceConfig, or the backbone alone
 CONTESTANTS = {
@@ -62,7 +62,7 @@ def run(system: str, texts, arguments) -> dict:
     curve = Curve(processor, held_out, arguments.measure_steps, arguments.batch_size)
     trainer = TraceTrainer(
         model,
-        TrainingArguments(
+        TraceTrainingArguments(
             str(Path(arguments.output) / "trainer"),
             max_steps=arguments.steps,
             learning_rate=arguments.learning_rate,
@@ -73,11 +73,11 @@ def run(system: str, texts, arguments) -> dict:
             report_to="none",
             disable_tqdm=True,
             logging_steps=50,
+            latent_lr_factor=None if settings is None else arguments.latent_lr_factor,
         ),
         train_dataset=train,
         processing_class=processor,
         callbacks=[curve],
-        **({} if settings is None else {"latent_lr_factor": arguments.latent_lr_factor}),
     )
     start = time.process_time()
     trainer.train()

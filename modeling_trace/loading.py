@@ -8,6 +8,7 @@ from transformers.utils.peft_utils import find_adapter_config_file
 
 from .data import TraceProcessor
 from .models.modeling_trace import TraceForConditionalGeneration
+from .utils import one_line
 
 
 def load_model(
@@ -66,7 +67,7 @@ def load_config(name_or_path: str | os.PathLike) -> PreTrainedConfig:
         config = AutoConfig.from_pretrained(name)
     except (OSError, ValueError) as error:
         what = "holds no model" if is_folder else "is neither a folder here nor a model on the Hub"
-        raise ValueError(f"'{name}' {what}: {' '.join(str(error).split())}") from None
+        raise ValueError(f"'{name}' {what}: {one_line(error)}") from None
     if config.model_type != "trace":
         raise ValueError(
             f"'{name}' is a {config.model_type} model, not TRACE. Turn it into one: modeling-trace train "

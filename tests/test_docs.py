@@ -1,36 +1,57 @@
-"""The Python blocks of the documentation run, on tiny models."""
+"""The Python blocks of the documentation run from top to bottom as they stand, on tiny models and few steps."""
 
 import re
 from pathlib import Path
 
 import pytest
-from helpers.docs import make_demo_folder
-from transformers import TrainingArguments
+import torch
+from helpers.docs import make_demo_folder, python_blocks, run_blocks
 
 from modeling_trace import TraceForConditionalGeneration, TraceProcessor
 
 DOCS = Path(__file__).parent.parent / "docs"
+PAGES = sorted(page.name for page in DOCS.glob("*.md") if python_blocks(page))
+ELSEWHERE = {"custom_dynamics.md"}  # its blocks are files of their own: tests/models/test_custom_dynamics.py
+# Pages that go on with "the model": every other page makes or loads what it uses.
+NEED_A_MODEL = {"measuring.md", "training.md"}
 
 
-@pytest.mark.parametrize("page", ["conditional.md", "working_with_latents.md", "measuring.md"])
+@pytest.mark.parametrize("page", [name for name in PAGES if name not in ELSEWHERE])
 def test_blocks_run(page, tmp_path, monkeypatch, capsys):
     make_demo_folder(tmp_path / "trace-demo")
     monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(encoding="utf-8"), re.DOTALL)
-    assert blocks
-    space = {
-        "backbone": "trace-demo/plain-lm",
-        "model": TraceForConditionalGeneration.from_pretrained("trace-demo/model"),
-        "processor": TraceProcessor.from_pretrained("trace-demo/model"),
-        "arguments": TrainingArguments("out", max_steps=2, use_cpu=True, report_to="none"),
-    }
-    for block in blocks:
-        exec(compile(block, page, "exec"), space)
-    assert capsys.readouterr().out
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda *args, **kwargs: None)  # minutes; test_compile.py does it
+    names = {}
+    if page in NEED_A_MODEL:
+        names["model"] = TraceForConditionalGeneration.from_pretrained("trace-demo/model")
+        names["processor"] = TraceProcessor.from_pretrained("trace-demo/model")
+    run_blocks(DOCS / page, names)
+    said = capsys.readouterr().out
+    assert said or "print(" not in "".join(python_blocks(DOCS / page))
 
 
 def test_links_lead_somewhere():
-    pages = [*DOCS.glob("*.md"), DOCS.parent / "README.md"]
-    for page in pages:
+    root = DOCS.parent
+    for page in [*DOCS.glob("*.md"), *root.glob("*.md")]:
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), (page.name, target)
+
+
+def test_the_contributors_pages_name_what_there_is():
+    """Every path in architecture.md and CONTRIBUTING.md, and every name that stands beside a file: `file`: `name`."""
+    root = DOCS.parent
+    package = root / "modeling_trace"
+    for page in (DOCS / "architecture.md", root / "CONTRIBUTING.md"):
+        text = page.read_text(encoding="utf-8")
+        paths = set(
+            re.findall(r"\b(?:models|data|training|evaluation|cli|tests|benchmarks|docs)/[\w/]*(?:\.\w+)?", text)
+        )
+        assert len(paths) > 10
+        for path in paths:
+            assert (root / path).exists() or (package / path).exists(), (page.name, path)
+    text = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    named = [(path, name) for path, name in re.findall(r"`(\w+/\w+\.py)`: `(?:\w+\.)?(\w+)`", text)]  # the tables
+    named += [(path, name) for name, path in re.findall(r"(\w+), (\w+/\w+\.py)", text)]  # the figure
+    assert len(named) > 15
+    for path, name in named:
+        assert re.search(rf"(def|class) {name}\b", (package / path).read_text(encoding="utf-8")), (path, name)

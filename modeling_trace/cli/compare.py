@@ -14,8 +14,8 @@ DECODING_NAMES = ("greedy", "beam", "top-k", "top-p", "temperature")  # as model
 LIKELIHOOD_METHODS = ("importance", "particle")  # as modeling_trace.models.likelihood_trace
 EXTRA_METRICS = ("bert_score", "mauve", "vendi_score")  # as modeling_trace.evaluation.report.settings
 # Arguments of modeling_trace.evaluation.load_real_texts
-TEXTS = ("text_column", "prompt_column", "drop_empty", "split", "validation_split", "max_texts")
-TEXTS += ("num_texts", "allow_fewer", "max_words")
+TEXTS = ("text_column", "prompt_column", "drop_empty", "encoding", "delimiter")
+TEXTS += ("split", "validation_split", "max_texts", "num_texts", "allow_fewer", "max_words")
 
 
 @dataclasses.dataclass
@@ -27,6 +27,8 @@ class CompareArguments:
     text_column: str | None = flag(None, "Column with the texts. Found by itself where there is only one.")
     prompt_column: str | None = flag(None, "Column with the prompts, for conditional models.")
     drop_empty: bool = flag(False, "Leave rows without text out.")
+    encoding: str | None = flag(None, "Encoding of the files, as for train.")
+    delimiter: str | None = flag(None, "What separates the fields of csv files, as for train.")
     split: str = flag("train", "As in training: the split that the validation texts are held out from.")
     validation_split: str = flag(
         "0.1", "As in training: a fraction or number of held-out texts, a split's name, or none for all of `split`."
@@ -44,6 +46,9 @@ class CompareArguments:
     num_judge_texts: int | None = flag(None, "Texts of each set that the judge reads. Default: `num_texts`.")
     num_curve_texts: int = flag(200, "Texts for each point of the plane of quality and diversity.")
     max_words: int | None = flag(None, "Cut every text, real and generated, after that many words.")
+    word_tokenizer: str = flag(
+        "whitespace", "What words are: whitespace, characters, or sacrebleu's intl, zh, ja-mecab or ko-mecab."
+    )
     max_new_tokens: int | None = flag(
         None, "Tokens that a text may have. Default: as the longest real one, up to 256."
     )

@@ -17,7 +17,7 @@ from transformers.trainer_callback import ProgressCallback
 
 from .. import TraceForConditionalGeneration, TraceProcessor
 from ..data import ASPECTS, SentenceSegmenter, prepare_dataset, review_dataset, train_tokenizer
-from ..training import TraceTrainer, linear_schedule
+from ..training import KLWeightCallback, TraceTrainer, linear_schedule
 from .parser import CommandParser, flag
 
 # A GPT-2 that two CPU cores train in minutes. Without dropout, which blurs what latents are read from.
@@ -169,7 +169,7 @@ def _train(model, processor, training, validation, folder, steps, learning_rate,
         train_dataset=prepare_dataset(training, processor),
         eval_dataset=prepare_dataset(validation, processor),
         processing_class=processor,
-        kl_schedule=schedule,
+        callbacks=None if schedule is None else [KLWeightCallback(schedule)],
     )
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(_BarOnly)

@@ -23,6 +23,8 @@ class EditingArguments:
 
     dataset: str | None = flag(None, "Take texts from here rather than from --text: what `train` takes as a dataset.")
     text_column: str | None = flag(None, "Column with the texts. Found by itself where there is only one.")
+    encoding: str | None = flag(None, "Encoding of the files, as for train.")
+    delimiter: str | None = flag(None, "What separates the fields of csv files, as for train.")
     prompt_column: str | None = flag(None, "Column with the prompts, for conditional models.")
     num_texts: int = flag(NUM_TEXTS, "Texts to take from the data set.")
     output: str | None = flag(None, "File of JSON lines with text, segments, latents and source; written whole.")
@@ -79,6 +81,8 @@ def load(arguments: Namespace, check: Callable | None = None):
         rows, _ = load_texts(
             arguments.dataset,
             text_column=arguments.text_column,
+            encoding=arguments.encoding,
+            delimiter=arguments.delimiter,
             prompt_column=arguments.prompt_column,
             conditional=config.conditional,
             validation_split=None,

@@ -13,9 +13,9 @@ import yaml
 from transformers import GenerationConfig, PreTrainedConfig, set_seed
 from transformers.hf_argparser import string_to_bool
 
-from ..data import TraceProcessor, write_texts
-from ..data.writing import write_whole
+from ..data import TraceProcessor, generate_texts
 from ..loading import find_device, load_config, load_model
+from ..utils import atomic_write
 from .parser import CommandParser, flag, printable
 
 MAX_NEW_TOKENS = 256  # where the context has room for them
@@ -86,7 +86,7 @@ def run(argv: list[str] | None = None) -> int:
     set_seed(seed)
     settings = {**decoding, **latent_settings, "max_new_tokens": max_new_tokens}
     todo = [prompt for prompt in prompts for _ in range(arguments.num_texts)]
-    rows = write_texts(model, processor, todo, batch_size=arguments.batch_size, **settings)
+    rows = generate_texts(model, processor, todo, batch_size=arguments.batch_size, **settings)
     if arguments.output is not None:
         save_rows(rows, arguments.output)
     _print_texts(rows, arguments.output, seed)
@@ -189,9 +189,9 @@ def _max_new_tokens(wanted: int | None, processor, prompts: list[str | None], co
     """Also the check that every prompt can be tokenized and fits."""
     prompts = [prompt for prompt in prompts if prompt is not None]
     if processor.conditional:
-        encoded = processor.encode(None, prompts=prompts)
+        encoded = processor.encode_rows(None, prompts=prompts)
     else:
-        encoded = processor.encode(prompts, add_eos=False)
+        encoded = processor.encode_rows(prompts, add_eos=False)
     longest = max((len(ids) for ids in encoded), default=1)
     context = getattr(config.get_text_config(), "max_position_embeddings", None)
     room = MAX_NEW_TOKENS if context is None else context - longest
@@ -211,7 +211,7 @@ def _max_new_tokens(wanted: int | None, processor, prompts: list[str | None], co
 
 def save_rows(rows: list[dict[str, Any]], path: str) -> None:
     """All rows or no file."""
-    write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    atomic_write(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def _print_texts(rows: list[dict[str, Any]], output: str | None, seed: int) -> None:

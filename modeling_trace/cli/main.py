@@ -66,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
             importlib.import_module(rest[0])
             name, *rest = rest[1:]
         if name not in COMMANDS:
-            from .parser import nearest
+            from ..utils import nearest
 
             hint = nearest(name, list(COMMANDS)) or f" The commands are {', '.join(COMMANDS)}."
             raise ValueError(f"there is no command '{name}'.{hint}")

@@ -12,18 +12,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 import yaml
 from transformers import HfArgumentParser
 
-
-def nearest(name: str, names: Sequence[str]) -> str:
-    """The question after an unknown name: which known one may be meant. Empty where none is near."""
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.75)
-    near = near or [known for known in names if len(name) > 2 and name in known]
-    near = near or difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    return f" Did you mean `{near[0]}`?" if near else ""
-
-
-def one_line(error: BaseException | str) -> str:
-    """An error's text without line breaks."""
-    return " ".join(str(error).split())
+from ..utils import nearest, one_line
 
 
 def printable(text: str) -> str:
@@ -179,4 +168,4 @@ def argument_values(instance) -> dict[str, Any]:
     return {field.name: getattr(instance, field.name) for field in dataclasses.fields(instance)}
 
 
-__all__ = ["CommandParser", "argument_values", "flag", "nearest", "one_line", "printable", "read_yaml"]
+__all__ = ["CommandParser", "argument_values", "flag", "printable", "read_yaml"]

@@ -1,17 +1,11 @@
 """`modeling-trace train [config.yaml] [--name value ...]`: from texts and a language model to a TRACE model."""
 
-import contextlib
 import json
-import math
 import os
 import shlex
-import signal
 import sys
-import threading
 from pathlib import Path
-from typing import Any
 
-import torch
 import yaml
 from datasets import Dataset
 from transformers import (
@@ -19,26 +13,22 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedConfig,
-    TrainerCallback,
-    TrainingArguments,
     set_seed,
 )
 from transformers.trainer_utils import get_last_checkpoint
 
 from ..data import TraceProcessor, load_texts, prepare_dataset, train_tokenizer
-from ..data.loading import fingerprint_texts
 from ..models.backbones_trace import resolve_backbone
-from ..models.configuration_trace import TraceConfig
 from ..models.dynamics_trace import has_segments
 from ..models.modeling_trace import TraceForConditionalGeneration
-from ..training import TraceTrainer, check_output_dir, check_processes, lora_config
-from .parser import one_line
+from ..training import TraceTrainer, check_distributed_settings, lora_config
+from ..training.guards import find_checkpoint
+from ..training.preparation import check_max_length, check_settings
+from ..utils import one_line
 from .train_arguments import (
-    MAX_LENGTH,
     DataArguments,
     check_training,
     make_backbone_config,
-    make_schedule,
     make_segmenter,
     parse_arguments,
     resolved_arguments,
@@ -47,7 +37,6 @@ from .train_arguments import (
 
 CONFIG_FILE = "train_config.yaml"
 METRICS_FILE = "metrics.json"
-TEXTS_FILE = "train_texts.json"  # which texts the checkpoints beside it were trained on
 FIRST_TEXTS = 100_000  # of a stream, to train a tokenizer on
 
 
@@ -56,16 +45,16 @@ def run(argv: list[str] | None = None) -> int:
     namespace = parse_arguments(sys.argv[2:] if argv is None else argv)
     _check_output_is_free(namespace.output_dir, namespace.resume_from_checkpoint)
     data, model_settings, args = to_dataclasses(namespace)
-    schedule = make_schedule(data)
     segmenter = make_segmenter(data, model_settings)
-    checkpoint = _checkpoint(args)
+    checkpoint = find_checkpoint(args.output_dir, args.resume_from_checkpoint)
     check_training(args, data)
     say = print if args.process_index == 0 else _silent
 
     # Each step can fail, so the slow ones come last: configuration, texts, tokens, weights.
-    backbone_config = _backbone_config(data)
+    backbone_config = _backbone_config(data, args.max_length)
     tokenizer = _load_tokenizer(data, checkpoint)
-    data.max_length = _max_length(data.max_length, backbone_config, model_settings)
+    segment_length = model_settings["segment_length"] if has_segments(model_settings["latent_dynamics"]) else None
+    args.max_length = check_max_length(args.max_length, backbone_config, segment_length)
     with args.main_process_first(local=False, desc="texts"):
         train_texts, eval_texts = load_texts(
             data.dataset,
@@ -73,12 +62,14 @@ def run(argv: list[str] | None = None) -> int:
             prompt_column=data.prompt_column,
             conditional=model_settings["conditional"],
             drop_empty=data.drop_empty,
+            encoding=data.encoding,
+            delimiter=data.delimiter,
             split=data.split,
             validation_split=data.validation_split,
             max_texts=data.max_texts,
             streaming=data.streaming,
         )
-    check_processes(args, train_texts, eval_texts)
+    check_distributed_settings(args, train_texts, eval_texts)
     if tokenizer is None:
         first_texts = train_texts
         if data.streaming:
@@ -91,16 +82,13 @@ def run(argv: list[str] | None = None) -> int:
         backbone_config.vocab_size = len(processor.tokenizer)
         for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
             setattr(backbone_config, name, getattr(processor, name))
-    _check_model(backbone_config, processor, model_settings, data)
+    _with_adapters(check_settings(backbone_config, processor, model_settings), data, dry_run=True)
     if data.streaming and processor.cuts_texts and not segmenter.is_ready:
         say("Learning where sentences end from the first million characters of the stream.")
     with args.main_process_first(local=False, desc="tokens"):
-        prepare = {"max_length": data.max_length, "num_proc": data.num_proc}
+        prepare = {"max_length": args.max_length, "num_proc": args.num_proc}
         train_dataset = prepare_dataset(train_texts, processor, **prepare)
         eval_dataset = None if eval_texts is None else prepare_dataset(eval_texts, processor, **prepare)
-    fingerprint = fingerprint_texts(train_dataset)
-    if checkpoint is not None:
-        _check_same_texts(Path(checkpoint).parent, fingerprint, train_dataset)
     if data.streaming:
         # The Trainer takes a stream for one pass: resumed in a later one, it would look for its place in the first.
         train_dataset = train_dataset.repeat(None)
@@ -111,31 +99,18 @@ def run(argv: list[str] | None = None) -> int:
         source = AutoModelForCausalLM.from_config(backbone_config)
     model = TraceForConditionalGeneration.from_backbone(source, processor, **model_settings)
     trained = _with_adapters(model, data)
-    stopper = _StopAtStepEnd()
     trainer = TraceTrainer(
-        trained,
-        args,
-        train_dataset=train_dataset,
-        eval_dataset=eval_dataset,
-        processing_class=processor,
-        kl_schedule=schedule,
-        latent_lr_factor=data.latent_lr_factor,
-        callbacks=[stopper],
+        trained, args, train_dataset=train_dataset, eval_dataset=eval_dataset, processing_class=processor
     )
-    check_output_dir(args.output_dir, model.config, checkpoint)
+    trainer.check_before_training(checkpoint)
     say(_announce(model, train_dataset, eval_dataset, args.output_dir))
     config_path = os.path.join(args.output_dir, CONFIG_FILE)
     if trainer.is_world_process_zero():
-        settings = resolved_arguments(namespace, data, model_settings, schedule)
+        settings = resolved_arguments(namespace, data, model_settings, args)
         _write(config_path, yaml.safe_dump(settings, sort_keys=False))
-        texts = {"fingerprint": fingerprint, "texts": _num_texts(train_dataset)}
-        _write(os.path.join(args.output_dir, TEXTS_FILE), json.dumps(texts) + "\n")
 
     try:
-        with stopper.catching(single_process=args.world_size == 1):
-            train_metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
-        if stopper.stopped:
-            raise KeyboardInterrupt
+        train_metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
     except KeyboardInterrupt:
         raise KeyboardInterrupt(_how_to_resume(args.output_dir, config_path)) from None
     trainer.save_model()
@@ -158,11 +133,11 @@ def run(argv: list[str] | None = None) -> int:
 
 
 def _check_output_is_free(output_dir: str, resume: str | None) -> None:
-    """The same as [`check_output_dir`], less exact, but before anything else and in the words of this command."""
+    """The same as `check_output_dir`, less exact, but before anything else and in the words of this command."""
     folder = Path(output_dir)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"`output_dir` must be a folder, got the file '{folder}'.")
-    if _wants_resume(resume):
+    if str(resume).lower() not in ("", "no", "none", "false"):
         return
     checkpoint = get_last_checkpoint(output_dir) if folder.is_dir() else None
     if checkpoint or any((folder / name).exists() for name in ("config.json", "model.safetensors")):
@@ -173,81 +148,22 @@ def _check_output_is_free(output_dir: str, resume: str | None) -> None:
         )
 
 
-def _wants_resume(value: str | None) -> bool:
-    return value is not None and value.lower() not in ("", "no", "none", "false")
-
-
-def _checkpoint(args: TrainingArguments) -> str | None:
-    """The folder to resume from: "true" or "yes" is the last checkpoint of the output folder."""
-    value = args.resume_from_checkpoint
-    if not _wants_resume(value):
-        return None
-    checkpoint = value
-    if value.lower() in ("yes", "true"):
-        checkpoint = get_last_checkpoint(args.output_dir) if os.path.isdir(args.output_dir) else None
-        if checkpoint is None:
-            raise ValueError(
-                f"`resume_from_checkpoint` found no checkpoint in `output_dir` '{args.output_dir}'. Leave it out to "
-                "train from the start."
-            )
-    if not os.path.isfile(os.path.join(checkpoint, "trainer_state.json")):
-        raise ValueError(f"`resume_from_checkpoint` must be true or a checkpoint's folder, got '{checkpoint}'.")
-    return checkpoint
-
-
 def _num_texts(train_dataset) -> int | None:
-    """None for a stream."""
+    """The number of training texts, which is not known of a stream."""
     return len(train_dataset) if hasattr(train_dataset, "__len__") else None
 
 
-def _check_same_texts(folder: Path, fingerprint: str, train_dataset) -> None:
-    """Resuming goes on at a place in the texts, which means nothing in other texts."""
-    try:
-        saved = json.loads((folder / TEXTS_FILE).read_text(encoding="utf-8"))
-    except FileNotFoundError:  # of a checkpoint that was moved, or of an earlier version
-        return
-    if saved["fingerprint"] == fingerprint:
-        return
-    number = _num_texts(train_dataset)
-    got = "other ones" if number is None else f"{number:,} other ones"
-    before = "" if saved["texts"] is None else f" {saved['texts']:,}"
-    raise ValueError(
-        f"`resume_from_checkpoint` needs the{before} training texts of the first run, got {got}: `dataset`, a file "
-        "behind it, `split`, `max_texts`, `max_length` or the segments have changed. Restore them, or start a run in "
-        "an empty `output_dir`."
-    )
-
-
-def _check_model(
-    backbone_config: PreTrainedConfig, processor: TraceProcessor, settings: dict[str, Any], data: DataArguments
-) -> None:
-    """Build the model without weights: finds every setting that cannot work, before the texts are tokenized."""
-    backbone_config = type(backbone_config).from_dict(backbone_config.to_dict())
-    backbone_config.vocab_size = max(backbone_config.vocab_size, len(processor.tokenizer))
-    names = ("sep_token_id", "bos_token_id", "eos_token_id", "pad_token_id", "closing_token_ids")
-    tokens = {name: getattr(processor, name) for name in names}
-    with torch.device("meta"):
-        model = TraceForConditionalGeneration(TraceConfig(backbone_config=backbone_config, **tokens, **settings))
-    _lora_config(model, data)
+def _with_adapters(model: TraceForConditionalGeneration, data: DataArguments, dry_run: bool = False):
+    """The model with what of it is to be trained: a part, adapters or all. A dry run only checks the settings."""
     if data.freeze_trunk:
         model.freeze_trunk()
-
-
-def _lora_config(model: TraceForConditionalGeneration, data: DataArguments):
-    """The adapters to train, or None."""
     if data.lora_r is None:
-        return None
+        return model
     try:
-        return lora_config(model, data.lora_r, data.lora_alpha, data.lora_target_modules)
+        config = lora_config(model, data.lora_r, data.lora_alpha, data.lora_target_modules)
     except ValueError as error:  # in the flags' names
         raise ValueError(str(error).replace("`target_modules`", "`lora_target_modules`")) from None
-
-
-def _with_adapters(model: TraceForConditionalGeneration, data: DataArguments):
-    if data.freeze_trunk:
-        model.freeze_trunk()
-    config = _lora_config(model, data)
-    if config is None:
+    if dry_run:
         return model
     from peft import get_peft_model
 
@@ -257,10 +173,10 @@ def _with_adapters(model: TraceForConditionalGeneration, data: DataArguments):
 # ---- Backbone and tokenizer ----
 
 
-def _backbone_config(data: DataArguments) -> PreTrainedConfig:
+def _backbone_config(data: DataArguments, max_length: int | None) -> PreTrainedConfig:
     """The configuration of the backbone: of random weights as given, else read where the backbone is."""
     if data.backbone_config is not None:
-        return make_backbone_config(data)
+        return make_backbone_config(data, max_length)
     path, gguf = resolve_backbone(data.backbone)
     try:
         config = AutoConfig.from_pretrained(path, **gguf)
@@ -279,21 +195,6 @@ def _backbone_config(data: DataArguments) -> PreTrainedConfig:
     return config.get_text_config()
 
 
-def _max_length(max_length: int | None, config: PreTrainedConfig, settings: dict[str, Any]) -> int:
-    context = getattr(config, "max_position_embeddings", None) or math.inf
-    if max_length is None:
-        max_length = int(min(context, MAX_LENGTH))
-    elif max_length > context:
-        raise ValueError(f"`max_length` must fit the backbone's context of {context} tokens, got {max_length}.")
-    segment_length = (settings["segment_length"] or 1) if has_segments(settings["latent_dynamics"]) else 1
-    if max_length < segment_length + 2:
-        raise ValueError(
-            f"`max_length` must be >= {segment_length + 2} for BOS, segments of {segment_length} tokens and [SEP], "
-            f"got {max_length}."
-        )
-    return max_length
-
-
 def _load_tokenizer(data: DataArguments, checkpoint: str | None):
     """The backbone's tokenizer, or None where it has yet to be trained on the texts."""
     if data.backbone_config is not None:
@@ -308,41 +209,7 @@ def _load_tokenizer(data: DataArguments, checkpoint: str | None):
     return tokenizer
 
 
-# ---- Stopping ----
-
-
-class _StopAtStepEnd(TrainerCallback):
-    """Ctrl-C finishes the step, saves a checkpoint and stops; a second one stops at once, and saves nothing."""
-
-    def __init__(self):
-        self.stopped = False
-
-    @contextlib.contextmanager
-    def catching(self, single_process: bool):
-        # Several processes would stop at different steps, and then wait for each other.
-        if not single_process or threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = signal.signal(signal.SIGINT, self._on_signal)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, before)
-
-    def _on_signal(self, *_):
-        if self.stopped:
-            raise KeyboardInterrupt
-        self.stopped = True
-        print("\nStopping after this step, with a checkpoint. Ctrl-C again stops at once.", file=sys.stderr)
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if self.stopped:
-            control.should_save = control.should_training_stop = True
-            control.should_evaluate = False
-
-    def on_epoch_end(self, args, state, control, **kwargs):
-        if self.stopped:
-            control.should_save = control.should_evaluate = False
+# ---- Output ----
 
 
 def _how_to_resume(output_dir: str, config_path: str) -> str:
@@ -351,9 +218,6 @@ def _how_to_resume(output_dir: str, config_path: str) -> str:
         return "no checkpoint was saved yet."
     command = f"modeling-trace train {shlex.quote(config_path)} --resume_from_checkpoint true"
     return f"the last checkpoint is '{checkpoint}'. Continue with: {command}"
-
-
-# ---- Output ----
 
 
 def _silent(*_):
@@ -379,9 +243,9 @@ def _announce(model: TraceForConditionalGeneration, train_dataset, eval_dataset,
         size += f", {trained:,} of them trained"
     number = _num_texts(train_dataset)
     texts = "a stream of texts" if number is None else f"{number} texts"
-    kept_back = f", {len(eval_dataset)} kept back for validation" if eval_dataset is not None else ""
+    held_out = f", {len(eval_dataset)} held out for validation" if eval_dataset is not None else ""
     return (
-        f"Training {kind} on {texts}{kept_back}. Backbone: {config.backbone_config.model_type}, "
+        f"Training {kind} on {texts}{held_out}. Backbone: {config.backbone_config.model_type}, "
         f"{size}. Output: {output_dir}"
     )
 

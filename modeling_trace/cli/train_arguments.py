@@ -7,17 +7,19 @@ from argparse import Namespace
 from typing import Any
 
 import torch
-from transformers import PreTrainedConfig, TrainingArguments
+from transformers import PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from ..data import FixedLengthSegmenter, RegexSegmenter, SentenceSegmenter
 from ..models.configuration_trace import TraceConfig
 from ..models.dynamics_trace import has_segments
 from ..presets import PRESETS, SYSTEMS, named_settings
-from ..training import check_processes, get_schedule
-from .parser import CommandParser, argument_values, flag, nearest, one_line, read_yaml
+from ..training import TraceTrainingArguments, check_distributed_settings
+from ..training.preparation import MAX_LENGTH
+from ..training.training_args import SCHEDULE_ARGUMENTS, make_kl_schedule
+from ..utils import nearest, one_line
+from .parser import CommandParser, argument_values, flag, read_yaml
 
-MAX_LENGTH = 256  # tokens of a text, where the backbone's context has room for them
 # TrainingArguments that this command starts from, in place of their own defaults; always written to train_config.yaml.
 TRAINING_DEFAULTS = {
     "output_dir": "trace-model",
@@ -46,24 +48,13 @@ INSTEAD = {
     "block_size": "max_length",
     "max_seq_length": "max_length",
 }
-# Which schedule takes which flag, and as what.
-SCHEDULE_ARGUMENTS = {
-    "linear": {"kl_delay": "delay", "kl_ramp": "ramp", "kl_max_weight": "max_weight"},
-    "cyclical": {
-        "kl_cycles": "num_cycles",
-        "kl_zero_fraction": "zero_fraction",
-        "kl_ramp": "ramp_fraction",
-        "kl_max_weight": "max_weight",
-    },
-    "constant": {"kl_max_weight": "weight"},
-}
 
 
 @dataclasses.dataclass
 class DataArguments:
     """What to train on, and from which language model."""
 
-    _argument_group_name = "backbone, data and KL schedule"
+    _argument_group_name = "backbone and data"
 
     preset: str | None = flag(None, f"Data set and training settings of the paper: {', '.join(PRESETS)}.")
     system: str | None = flag(
@@ -96,16 +87,23 @@ class DataArguments:
     vocab_size: int = flag(8000, "Vocabulary of that tokenizer, [SEP] and end of text counted.")
     dataset: str = flag(
         "reviews",
-        "Texts: reviews (built in), a Hub id, or a file, folder or glob of jsonl, csv, parquet or txt (.gz).",
+        "Texts: reviews (built in), a Hub id, or a file, folder or glob of jsonl, csv, tsv, parquet or txt (.gz).",
     )
-    text_column: str | None = flag(None, "Column with the texts. Found by itself where there is only one.")
+    encoding: str | None = flag(None, "Encoding of the files, e.g. latin-1 or utf-16. Default: utf-8.")
+    delimiter: str | None = flag(
+        None, "What separates the fields of csv files, e.g. ';'. Default: told from their first line."
+    )
+    text_column: str | None = flag(
+        None,
+        "Column with the texts. Found by itself where called text, review, ... or (not in csv) the only one.",
+    )
     prompt_column: str | None = flag(
         None, "Column with the prompts, for --conditional true. Found by itself where it is called prompt, title, ..."
     )
     drop_empty: bool = flag(False, "Leave rows without a text (or prompt) out, rather than stop at them.")
     split: str = flag("train", "Split to train on.")
     validation_split: str | None = flag(
-        "0.1", "Fraction or number of training texts to keep back (the same ones whatever the seed), a split, or none."
+        "0.1", "Fraction or number of training texts to hold out (the same ones whatever the seed), a split, or none."
     )
     max_texts: int | None = flag(None, "Use at most so many texts of each split.")
     streaming: bool = flag(
@@ -113,24 +111,8 @@ class DataArguments:
         "Read and tokenize texts as they are needed. Needs --max_steps, and a number of texts, a split or none as "
         "--validation_split.",
     )
-    max_length: int | None = flag(
-        None,
-        "Tokens of a text, all counted; longer ones lose whole segments. Default: the context, at most 256.",
-    )
-    num_proc: int | None = flag(None, "Processes that tokenize.")
     segmenter: str = flag("fixed", "Where segments end: fixed (see segment_length), sentence or regex.")
     segment_pattern: str | None = flag(None, r"What separates segments, for segmenter regex, e.g. '\n+'.")
-    kl_schedule: str = flag("linear", "KL weight over training: linear, cyclical or constant.")
-    kl_delay: float | None = flag(None, "linear: fraction of training with weight 0.")
-    kl_ramp: float | None = flag(
-        None, "linear: fraction of training over which the weight rises; cyclical: fraction of a cycle."
-    )
-    kl_cycles: int | None = flag(None, "cyclical: number of cycles.")
-    kl_zero_fraction: float | None = flag(None, "cyclical: fraction of each cycle with weight 0.")
-    kl_max_weight: float | None = flag(None, "Greatest weight; 1 is the ELBO.")
-    latent_lr_factor: float | None = flag(
-        None, "Learning rate of the latent networks over the backbone's. Default: 5 with latent_layer, else 1."
-    )
 
 
 def _model_arguments() -> type:
@@ -156,10 +138,12 @@ ModelArguments = _model_arguments()
 
 
 @dataclasses.dataclass
-class TrainerFlags(TrainingArguments):
-    """`TrainingArguments` under a heading of their own in --help; only their fields are used."""
+class TrainerFlags(TraceTrainingArguments):
+    """The arguments of `TraceTrainer` under a heading of their own in --help; only their fields are used."""
 
-    _argument_group_name = "training (transformers.TrainingArguments)"
+    _argument_group_name = "training (transformers.TrainingArguments, the KL schedule and the like)"
+    # what it would hold are flags of their own
+    model_init_kwargs: dict[str, Any] | None = dataclasses.field(default=None, init=False)
 
 
 def make_parser() -> CommandParser:
@@ -189,14 +173,13 @@ def parse_arguments(argv: list[str]) -> Namespace:
     return parser.parse(argv, {**under, **values, **named_settings(**by_flag)}, source=flags.config)
 
 
-def to_dataclasses(namespace: Namespace) -> tuple[DataArguments, dict[str, Any], TrainingArguments]:
+def to_dataclasses(namespace: Namespace) -> tuple[DataArguments, dict[str, Any], TraceTrainingArguments]:
     """The data's arguments, the settings of `TraceConfig`, and the Trainer's arguments."""
     values = vars(namespace)
 
     def build(dataclass_type):
-        return dataclass_type(
-            **{field.name: values[field.name] for field in dataclasses.fields(dataclass_type) if field.init}
-        )
+        names = (field.name for field in dataclasses.fields(dataclass_type) if field.init)
+        return dataclass_type(**{name: values[name] for name in names if name in values})
 
     data = build(DataArguments)
     data.validation_split = _validation_split(data.validation_split)
@@ -205,7 +188,7 @@ def to_dataclasses(namespace: Namespace) -> tuple[DataArguments, dict[str, Any],
     if isinstance(layer, str) and layer != "middle":  # a flag is text; what is no number, the configuration refuses
         numbers = {"none": None} | ({layer: int(layer)} if layer.isdecimal() else {})
         model_settings["latent_layer"] = numbers.get(layer.lower(), layer)
-    return data, model_settings, build(TrainingArguments)
+    return data, model_settings, build(TraceTrainingArguments)
 
 
 def _validation_split(text: str | None) -> int | float | str | None:
@@ -219,42 +202,26 @@ def _validation_split(text: str | None) -> int | float | str | None:
 
 
 def resolved_arguments(
-    namespace: Namespace, data: DataArguments, model_settings: dict[str, Any], schedule
+    namespace: Namespace, data: DataArguments, model_settings: dict[str, Any], args: TraceTrainingArguments
 ) -> dict[str, Any]:
     """What train_config.yaml holds: every argument that is not a default of Transformers, ready to run again."""
-    names = SCHEDULE_ARGUMENTS[data.kl_schedule]
-    texts = argument_values(data) | {argument: getattr(schedule, name) for argument, name in names.items()}
+    texts = argument_values(data)
     for name in NAMED:  # what they stand for is written out
         texts.pop(name)
     texts.pop("backbone" if data.backbone_config is not None else "vocab_size")
     texts = {name: value for name, value in texts.items() if value is not None or name == "validation_split"}
+    schedule, takes = make_kl_schedule(args), SCHEDULE_ARGUMENTS.get(args.kl_schedule, {})
+    texts |= {"max_length": args.max_length, "kl_schedule": args.kl_schedule}
+    texts |= {setting: getattr(schedule, name) for setting, name in takes.items()}
     defaults, training = make_parser().parse([]), {}
-    for field in dataclasses.fields(TrainingArguments):
+    for field in dataclasses.fields(TraceTrainingArguments):
         value = getattr(namespace, field.name, None)
-        if field.name in NOT_SAVED or (value == getattr(defaults, field.name) and field.name not in TRAINING_DEFAULTS):
+        if field.name in NOT_SAVED | texts.keys() or (
+            value == getattr(defaults, field.name, None) and field.name not in TRAINING_DEFAULTS
+        ):
             continue
         training[field.name] = getattr(value, "value", value)  # an Enum by its value
     return {**texts, **model_settings, **training}
-
-
-def make_schedule(data: DataArguments):
-    """The KL schedule that the `kl_*` arguments describe."""
-    given = {
-        name: value for name, value in argument_values(data).items() if name.startswith("kl_") and value is not None
-    }
-    name = given.pop("kl_schedule")
-    takes = SCHEDULE_ARGUMENTS.get(name)
-    if takes is None:
-        raise ValueError(f"`kl_schedule` must be linear, cyclical or constant, got '{name}'.")
-    for argument in given:
-        if argument not in takes:
-            others = [other for other, names in SCHEDULE_ARGUMENTS.items() if argument in names]
-            raise ValueError(f"`{argument}` is for kl_schedule {' or '.join(others)}, got it with '{name}'.")
-    try:
-        return get_schedule(name, **{takes[argument]: value for argument, value in given.items()})
-    except ValueError as error:  # in the flags' names
-        flags = {known: argument for argument, known in takes.items()}
-        raise ValueError(re.sub(r"`(\w+)`", lambda match: f"`{flags.get(match[1], match[1])}`", str(error))) from None
 
 
 def make_segmenter(data: DataArguments, model_settings: dict[str, Any]):
@@ -288,7 +255,7 @@ def make_segmenter(data: DataArguments, model_settings: dict[str, Any]):
     return segmenter if has_segments(model_settings["latent_dynamics"]) else None
 
 
-def make_backbone_config(data: DataArguments) -> PreTrainedConfig:
+def make_backbone_config(data: DataArguments, max_length: int | None) -> PreTrainedConfig:
     """The configuration of a backbone with random weights."""
     settings = dict(data.backbone_config)
     model_type = settings.pop("model_type", "gpt2")
@@ -310,26 +277,24 @@ def make_backbone_config(data: DataArguments) -> PreTrainedConfig:
         raise ValueError(f"`vocab_size` must be >= {least} (all bytes, end of text, [SEP]), got {data.vocab_size}.")
     context = config_class.attribute_map.get("max_position_embeddings", "max_position_embeddings")
     if context in known and not {context, "max_position_embeddings"} & settings.keys():
-        settings[context] = data.max_length or MAX_LENGTH
+        settings[context] = max_length or MAX_LENGTH
     # the tokenizer will say; the defaults of the class may be outside of its vocabulary
     special = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), 0)
     return config_class(**{"vocab_size": data.vocab_size, **special, **settings})
 
 
-def check_training(args: TrainingArguments, data: DataArguments) -> None:
+def check_training(args: TraceTrainingArguments, data: DataArguments) -> None:
     """What the Trainer would refuse, but only after the texts and the weights have been loaded."""
     if args.eval_strategy != "no" and not data.validation_split:
         raise ValueError(f"`eval_strategy` '{args.eval_strategy.value}' needs a `validation_split`, got none.")
     if data.streaming:
         _check_streaming(args, data)
-    if args.label_smoothing_factor:
-        raise ValueError(f"`label_smoothing_factor` must be 0 for the ELBO, got {args.label_smoothing_factor}.")
     check_lora(data)
     if data.freeze_trunk and data.lora_r is not None:
         raise ValueError(
             f"`freeze_trunk` and `lora_r` both choose what is trained, got True and {data.lora_r}. Use one."
         )
-    check_processes(args)
+    check_distributed_settings(args)
     if args.n_gpu > 1:
         raise ValueError(
             f"one process can train on one GPU, got {args.n_gpu}. Use all of them by `accelerate launch -m "
@@ -337,7 +302,7 @@ def check_training(args: TrainingArguments, data: DataArguments) -> None:
         )
 
 
-def _check_streaming(args: TrainingArguments, data: DataArguments) -> None:
+def _check_streaming(args: TraceTrainingArguments, data: DataArguments) -> None:
     if args.max_steps <= 0:
         raise ValueError(
             f"`max_steps` is needed for `streaming`, whose length is not known, got {args.max_steps}. Use 10000."
@@ -347,8 +312,8 @@ def _check_streaming(args: TrainingArguments, data: DataArguments) -> None:
             "`validation_split` must be a number of texts, a split or none for `streaming`, got the fraction "
             f"{data.validation_split}. Use 1000."
         )
-    if data.num_proc is not None:
-        raise ValueError(f"`num_proc` is for texts tokenized before training, got {data.num_proc} with `streaming`.")
+    if args.num_proc is not None:
+        raise ValueError(f"`num_proc` is for texts tokenized before training, got {args.num_proc} with `streaming`.")
     if args.dataloader_num_workers > 1:
         raise ValueError(
             f"`dataloader_num_workers` must be 0 or 1 for `streaming`, which one process reads in order, got "
@@ -377,12 +342,10 @@ def check_lora(data: DataArguments) -> None:
 
 
 __all__ = [
-    "MAX_LENGTH",
     "DataArguments",
     "check_training",
     "make_backbone_config",
     "make_parser",
-    "make_schedule",
     "make_segmenter",
     "parse_arguments",
     "resolved_arguments",

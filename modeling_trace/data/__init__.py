@@ -2,12 +2,13 @@
 
 from ..presets import PAPER_TRAINING, PRESETS, SYSTEMS
 from .collator import TraceDataCollator
-from .loading import load_texts, prepare_dataset
+from .generation import generate_texts
+from .loading import load_texts
+from .preparation import prepare_dataset
 from .processor import TraceProcessor
 from .reviews import ASPECTS, REGISTERS, SENTIMENTS, Review, generate_reviews, review_dataset
 from .segmenters import FixedLengthSegmenter, RegexSegmenter, Segmenter, SentenceSegmenter
 from .tokenizer import train_tokenizer
-from .writing import write_texts
 
 __all__ = [
     "ASPECTS",
@@ -24,9 +25,9 @@ __all__ = [
     "TraceDataCollator",
     "TraceProcessor",
     "generate_reviews",
+    "generate_texts",
     "load_texts",
     "prepare_dataset",
     "review_dataset",
     "train_tokenizer",
-    "write_texts",
 ]

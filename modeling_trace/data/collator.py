@@ -1,17 +1,88 @@
 """TraceDataCollator: tokenised texts of unequal lengths to one training batch."""
 
+from collections.abc import Callable
+from itertools import islice
+
 import torch
 from transformers import PreTrainedTokenizerBase
 from transformers.data.data_collator import pad_without_fast_tokenizer_warning
+from transformers.utils import logging
 
 from ..models.segments_trace import SegmentRule
+from ..utils import one_line
 from .processor import TraceProcessor
+
+logger = logging.get_logger(__name__)
 
 
 def mask_prompts(batch: dict[str, torch.Tensor], sep_token_id: int) -> dict[str, torch.Tensor]:
     """The labels of a batch without its prompts: nothing up to the first [SEP] of a row is a target."""
     segment_ids = SegmentRule(sep_token_id, conditional=True).segment_ids(batch["input_ids"])
     return {**batch, "labels": batch["labels"].masked_fill(segment_ids == 0, -100)}
+
+
+def check_collator(collator: Callable, processor: TraceProcessor | PreTrainedTokenizerBase) -> None:
+    """
+    Refuse a collator whose batches are not TRACE's: it is tried on two short rows, `BOS x y EOS` and one token more.
+
+    A collator of another class is nobody's to change, but what it makes can be seen: whether each text stays a row of
+    its own with its tokens, whether all of a text's tokens but the first can be targets, and EOS among them.
+    Collators that need columns other than `input_ids` and `attention_mask` cannot be tried and pass.
+
+    Args:
+        collator (`Callable`): what a `Trainer` takes as `data_collator`.
+        processor ([`TraceProcessor`] or `PreTrainedTokenizerBase`): the model's own.
+
+    Raises:
+        ValueError: texts are joined into one row (`DataCollatorWithFlattening`), EOS or a word is taken for padding
+            and is no target (`DataCollatorForLanguageModeling` where PAD is EOS), or tokens are masked (`mlm=True`).
+    """
+    if isinstance(collator, TraceDataCollator):
+        return
+    tokenizer = processor.tokenizer if isinstance(processor, TraceProcessor) else processor
+    name = getattr(collator, "__name__", type(collator).__name__)
+    remedy = "Leave `data_collator` out, or use TraceDataCollator(processor)."
+    if getattr(collator, "mlm", False):
+        raise ValueError(f"`data_collator` must not mask tokens, got {name} with mlm=True. {remedy}")
+    rows = _probe_rows(tokenizer)
+    try:
+        batch = collator([{"input_ids": list(ids), "attention_mask": [1] * len(ids)} for ids in rows])
+        input_ids = torch.as_tensor(batch["input_ids"])
+    except Exception as error:
+        logger.info(f"{name} could not be tried on two rows of `input_ids` ({one_line(error)}): not checked.")
+        return
+    if input_ids.ndim != 2 or len(input_ids) != len(rows):
+        raise ValueError(
+            f"`data_collator` must keep each text in a row of its own, got {tuple(input_ids.shape)} of two texts from "
+            f"{name}: latents would run from one text into the next. {remedy}"
+        )
+    if batch.get("labels") is None:  # it takes those of the data set; without any the Trainer stops at the first step
+        return
+    for ids, padded, labels in zip(rows, input_ids.tolist(), torch.as_tensor(batch["labels"]).tolist(), strict=True):
+        start = next((i for i in range(len(padded)) if padded[i : i + len(ids)] == ids), None)
+        if start is None:
+            raise ValueError(f"`data_collator` must not change tokens, got {padded} of {ids} from {name}. {remedy}")
+        for token, label in list(zip(ids, labels[start : start + len(ids)], strict=True))[1:]:
+            if label != token and token == tokenizer.eos_token_id:
+                raise ValueError(
+                    f"`data_collator` must keep EOS a target, or texts learn no end, got {name}, which takes it for "
+                    f"padding (PAD is {tokenizer.pad_token!r}). {remedy}"
+                )
+            if label != token and token == tokenizer.unk_token_id:
+                raise ValueError(
+                    f"`data_collator` must keep unknown words targets, got {name}, which takes them for padding (PAD "
+                    f"is {tokenizer.pad_token!r}). {remedy}"
+                )
+
+
+def _probe_rows(tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+    """`BOS x y EOS` and `BOS x y y EOS`, where y is the unknown word if the tokenizer has one that is no structure."""
+    bos = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    structure = {bos, tokenizer.eos_token_id, tokenizer.sep_token_id}
+    word, other = islice((token for token in range(len(tokenizer)) if token not in structure), 2)
+    if tokenizer.unk_token_id is not None and tokenizer.unk_token_id not in structure:
+        other = tokenizer.unk_token_id
+    return [[bos, word, *[other] * count, tokenizer.eos_token_id] for count in (1, 2)]
 
 
 class TraceDataCollator:
@@ -77,4 +148,4 @@ class TraceDataCollator:
         return batch if self.prompt_end is None else mask_prompts(batch, self.prompt_end)
 
 
-__all__ = ["TraceDataCollator", "mask_prompts"]
+__all__ = ["TraceDataCollator", "check_collator", "mask_prompts"]

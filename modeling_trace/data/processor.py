@@ -1,5 +1,6 @@
 """TraceProcessor: text to `BOS | x_1 | ... | x_T EOS` and back, saved and loaded beside the model."""
 
+import copy
 import json
 import os
 from collections.abc import Mapping
@@ -14,7 +15,10 @@ from transformers.utils import PROCESSOR_NAME, PushToHubMixin, cached_file, logg
 from ..models.backbones_trace import resolve_backbone
 from ..models.configuration_trace import SEPARATORS
 from ..models.segments_trace import SegmentRule, add_separator_token
+from .layout import cuts_at_closing, lay_out, segment_ends, segment_texts
 from .segmenters import FixedLengthSegmenter, Segmenter
+from .sentences import gives_up
+from .validation import check_strings
 
 logger = logging.get_logger(__name__)
 
@@ -98,6 +102,37 @@ class TraceProcessor(PushToHubMixin):
         self.tokenizer = tokenizer
         self.segmenter = segmenter
         self.conditional = conditional
+        self._for_generation = False
+
+    def for_generation(self) -> "TraceProcessor":
+        """
+        The same processor for use where Transformers takes a tokenizer to generate with: a text is the start of one
+        (`BOS x_1 | ...`, no EOS), or the prompt of a conditional model (`BOS prompt [SEP]`), and rows are padded on
+        the left.
+
+        Example:
+
+        ```python
+        writer = pipeline("text-generation", model=model, tokenizer=processor.for_generation())
+        writer("The food", max_new_tokens=20)[0]["generated_text"]
+        ```
+        """
+        other = copy.copy(self)
+        other._for_generation = True
+        return other
+
+    @property
+    def padding_side(self) -> str:
+        """The side of complete texts ("right"), or of starts of texts ("left") after `for_generation()`."""
+        return "left" if self._for_generation else "right"
+
+    @padding_side.setter
+    def padding_side(self, side: str) -> None:
+        if side != self.padding_side:
+            raise ValueError(
+                f"`padding_side` is {self.padding_side!r} here and cannot be set, got {side!r}. To generate with it, "
+                "as pipelines do, pass processor.for_generation()."
+            )
 
     @classmethod
     def from_backbone(
@@ -187,6 +222,15 @@ class TraceProcessor(PushToHubMixin):
             None if closing is None else tuple(closing),
         )
 
+    def has_one_segment(self, ids: list[int]) -> bool:
+        """Whether all the text of a row of ids is one segment."""
+        return len(self._segment_ends(ids, keep_empty=False)[1]) <= 1
+
+    def _segment_ends(self, ids: list[int], keep_empty: bool) -> tuple[list[int], list[int]]:
+        closes = self.segment_rule.closes(torch.tensor([ids], dtype=torch.long)).tolist()[0]
+        start = len(self._split_prompt(ids)[0])
+        return segment_ends(ids[start:], closes[start:], self.control_token_ids, keep_empty)
+
     @property
     def control_token_ids(self) -> set[int]:
         """BOS, [SEP], EOS and PAD: the ids that give the layout, and so must not come from a text."""
@@ -202,7 +246,7 @@ class TraceProcessor(PushToHubMixin):
         text: str | list[str] | None = None,
         *,
         prompt: str | list[str] | None = None,
-        add_eos: bool = True,
+        add_eos: bool | None = None,
         max_length: int | None = None,
         padding: bool | str = False,
         return_tensors: str | None = None,
@@ -214,8 +258,9 @@ class TraceProcessor(PushToHubMixin):
             text (`str` or `list[str]`, *optional*): one text or several. Left out, with `prompt` alone, for
                 generation: `BOS prompt [SEP]`.
             prompt (`str` or `list[str]`, *optional*): the prompt of each text, for a conditional processor.
-            add_eos (`bool`, *optional*, defaults to `True`): whether the text is complete. False for prompts: the last
-                segment stays open (no [SEP], no EOS), `generate()` goes on with it. Without `text` always False.
+            add_eos (`bool`, *optional*): whether the text is complete, which it is where left out. False for starts of
+                texts: the last segment stays open (no [SEP], no EOS), `generate()` goes on with it. Without `text`,
+                and in a processor made by [`~TraceProcessor.for_generation`], False where left out.
             max_length (`int`, *optional*): longest result in tokens, BOS, [SEP] and EOS included. Longer texts lose
                 whole segments at their end. They keep the [SEP] of their last segment, which did close, and get no
                 EOS, since they did not end. Only where not even the first segment fits is it cut inside. Prompts
@@ -232,11 +277,15 @@ class TraceProcessor(PushToHubMixin):
             ValueError: a row that is not a string, holds no token, or holds a control token such as [SEP] as text; a
                 prompt without a conditional processor, or the reverse; a prompt that leaves no room for a text.
         """
+        if self._for_generation and text is not None and prompt is None and self.conditional:
+            text, prompt = None, text  # a pipeline has one name for what is to be continued
         self._check_prompts(text, prompt)
+        if add_eos is None:
+            add_eos = not self._for_generation
         if text is None:
             single, add_eos = isinstance(prompt, str), False
             prompts = [prompt] if single else list(prompt)
-            rows = self.encode(None, prompts=prompts, max_length=max_length)
+            rows = self.encode_rows(None, prompts=prompts, max_length=max_length)
             return self._batch(rows, single, add_eos, max_length, padding, return_tensors)
         single = isinstance(text, str)
         if not single and (isinstance(text, (Mapping, bytes)) or not hasattr(text, "__iter__")):
@@ -245,7 +294,9 @@ class TraceProcessor(PushToHubMixin):
                 "With a data set pass dataset['text'], or use prepare_dataset."
             )
         prompts = None if prompt is None else [prompt] if isinstance(prompt, str) else list(prompt)
-        rows = self.encode([text] if single else list(text), prompts=prompts, add_eos=add_eos, max_length=max_length)
+        rows = self.encode_rows(
+            [text] if single else list(text), prompts=prompts, add_eos=add_eos, max_length=max_length
+        )
         return self._batch(rows, single, add_eos, max_length, padding, return_tensors)
 
     def _check_prompts(self, text, prompt) -> None:
@@ -285,7 +336,11 @@ class TraceProcessor(PushToHubMixin):
             encoded = {name: values[0] for name, values in encoded.items()}
         return BatchEncoding(encoded, tensor_type=return_tensors)
 
-    def encode(
+    def encode(self, text: str | list[str] | None = None, **settings) -> list[int] | list[list[int]]:
+        """The `input_ids` of [`~TraceProcessor.__call__`], with the same arguments; as a tokenizer's `encode`."""
+        return self(text, **settings)["input_ids"]
+
+    def encode_rows(
         self,
         texts: list[str] | None,
         *,
@@ -337,33 +392,24 @@ class TraceProcessor(PushToHubMixin):
             row = first_row + index
             cuts = []
             if closing is not None:
-                cuts = self._cuts_at_closing(ids, closing)
+                cuts = cuts_at_closing(ids, closing)
             elif self.segmenter is not None:
                 offsets = tokens["offset_mapping"][index] if needs_offsets else [None] * len(ids)
-                cuts = self.segmenter.cut(text, offsets)
+                try:
+                    cuts = self.segmenter.cut(text, offsets)
+                except TimeoutError:  # NLTK's, for texts that its expressions take minutes for
+                    raise ValueError(gives_up("text", text, row)) from None
                 if any(start >= end for start, end in pairwise([0, *cuts, len(ids)])):
                     raise ValueError(
                         f"`segmenter` must cut at increasing indices between 1 and {len(ids) - 1}, got {cuts} from "
                         f"{self.segmenter!r} in row {row}."
                     )
-            rows.append(_layout(bos if prefixes is None else prefixes[index], ids, cuts, sep, eos, max_length))
+            rows.append(lay_out(bos if prefixes is None else prefixes[index], ids, cuts, sep, eos, max_length))
         return rows
-
-    @staticmethod
-    def _cuts_at_closing(ids: list[int], closing: set[int]) -> list[int]:
-        """Where new segments start by the rule of [`SegmentRule`]: after the first of a run of closing tokens."""
-        ends = [token in closing for token in ids]
-        return [i + 1 for i in range(len(ids) - 1) if ends[i] and not (i and ends[i - 1])]
 
     def _tokenize(self, name: str, texts: list[str], first_row: int, remedy: str, **kwargs) -> BatchEncoding:
         """The plain tokens of each text, after checking that they are some, and no structure."""
-        for number, text in enumerate(texts, first_row):
-            if not isinstance(text, str):
-                raise ValueError(
-                    f"`{name}` must hold strings, got {text!r:.40} ({type(text).__name__}) in row {number}."
-                )
-            if not text.strip():
-                raise ValueError(f"`{name}` must not be empty, got {text!r:.40} in row {number}. {remedy}")
+        check_strings(name, texts, first_row, remedy)
         if not texts:
             return BatchEncoding({"input_ids": []})
         tokens = self.tokenizer(
@@ -384,7 +430,9 @@ class TraceProcessor(PushToHubMixin):
 
     # ids to text
 
-    def decode(self, ids, skip_special_tokens: bool = True) -> str | list[str]:
+    def decode(
+        self, ids, skip_special_tokens: bool = True, clean_up_tokenization_spaces: bool | None = None
+    ) -> str | list[str]:
         """
         The text of one row of ids (a list of texts for several rows), without BOS, [SEP], EOS and PAD, and without its
         prompt ([`~TraceProcessor.decode_prompt`] gives that).
@@ -393,6 +441,9 @@ class TraceProcessor(PushToHubMixin):
 
         Args:
             ids (`list[int]`, array or tensor): a row from this processor or from `generate()`.
+            skip_special_tokens (`bool`, *optional*, defaults to `True`): see above.
+            clean_up_tokenization_spaces (`bool`, *optional*): taken for the sake of pipelines and never done: texts
+                are as they were generated.
         """
         ids = _to_list(ids)
         if ids and isinstance(ids[0], list):
@@ -437,29 +488,7 @@ class TraceProcessor(PushToHubMixin):
             raise ValueError(
                 f"`ids` must be one row of ids, got {len(ids)} rows. Use [processor.split(row) for row in ids]."
             )
-        closes = self.segment_rule.closes(torch.tensor([ids], dtype=torch.long)).tolist()[0]
-        prompt = len(self._split_prompt(ids)[0])
-        control = self.control_token_ids
-        ends, text_ids, is_open = [], [], False
-        for token, closed in zip(ids[prompt:], closes[prompt:], strict=True):
-            if token not in control:
-                text_ids.append(token)
-                is_open = True
-            if closed and (is_open or self.separator == "token"):  # EOS alone has no text
-                ends.append(len(text_ids))
-                is_open = False
-        if is_open:
-            ends.append(len(text_ids))
-        # Decoded from the start of the text each time: a tokenizer may drop the blank before a piece's first word, and
-        # a cut may fall inside a character, which then goes to the segment that completes it.
-        texts, done = [], ""
-        for number, end in enumerate(ends):
-            text = self.tokenizer.decode(text_ids[:end], skip_special_tokens=False, clean_up_tokenization_spaces=False)
-            if number < len(ends) - 1:
-                text = text.rstrip("\ufffd")
-            texts.append(text[len(done) :])
-            done = text if len(text) > len(done) else done
-        return texts
+        return segment_texts(self.tokenizer, *self._segment_ends(ids, keep_empty=self.separator == "token"))
 
     # padding, saving, loading
 
@@ -540,23 +569,6 @@ class TraceProcessor(PushToHubMixin):
         return (
             f"{self.__class__.__name__}(tokenizer={tokenizer}, segmenter={self.segmenter!r}{conditional}{separator})"
         )
-
-
-def _layout(
-    prefix: list[int], ids: list[int], cuts: list[int], sep: list[int], eos: list[int], max_length: int | None
-) -> list[int]:
-    """`prefix | x_1 [SEP] | ... | x_T eos` of one text; see `max_length` of [`~TraceProcessor.__call__`]."""
-    fits = max_length is None or len(prefix) + len(ids) + len(cuts) * len(sep) + len(eos) <= max_length
-    row, start = list(prefix), 0
-    for cut in cuts:
-        if not fits and len(row) + cut - start + len(sep) > max_length:
-            break
-        row += ids[start:cut] + sep
-        start = cut
-    if fits:
-        return row + ids[start:] + eos
-    # too long, so the last segment is left out, and every one that stays is closed by [SEP]
-    return row if start else row + ids[: cuts[0] if cuts else None][: max_length - len(prefix)]
 
 
 def _no_text(add_eos: bool) -> str:

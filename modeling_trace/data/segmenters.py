@@ -11,19 +11,12 @@ from itertools import pairwise
 
 from transformers.utils import logging
 
+from .sentences import check_punkt, ends_sentence, pretrained_punkt, punkt_tokenizer, sentence_starts, train_punkt
+
 logger = logging.get_logger(__name__)
 
 # Token offsets as fast tokenizers give them: one (first character, last character + 1) per token.
 Offsets = list[tuple[int, int]]
-
-# The end of a sentence, perhaps in quotation marks or brackets
-_SENTENCE_END = re.compile(
-    r"[.!?\u2026\u3002\uff01\uff1f\u0964\u061f\u06d4]['\"\u2019\u201d\u00bb)\]\u300d\u300f]*\s*$"
-)
-_WORD = re.compile(r"\w")
-
-# Too rare in most corpora for Punkt to learn, and never the end of a sentence.
-_ENGLISH_ABBREVIATIONS = {"dr", "e.g", "i.e", "jr", "mr", "mrs", "ms", "prof", "sr", "st", "vs"}
 
 
 class Segmenter:
@@ -168,6 +161,9 @@ class SentenceSegmenter(Segmenter):
     data where it is installed. Nothing is ever downloaded. The parameters in use are saved with the segmenter, so that
     a loaded one cuts as it did in training, also where `punkt_tab` is missing.
 
+    Where Punkt, made for Latin script, knows no full stop, the script's own ends a sentence: Chinese, Japanese, Hindi,
+    Urdu and others. Scripts without any, such as Thai, need a [`RegexSegmenter`].
+
     A segment starts at a token whose first visible character starts a sentence. A sentence that starts inside a token
     stays with the sentence before it.
 
@@ -211,7 +207,7 @@ class SentenceSegmenter(Segmenter):
         self.min_tokens = min_tokens
         self.max_tokens = max_tokens
         self.language = language
-        self._punkt = _check_punkt(punkt)
+        self._punkt = check_punkt(punkt)
         self._tokenizer = None
 
     @property
@@ -231,8 +227,6 @@ class SentenceSegmenter(Segmenter):
         Returns:
             The same segmenter.
         """
-        from nltk.tokenize.punkt import PunktTrainer
-
         if isinstance(texts, str):
             raise ValueError("`texts` must be an iterable of texts, got a single string. Use [text].")
         sample, size = [], 0
@@ -243,11 +237,7 @@ class SentenceSegmenter(Segmenter):
                 break
         if size == 0:
             raise ValueError(f"`texts` must hold some text, got {len(sample)} texts and 0 characters.")
-        # one text per paragraph: Punkt knows that a paragraph starts a sentence
-        parameters = PunktTrainer("\n\n".join(sample)).get_params()
-        if self.language == "english":
-            parameters.abbrev_types |= _ENGLISH_ABBREVIATIONS
-        self._punkt = _punkt_to_json(parameters)
+        self._punkt = train_punkt(sample, self.language)
         self._tokenizer = None
         logger.info(f"Trained Punkt on {len(sample)} texts ({size} characters).")
         return self
@@ -257,12 +247,7 @@ class SentenceSegmenter(Segmenter):
         return [text[start:end].strip() for start, end in pairwise([*self._starts(text), len(text)])]
 
     def _starts(self, text: str) -> list[int]:
-        starts = []
-        for start, end in self._punkt_tokenizer().span_tokenize(text):
-            # "! !" and ":)" come out of Punkt as sentences; they say nothing that a latent could carry
-            if not starts or _WORD.search(text, start, end):
-                starts.append(start)
-        return starts
+        return sentence_starts(self._punkt_tokenizer(), text)
 
     def closes(self, piece):
         if (self.min_tokens, self.max_tokens) != (1, None):
@@ -270,7 +255,7 @@ class SentenceSegmenter(Segmenter):
                 f"`min_tokens` and `max_tokens` need [SEP], got {self.min_tokens} and {self.max_tokens}: without one "
                 "a sentence ends where it ends. Leave them out, or use separator='token'."
             )
-        return _SENTENCE_END.search(piece) is not None
+        return ends_sentence(piece)
 
     def cut(self, text, offsets):
         cuts = _cuts_at(text, offsets, self._starts(text))
@@ -290,20 +275,18 @@ class SentenceSegmenter(Segmenter):
 
     def _parameters(self) -> dict | None:
         if self._punkt is None:
-            self._punkt = _pretrained_punkt(self.language)
+            self._punkt = pretrained_punkt(self.language)
         return self._punkt
 
     def _punkt_tokenizer(self):
         if self._tokenizer is None:
-            from nltk.tokenize.punkt import PunktSentenceTokenizer
-
             parameters = self._parameters()
             if parameters is None:
                 raise ValueError(
                     f"`SentenceSegmenter` has no Punkt parameters, got none for '{self.language}'. Train them on your "
                     "texts with segmenter.fit(texts), or install NLTK's: python -m nltk.downloader punkt_tab."
                 )
-            self._tokenizer = PunktSentenceTokenizer(_punkt_from_json(parameters))
+            self._tokenizer = punkt_tokenizer(parameters)
         return self._tokenizer
 
     def __getstate__(self):
@@ -404,55 +387,6 @@ def _even_lengths(cuts: list[int], length: int, min_tokens: int, max_tokens: int
             parts.extend(start + (end - start) * part // count for part in range(count))
         bounds = parts
     return bounds[1:]
-
-
-# Punkt parameters as JSON. The orthographic context is a word -> bit field table of tens of thousands of words; words
-# hold no blanks, so that the words of one bit field fit in one string, and the saved file stays short enough to read.
-
-
-def _punkt_to_json(parameters) -> dict:
-    context = {}
-    for word, bits in parameters.ortho_context.items():
-        if bits:
-            context.setdefault(str(bits), []).append(word)
-    return {
-        "abbrev_types": " ".join(sorted(parameters.abbrev_types)),
-        "collocations": [list(pair) for pair in sorted(parameters.collocations)],
-        "sent_starters": " ".join(sorted(parameters.sent_starters)),
-        "ortho_context": {bits: " ".join(sorted(words)) for bits, words in sorted(context.items())},
-    }
-
-
-def _punkt_from_json(values: dict):
-    from nltk.tokenize.punkt import PunktParameters
-
-    parameters = PunktParameters()
-    parameters.abbrev_types = set(values["abbrev_types"].split())
-    parameters.sent_starters = set(values["sent_starters"].split())
-    parameters.collocations = {tuple(pair) for pair in values["collocations"]}
-    for bits, words in values["ortho_context"].items():
-        for word in words.split():
-            parameters.ortho_context[word] = int(bits)
-    return parameters
-
-
-def _check_punkt(values: dict | None) -> dict | None:
-    fields = ("abbrev_types", "collocations", "sent_starters", "ortho_context")
-    if values is not None and (not isinstance(values, dict) or sorted(values) != sorted(fields)):
-        raise ValueError(
-            f"`punkt` must hold the fields {', '.join(fields)}, got {values!r:.80}. Use segmenter.fit(texts)."
-        )
-    return values
-
-
-def _pretrained_punkt(language: str) -> dict | None:
-    """NLTK's own parameters, or None where its `punkt_tab` data is not installed."""
-    from nltk.tokenize.punkt import PunktTokenizer
-
-    try:
-        return _punkt_to_json(PunktTokenizer(language)._params)
-    except LookupError:
-        return None
 
 
 __all__ = ["FixedLengthSegmenter", "RegexSegmenter", "Segmenter", "SentenceSegmenter"]

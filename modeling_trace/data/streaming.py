@@ -1,20 +1,28 @@
-"""Data sets that are read as they are needed: texts of a stream are checked and tokenised one by one."""
+"""`load_texts` for data sets that are read as they are needed: texts of a stream are checked one by one."""
 
 import math
 
 from transformers.utils import logging
 
-from .processor import TraceProcessor
+from .files import HEAD, FileSettings, checked_text
 from .sources import load_split
-from .validation import NO_ROWS, check_conditional, nearest, text_columns, without_text
+from .validation import NO_ROWS, TextColumns, row_kinds, text_columns, without_text
 
 logger = logging.get_logger(__name__)
 
 SHUFFLE_BUFFER = 10_000  # texts of a stream that are held in memory, to be drawn from at random
-_ROW_COLUMN = "row_of_stream"  # texts of a stream carry their number: the rows that reach the processor have gaps
+ROW_COLUMN = "row_of_stream"  # texts of a stream carry their number: the rows that reach the processor have gaps
 
 
-def stream_texts(dataset, columns, split: str, validation_split, max_texts: int | None, seed: int):
+def stream_texts(
+    dataset,
+    columns: TextColumns,
+    settings: FileSettings,
+    split: str,
+    validation_split,
+    max_texts: int | None,
+    seed: int,
+):
     """`load_texts` for texts that are read as they are needed."""
     import datasets
 
@@ -30,12 +38,12 @@ def stream_texts(dataset, columns, split: str, validation_split, max_texts: int 
         )
 
     def load(argument: str, name: str):
-        texts = load_split(dataset, argument, name, max_texts, streaming=True)
-        texts = _checked_stream(texts, *columns)
+        texts = load_split(dataset, argument, name, columns, settings, max_texts, streaming=True)
+        texts = _checked_stream(texts, columns)
         return texts if max_texts is None else texts.take(max_texts)
 
     def in_memory(texts):
-        return datasets.Dataset.from_list(list(texts.remove_columns(_ROW_COLUMN)))
+        return datasets.Dataset.from_list(list(texts.remove_columns(ROW_COLUMN)))
 
     train, validation = load("split", split), None
     if isinstance(validation_split, str):
@@ -52,80 +60,35 @@ def stream_texts(dataset, columns, split: str, validation_split, max_texts: int 
     return train.shuffle(seed=seed, buffer_size=SHUFFLE_BUFFER), validation
 
 
-def _checked_stream(stream, text_column: str | None, prompt_column: str | None, conditional: bool, drop_empty: bool):
+def _checked_stream(stream, wanted: TextColumns):
     """The columns `text` and `prompt` of a stream and the number of each row; looks at a row when it is reached."""
     import datasets
 
     # a stream may not know its columns before it is read
-    head = list(stream.take(100))
+    head = list(stream.take(HEAD))
     if not head:
         raise ValueError(NO_ROWS)
-    renamed = text_columns(datasets.Dataset.from_list(head), text_column, prompt_column, conditional)
+    renamed = text_columns(row_kinds(head), wanted)
     types = {name: datasets.Value("string") for name in renamed.values()}
     # A generator has one shard. Several would be dealt out to processes: unequal ones end at different steps, which
     # leaves the others waiting, and each would count its rows from 0.
     return datasets.IterableDataset.from_generator(
         _checked_rows,
-        features=datasets.Features({**types, _ROW_COLUMN: datasets.Value("int64")}),
-        gen_kwargs={"stream": stream, "renamed": renamed, "drop_empty": drop_empty},
+        features=datasets.Features({**types, ROW_COLUMN: datasets.Value("int64")}),
+        gen_kwargs={"stream": stream, "renamed": renamed, "drop_empty": wanted.drop_empty},
     )
 
 
 def _checked_rows(stream, renamed: dict[str, str], drop_empty: bool):
     for number, row in enumerate(stream):
         for column in renamed:
-            text = row.get(column)
-            if text is not None and not isinstance(text, str):
-                raise ValueError(
-                    f"`dataset` must hold texts, got {text!r:.40} ({type(text).__name__}) in the column '{column}' of "
-                    f"row {number}."
-                )
+            text = checked_text(row.get(column), column, f"row {number}")
             if not (text or "").strip():
                 if drop_empty:
                     break
                 raise ValueError(without_text([number], column))
         else:
-            yield {**{name: row[column] for column, name in renamed.items()}, _ROW_COLUMN: number}
+            yield {**{name: row[column] for column, name in renamed.items()}, ROW_COLUMN: number}
 
 
-def prepare_stream(stream, processor: TraceProcessor, text_column: str, prompt_column: str, max_length: int | None):
-    import datasets
-
-    names = stream.column_names or list(next(iter(stream), {}))
-    columns = [text_column, prompt_column] if processor.conditional else [text_column]
-    for column, argument in zip(columns, ("text_column", "prompt_column"), strict=False):
-        if column not in names:
-            raise ValueError(
-                f"`{argument}` {column!r} is not in the data set, which has {', '.join(names)}."
-                f"{nearest(column, names)}"
-            )
-    check_conditional(names, processor.conditional, None)
-    segmenter = processor.segmenter
-    if processor.cuts_texts and not segmenter.is_ready:
-        logger.info(f"{segmenter!r} has no parameters yet: fitting it to the first texts of the stream.")
-        segmenter.fit(row[text_column] for row in stream)
-
-    def encode(batch, indices):
-        numbers = batch.get(_ROW_COLUMN, indices)
-        texts, prompts = batch[text_column], batch[prompt_column] if processor.conditional else None
-        try:
-            input_ids = processor.encode(texts, prompts=prompts, max_length=max_length)
-        except ValueError:  # which row it is, by its number in the stream
-            for index, number in enumerate(numbers):
-                prompt = None if prompts is None else [prompts[index]]
-                processor.encode([texts[index]], prompts=prompt, max_length=max_length, first_row=number)
-            raise
-        return {"input_ids": input_ids, "attention_mask": [[1] * len(ids) for ids in input_ids]}
-
-    integers = {"input_ids": "int32", "attention_mask": "int8"}
-    return stream.map(
-        encode,
-        with_indices=True,
-        batched=True,
-        batch_size=100,  # of a long text; more would only delay the first step
-        remove_columns=names,
-        features=datasets.Features({name: datasets.List(datasets.Value(kind)) for name, kind in integers.items()}),
-    )
-
-
-__all__ = ["prepare_stream", "stream_texts"]
+__all__ = ["ROW_COLUMN", "stream_texts"]

@@ -1,14 +1,28 @@
 """What a data set must be: its columns, its texts, its rows; with errors that name the row and the remedy."""
 
-import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 from transformers.utils import logging
+
+from ..utils import nearest
+from .files import has_lone_surrogate
 
 logger = logging.get_logger(__name__)
 
 _PROMPT_COLUMNS = ("prompt", "title", "question", "context", "input")
 _TEXT_COLUMNS = ("text", "review", "story", "content", "sentence", "document", "article", "body")
 NO_ROWS = "`dataset` must hold at least one text, got 0 rows."
+
+
+@dataclass(frozen=True)
+class TextColumns:
+    """What a user says of the columns; see [`load_texts`]."""
+
+    text_column: str | None = None
+    prompt_column: str | None = None
+    conditional: bool = False
+    drop_empty: bool = False
 
 
 def is_stream(dataset) -> bool:
@@ -62,18 +76,53 @@ def check_conditional(names: list[str], conditional: bool, prompt_column: str | 
         )
 
 
-def check_column(dataset, column: str, argument: str = "text_column") -> None:
-    if column not in dataset.column_names:
-        raise ValueError(
-            f"`{argument}` {column!r} is not in the data set, which has {', '.join(dataset.column_names)}."
-            f"{nearest(column, dataset.column_names)}"
-        )
-    dtype = getattr(dataset.features[column], "dtype", type(dataset.features[column]).__name__)
-    if dtype not in ("string", "large_string", "null"):
-        raise ValueError(f"`{argument}` must hold texts, got {column!r} of type {dtype}. {_columns(dataset)}")
+def unknown_column(argument: str, column: str, names: list[str]) -> str:
+    hint = nearest(column, names, quote="'")
+    return f"`{argument}` {column!r} is not in the data set, which has {', '.join(names)}.{hint}"
 
 
-def check_texts(dataset, column: str, control: list[str] = ()) -> None:
+def dataset_kinds(dataset) -> dict[str, str]:
+    """What each column of a data set holds: "string", "null", or the name of another type."""
+    kinds = {}
+    for name, feature in dataset.features.items():
+        dtype = getattr(feature, "dtype", type(feature).__name__)
+        kinds[name] = "string" if dtype == "large_string" else dtype
+    return kinds
+
+
+def row_kinds(rows: list[dict]) -> dict[str, str]:
+    """The same of rows that are not in a data set. A column with texts is one of texts: others are errors there."""
+    kinds = {}
+    for row in rows:
+        for name, value in row.items():
+            kind = "null" if value is None else "string" if isinstance(value, str) else type(value).__name__
+            if kind == "string" or kinds.get(name, "null") == "null":
+                kinds[name] = kind
+    return kinds
+
+
+def check_column(kinds: dict[str, str], column: str, argument: str = "text_column") -> None:
+    if column not in kinds:
+        raise ValueError(unknown_column(argument, column, list(kinds)))
+    if kinds[column] not in ("string", "null"):
+        raise ValueError(f"`{argument}` must hold texts, got {column!r} of type {kinds[column]}. {_columns(kinds)}")
+
+
+def check_strings(name: str, texts: list, first_row: int, remedy: str) -> None:
+    """That each of `texts` is a string of whole characters with something to see; rows count from `first_row`."""
+    for number, text in enumerate(texts, first_row):
+        if not isinstance(text, str):
+            raise ValueError(f"`{name}` must hold strings, got {text!r:.40} ({type(text).__name__}) in row {number}.")
+        if has_lone_surrogate(text):
+            raise ValueError(
+                f"`{name}` must hold whole characters, got half of one (a lone surrogate) in row {number}: "
+                f"{text!r:.40}. Take it out first, e.g. {name}.encode('utf-8', 'ignore').decode()."
+            )
+        if not text.strip():
+            raise ValueError(f"`{name}` must not be empty, got {text!r:.40} in row {number}. {remedy}")
+
+
+def check_rows(dataset, column: str, control: list[str] = ()) -> None:
     """Look for empty rows and for control tokens such as [SEP] in the texts; scans Arrow buffers, so it is quick."""
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -106,37 +155,43 @@ def without_text(rows: list[int], column: str) -> str:
     )
 
 
-def text_columns(dataset, text_column: str | None, prompt_column: str | None, conditional: bool) -> dict[str, str]:
-    """Which columns become `text` and `prompt`, checked."""
-    if conditional:
-        names = dataset.column_names
+def text_columns(kinds: dict[str, str], wanted: TextColumns, is_table: bool = False) -> dict[str, str]:
+    """
+    Which columns become `text` and `prompt`, checked.
+
+    Args:
+        kinds (`dict[str, str]`): the columns, as [`dataset_kinds`] or [`row_kinds`] gives them.
+        wanted ([`TextColumns`]): what the user said of them.
+        is_table (`bool`, *optional*, defaults to `False`): the names are the first line of a .csv file, which may be
+            a text where the file has no names: only a known name is taken for one.
+    """
+    prompt_column = wanted.prompt_column
+    if wanted.conditional:
         if prompt_column is None:
-            lower = {name.lower(): name for name in reversed(names) if name != text_column}
-            known = [lower[name] for name in _PROMPT_COLUMNS if name in lower]
-            prompt_column = known[0] if known else None
+            prompt_column = _known_column(kinds, _PROMPT_COLUMNS, wanted.text_column)
         if prompt_column is None:
             raise ValueError(
-                f"`conditional` is set, but the data set has no column of prompts. {_columns(dataset)} Name it by "
+                f"`conditional` is set, but the data set has no column of prompts. {_columns(kinds)} Name it by "
                 "`prompt_column`, or leave `conditional` False."
             )
-        if prompt_column == text_column:
+        if prompt_column == wanted.text_column:
             raise ValueError(f"`prompt_column` must not be the column of texts, got {prompt_column!r} for both.")
     else:
-        check_conditional(dataset.column_names, False, None)
-    renamed = {_find_text_column(dataset, text_column, prompt_column): "text"}
-    if conditional:
-        check_column(dataset, prompt_column, "prompt_column")
+        check_conditional(list(kinds), False, None)
+    renamed = {_text_column(kinds, wanted.text_column, prompt_column, is_table): "text"}
+    if wanted.conditional:
+        check_column(kinds, prompt_column, "prompt_column")
         renamed[prompt_column] = "prompt"
     return renamed
 
 
-def named_columns(dataset, text_column: str | None, prompt_column: str | None, conditional: bool, drop_empty: bool):
+def named_columns(dataset, wanted: TextColumns):
     """Rename the columns of texts and prompts to `text` and `prompt`, after checking them."""
-    renamed = text_columns(dataset, text_column, prompt_column, conditional)
+    renamed = text_columns(dataset_kinds(dataset), wanted)
     for column in renamed:
-        if drop_empty:
+        if wanted.drop_empty:
             dataset = _without_empty(dataset, column)
-        check_texts(dataset, column)
+        check_rows(dataset, column)
     others = [name for name in renamed.values() if name in dataset.column_names and name not in renamed]
     return dataset.remove_columns(others).rename_columns(renamed)
 
@@ -148,27 +203,35 @@ def _without_empty(dataset, column: str):
     return kept
 
 
-def _find_text_column(dataset, text_column: str | None, prompt_column: str | None) -> str:
+def _known_column(kinds: dict[str, str], known: tuple[str, ...], other: str | None) -> str | None:
+    lower = {name.lower(): name for name in reversed(kinds) if name != other}
+    return next((lower[name] for name in known if name in lower), None)
+
+
+def _text_column(kinds: dict[str, str], column: str | None, prompt_column: str | None, is_table: bool) -> str:
     """The column with the texts."""
-    names = [name for name in dataset.column_names if name != prompt_column]
-    column = text_column
     if column is None:
-        lower = {name.lower(): name for name in reversed(names)}
-        texts = [
-            name for name in names if getattr(dataset.features[name], "dtype", None) in ("string", "large_string")
-        ]
-        known = [lower[name] for name in _TEXT_COLUMNS if name in lower]
-        column = known[0] if known else texts[0] if len(texts) == 1 else names[0] if len(names) == 1 else None
+        names = [name for name in kinds if name != prompt_column]
+        column = _known_column(kinds, _TEXT_COLUMNS, prompt_column)
+        if column is None and is_table:
+            first = ", ".join(f"'{name:.40}'" for name in names)
+            raise ValueError(
+                f"`text_column` must be given for a .csv file without a column called {', '.join(_TEXT_COLUMNS)}: its "
+                f"first line has {first}. Where that is a text and no name, put a line with the word text above it."
+            )
         if column is None:
-            raise ValueError(f"`text_column` must be given for this data set. {_columns(dataset)}")
+            texts = [name for name in names if kinds[name] == "string"]
+            column = texts[0] if len(texts) == 1 else names[0] if len(names) == 1 else None
+        if column is None:
+            raise ValueError(f"`text_column` must be given for this data set. {_columns(kinds)}")
         if len(names) > 1:
             logger.info(f"Texts are read from the column '{column}' of {', '.join(names)}.")
-    check_column(dataset, column)
+    check_column(kinds, column)
     return column
 
 
-def _columns(dataset) -> str:
-    return f"The columns are {', '.join(dataset.column_names)}."
+def _columns(names: Iterable[str]) -> str:
+    return f"The columns are {', '.join(names)}."
 
 
 def _rows(rows: list[int]) -> str:
@@ -176,26 +239,20 @@ def _rows(rows: list[int]) -> str:
     return f"1 row ({shown})" if len(rows) == 1 else f"{len(rows)} rows ({shown})"
 
 
-def nearest(name: str, names: list[str]) -> str:
-    near = difflib.get_close_matches(name, names, n=1)
-    return f" Did you mean '{near[0]}'?" if near else ""
-
-
-def one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
-
-
 __all__ = [
-    "is_stream",
     "NO_ROWS",
+    "TextColumns",
     "check_column",
     "check_conditional",
     "check_dataset",
     "check_sizes",
-    "check_texts",
+    "check_strings",
+    "check_rows",
+    "dataset_kinds",
+    "is_stream",
     "named_columns",
-    "nearest",
-    "one_line",
+    "row_kinds",
     "text_columns",
+    "unknown_column",
     "without_text",
 ]

@@ -33,6 +33,7 @@ from .representation import (
     encode_texts,
     mutual_information,
 )
+from .words import word_splitter
 
 __all__ = [
     "DECODING",
@@ -86,5 +87,6 @@ __all__ = [
     "summarise",
     "summary_table",
     "vendi_score",
+    "word_splitter",
     "write_report",
 ]

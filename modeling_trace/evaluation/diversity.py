@@ -1,8 +1,8 @@
 """
 Diversity of generated texts (paper, Section 5.1), exact and near-linear in the number of words.
 
-Words are `text.split()`; figures are x 100 unless their docstring says otherwise. Self-BLEU and Distinct depend
-strongly on the number of texts: compare only equal numbers, and print as many real texts beside them.
+Words are those of `word_tokenizer`; metrics are x 100 unless their docstring says otherwise. Self-BLEU and Distinct
+depend strongly on the number of texts: compare only equal numbers, and print as many real texts beside them.
 """
 
 import gzip
@@ -14,16 +14,17 @@ from .ngrams import (
     check_order,
     check_orders,
     check_paired,
-    check_texts,
     count_by_text,
-    encode,
     group_starts,
     ngrams,
     require,
+    validate_texts,
 )
+from .words import WHITESPACE, encode
 
 # Entries of the product of two sparse matrices that are held at once, 12 bytes each and as much again in passing
 BLOCK_ENTRIES = 4_000_000
+NUM_TRANSPOSED = 16  # times that the later of its factors is transposed
 
 
 class SelfBleuTable:
@@ -33,11 +34,12 @@ class SelfBleuTable:
     Args:
         texts (`Sequence[str]`): at least two.
         max_n (`int`, *optional*, defaults to 4): the longest n-grams.
+        word_tokenizer (`str`, *optional*, defaults to `"whitespace"`): what words are, see [`word_splitter`].
     """
 
-    def __init__(self, texts: Sequence[str], max_n: int = 4):
-        texts = check_texts(texts, minimum=2, extra="Self-BLEU compares each text with the others.")
-        tokens, self.lengths = encode(texts)
+    def __init__(self, texts: Sequence[str], max_n: int = 4, word_tokenizer: str = WHITESPACE):
+        texts = validate_texts(texts, minimum=2, extra="Self-BLEU compares each text with the others.")
+        tokens, self.lengths = encode(texts, word_tokenizer)
         self.orders = []
         for grams, rows in ngrams(tokens, self.lengths, check_order(max_n, "max_n")):
             grams, rows, counts = count_by_text(grams, rows, len(texts))
@@ -105,7 +107,9 @@ def _closest_other(lengths: np.ndarray) -> np.ndarray:
     return np.where(sharers > 1, pool, nearest)[which]
 
 
-def self_bleu(texts: Sequence[str], max_n: int = 4, per_text: bool = False) -> float | np.ndarray:
+def self_bleu(
+    texts: Sequence[str], max_n: int = 4, per_text: bool = False, word_tokenizer: str = WHITESPACE
+) -> float | np.ndarray:
     """
     Self-BLEU (Zhu et al., 2018) x 100: the mean BLEU of each text with all the others as its references. Lower is
     more diverse.
@@ -116,9 +120,10 @@ def self_bleu(texts: Sequence[str], max_n: int = 4, per_text: bool = False) -> f
     all others.
 
     Args:
-        texts (`Sequence[str]`): at least two; words are `text.split()`. Empty texts count, as 0.
+        texts (`Sequence[str]`): at least two. Empty texts count, as 0.
         max_n (`int`, *optional*, defaults to 4): the longest n-grams.
         per_text (`bool`, *optional*, defaults to `False`): whether to return what each text contributes.
+        word_tokenizer (`str`, *optional*, defaults to `"whitespace"`): what words are, see [`word_splitter`].
 
     Returns:
         `float`, or `np.ndarray` of shape `(num_texts,)` whose mean it is. The contributions depend on one another: for
@@ -137,23 +142,29 @@ def self_bleu(texts: Sequence[str], max_n: int = 4, per_text: bool = False) -> f
 
     ```
     """
-    scores = SelfBleuTable(texts, max_n).scores()
+    scores = SelfBleuTable(texts, max_n, word_tokenizer).scores()
     return scores if per_text else float(scores.mean())
 
 
 def bleu(
-    texts: Sequence[str], references: Sequence, max_n: int = 4, paired: bool = False, per_text: bool = False
+    texts: Sequence[str],
+    references: Sequence,
+    max_n: int = 4,
+    paired: bool = False,
+    per_text: bool = False,
+    word_tokenizer: str = WHITESPACE,
 ) -> float | np.ndarray:
     """
     Mean sentence BLEU x 100 against references, equal to nltk's `sentence_bleu` with method 1 smoothing.
 
     Args:
-        texts (`Sequence[str]`): generated; words are `text.split()`.
+        texts (`Sequence[str]`): generated.
         references (`Sequence[str]`): all are references of every text; with `paired`, `references[i]`, a string or a
             list of strings, belongs to `texts[i]`.
         max_n (`int`, *optional*, defaults to 4): the longest n-grams: 1 for BLEU-1.
         paired (`bool`, *optional*, defaults to `False`): whether each text has references of its own.
         per_text (`bool`, *optional*, defaults to `False`): whether to return the score of each text.
+        word_tokenizer (`str`, *optional*, defaults to `"whitespace"`): what words are, see [`word_splitter`].
 
     Returns:
         `float`, or `np.ndarray` of shape `(num_texts,)` whose mean it is.
@@ -161,15 +172,15 @@ def bleu(
     Raises:
         ValueError: for no texts, missing references, rows that are no strings, texts with `[SEP]`.
     """
-    texts = check_texts(texts)
+    texts = validate_texts(texts)
     if paired:
         groups = check_paired(references, len(texts))
         owners = np.repeat(np.arange(len(texts)), [len(group) for group in groups])
         references = [text for group in groups for text in group]
     else:
-        references = check_texts(references, "references", extra="Pass the texts to compare with.")
+        references = validate_texts(references, "references", extra="Pass the texts to compare with.")
     num_texts, num_all = len(texts), len(texts) + len(references)
-    tokens, lengths = encode(texts + references)
+    tokens, lengths = encode(texts + references, word_tokenizer)
     matches = []
     for grams, rows in ngrams(tokens, lengths, check_order(max_n, "max_n")):
         grams, rows, counts = count_by_text(grams, rows, num_all)
@@ -200,13 +211,14 @@ def _largest(keys: np.ndarray, found: np.ndarray, values: np.ndarray) -> np.ndar
     return np.where(found[last] == keys, values[last], 0)
 
 
-def distinct_n(texts: Sequence[str], n: int = 2) -> float:
+def distinct_n(texts: Sequence[str], n: int = 2, word_tokenizer: str = WHITESPACE) -> float:
     """
     Distinct-n (Li et al., 2016) x 100: different n-grams over all n-grams of all texts. Higher is more diverse.
 
     Args:
-        texts (`Sequence[str]`): words are `text.split()`.
+        texts (`Sequence[str]`): generated.
         n (`int`, *optional*, defaults to 2): 2 as in the paper's tables.
+        word_tokenizer (`str`, *optional*, defaults to `"whitespace"`): what words are, see [`word_splitter`].
 
     Raises:
         ValueError: for no texts, only texts shorter than n words, rows that are no strings, texts with `[SEP]`.
@@ -221,13 +233,13 @@ def distinct_n(texts: Sequence[str], n: int = 2) -> float:
 
     ```
     """
-    distinct, total = _count_ngrams(texts, n)
+    distinct, total = _count_ngrams(texts, n, word_tokenizer)
     return 100 * distinct / total
 
 
-def _count_ngrams(texts, n) -> tuple[int, int]:
+def _count_ngrams(texts, n, word_tokenizer) -> tuple[int, int]:
     """How many different n-grams there are, and how many in all."""
-    tokens, lengths = encode(check_texts(texts))
+    tokens, lengths = encode(validate_texts(texts), word_tokenizer)
     *_, (grams, _) = ngrams(tokens, lengths, check_order(n))
     if not len(grams):
         raise ValueError(
@@ -236,7 +248,9 @@ def _count_ngrams(texts, n) -> tuple[int, int]:
     return len(np.unique(grams)), len(grams)
 
 
-def expectation_adjusted_distinct(texts: Sequence[str], vocab_size: int, n: int = 1) -> float:
+def expectation_adjusted_distinct(
+    texts: Sequence[str], vocab_size: int, n: int = 1, word_tokenizer: str = WHITESPACE
+) -> float:
     """
     Expectation-adjusted Distinct (Liu et al., 2022, "Rethinking and Refining the Distinct Metric") x 100: different
     n-grams over the number to be expected of as many draws from a uniform distribution, V (1 - ((V - 1) / V)^C).
@@ -244,10 +258,11 @@ def expectation_adjusted_distinct(texts: Sequence[str], vocab_size: int, n: int 
     It does not fall with the number of texts as Distinct does. Not bounded by 100.
 
     Args:
-        texts (`Sequence[str]`): C is the number of their n-grams; words are `text.split()`.
+        texts (`Sequence[str]`): C is the number of their n-grams.
         vocab_size (`int`): words in the vocabulary of the real texts, the same for all systems. Counted on `texts`
-            themselves it would make the figure 100 whatever they are.
+            themselves it would make the metric 100 whatever they are.
         n (`int`, *optional*, defaults to 1): V = `vocab_size` ** n.
+        word_tokenizer (`str`, *optional*, defaults to `"whitespace"`): what words are, see [`word_splitter`].
 
     Raises:
         ValueError: as for [`distinct_n`], and for a `vocab_size` that is no whole number >= 2.
@@ -256,19 +271,22 @@ def expectation_adjusted_distinct(texts: Sequence[str], vocab_size: int, n: int 
         raise ValueError(
             f"`vocab_size` must be a whole number >= 2, got {vocab_size!r}. Count the words of the training texts."
         )
-    distinct, total = _count_ngrams(texts, n)
+    distinct, total = _count_ngrams(texts, n, word_tokenizer)
     possible = float(vocab_size) ** n
     return 100 * distinct / (possible * -np.expm1(total * np.log1p(-1 / possible)))
 
 
-def rep_n(texts: Sequence[str], n: int = 4, per_text: bool = False) -> float | np.ndarray:
+def rep_n(
+    texts: Sequence[str], n: int = 4, per_text: bool = False, word_tokenizer: str = WHITESPACE
+) -> float | np.ndarray:
     """
     Rep-n (Welleck et al., 2020) x 100: the mean over texts of 1 - different n-grams / n-grams within the text.
 
     Args:
-        texts (`Sequence[str]`): words are `text.split()`. Texts shorter than n words count, as 0.
+        texts (`Sequence[str]`): generated. Texts shorter than n words count, as 0.
         n (`int`, *optional*, defaults to 4).
         per_text (`bool`, *optional*, defaults to `False`): whether to return the score of each text.
+        word_tokenizer (`str`, *optional*, defaults to `"whitespace"`): what words are, see [`word_splitter`].
 
     Returns:
         `float`, or `np.ndarray` of shape `(num_texts,)` whose mean it is.
@@ -276,8 +294,8 @@ def rep_n(texts: Sequence[str], n: int = 4, per_text: bool = False) -> float | n
     Raises:
         ValueError: for no texts, rows that are no strings, texts with `[SEP]`.
     """
-    texts = check_texts(texts)
-    tokens, lengths = encode(texts)
+    texts = validate_texts(texts)
+    tokens, lengths = encode(texts, word_tokenizer)
     *_, (grams, rows) = ngrams(tokens, lengths, check_order(n))
     distinct = np.bincount(count_by_text(grams, rows, len(texts))[1], minlength=len(texts))
     total = np.maximum(lengths - n + 1, 0)
@@ -293,26 +311,30 @@ def compression_ratio(texts: Sequence[str]) -> float:
     Raises:
         ValueError: for no texts, nothing but empty texts, rows that are no strings, texts with `[SEP]`.
     """
-    data = "\n".join(check_texts(texts)).encode()
+    data = "\n".join(validate_texts(texts)).encode()
     if not data.strip():
         raise ValueError("`texts` must not all be empty. Check what was generated.")
     return len(data) / len(gzip.compress(data, compresslevel=9, mtime=0))
 
 
 def jaccard_similarity(
-    texts: Sequence[str], orders: Sequence[int] = (2, 3, 4), per_text: bool = False
+    texts: Sequence[str],
+    orders: Sequence[int] = (2, 3, 4),
+    per_text: bool = False,
+    word_tokenizer: str = WHITESPACE,
 ) -> float | np.ndarray:
     """
     Jaccard similarity x 100: |A & B| / |A | B| of the n-gram sets of two texts, mean over all pairs of texts, averaged
     over `orders`. Lower is more diverse; hardly depends on the number of texts.
 
-    All pairs by products of sparse matrices, in blocks: some 200 MB whatever the number of texts. Two texts without
-    n-grams share nothing: 0.
+    All pairs by products of sparse matrices, in blocks: memory grows with the number of texts, time with its square.
+    Two texts without n-grams share nothing: 0.
 
     Args:
-        texts (`Sequence[str]`): at least two; words are `text.split()`.
+        texts (`Sequence[str]`): at least two.
         orders (`Sequence[int]`, *optional*, defaults to `(2, 3, 4)`).
         per_text (`bool`, *optional*, defaults to `False`): whether to return each text's mean over all others.
+        word_tokenizer (`str`, *optional*, defaults to `"whitespace"`): what words are, see [`word_splitter`].
 
     Returns:
         `float`, or `np.ndarray` of shape `(num_texts,)` whose mean it is. The contributions depend on one another: for
@@ -332,10 +354,10 @@ def jaccard_similarity(
 
     ```
     """
-    texts = check_texts(texts, minimum=2, extra="Similarity is of pairs.")
+    texts = validate_texts(texts, minimum=2, extra="Similarity is of pairs.")
     orders = check_orders(orders)
     sparse = require("scipy.sparse", "jaccard_similarity")
-    tokens, lengths = encode(texts)
+    tokens, lengths = encode(texts, word_tokenizer)
     totals = np.zeros(len(texts))
     for n, (grams, rows) in enumerate(ngrams(tokens, lengths, max(orders)), start=1):
         if n in orders:
@@ -355,19 +377,22 @@ def _sum_of_jaccards(grams: np.ndarray, rows: np.ndarray, num_texts: int, sparse
     has = sparse.csr_matrix((ones, (rows[shared], columns)), shape=(num_texts, len(sizes)))
     totals = np.zeros(num_texts)
     height = max(1, BLOCK_ENTRIES // num_texts)
-    for first in range(0, num_texts, height):
-        # (rows of the block, this text and all later ones): the pairs before were counted from the other side
-        block = has[first : first + height]
-        common = (block @ has[first:].T).tocoo()
-        left, right = common.row, common.col
-        later = right > left
-        left, right, both = left[later] + first, right[later] + first, common.data[later]
-        jaccard = both / (set_sizes[left] + set_sizes[right] - both)
-        totals += np.bincount(left, jaccard, minlength=num_texts) + np.bincount(right, jaccard, minlength=num_texts)
+    stride = height * -(-num_texts // (height * NUM_TRANSPOSED))
+    for base in range(0, num_texts, stride):
+        # Pairs with an earlier text were counted from the other side. To transpose what is left for each block would
+        # take longer than all the products
+        others = has[base:].T.tocsr()
+        for first in range(base, min(base + stride, num_texts), height):
+            common = (has[first : first + height] @ others).tocoo()  # (texts of the block, texts from `base` on)
+            left, right = common.row + first, common.col + base
+            later = right > left
+            left, right, both = left[later], right[later], common.data[later]
+            jaccard = both / (set_sizes[left] + set_sizes[right] - both)
+            totals += sum(np.bincount(side, jaccard, minlength=num_texts) for side in (left, right))
     return totals
 
 
-def vendi_score(texts: Sequence[str], orders: Sequence[int] = (1, 2)) -> float:
+def vendi_score(texts: Sequence[str], orders: Sequence[int] = (1, 2), word_tokenizer: str = WHITESPACE) -> float:
     """
     Vendi score (Friedman and Dieng, 2023): the effective number of different texts, exp of the entropy of the
     eigenvalues of K / N, with K the cosines of n-gram counts averaged over `orders`. Between 1 (all texts the same)
@@ -376,17 +401,18 @@ def vendi_score(texts: Sequence[str], orders: Sequence[int] = (1, 2)) -> float:
     Takes N^2 memory and N^3 time: 1,000 texts are a second, 10,000 are not for this function.
 
     Args:
-        texts (`Sequence[str]`): words are `text.split()`. A text without n-grams is like no other.
+        texts (`Sequence[str]`): at least two. A text without n-grams is like no other.
         orders (`Sequence[int]`, *optional*, defaults to `(1, 2)`): as in the authors' package.
+        word_tokenizer (`str`, *optional*, defaults to `"whitespace"`): what words are, see [`word_splitter`].
 
     Raises:
         ValueError: for fewer than two texts, rows that are no strings, texts with `[SEP]`.
         ImportError: without scipy (the `eval` extra).
     """
-    texts = check_texts(texts, minimum=2, extra="Similarity is of pairs.")
+    texts = validate_texts(texts, minimum=2, extra="Similarity is of pairs.")
     orders = check_orders(orders)
     sparse = require("scipy.sparse", "vendi_score")
-    tokens, lengths = encode(texts)
+    tokens, lengths = encode(texts, word_tokenizer)
     kernel = np.zeros((len(texts), len(texts)))
     for n, (grams, rows) in enumerate(ngrams(tokens, lengths, max(orders)), start=1):
         if n in orders:

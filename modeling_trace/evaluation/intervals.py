@@ -17,7 +17,7 @@ import numpy as np
 
 from .diversity import bleu, rep_n
 from .jackknife import OF_SETS, Difference, Interval, metric_replicates
-from .ngrams import check_order, check_texts, require
+from .ngrams import check_order, require, validate_texts
 from .quality import ROUGE_TYPES, rouge
 
 MEANS = {"bleu": bleu, "rep_n": rep_n}
@@ -38,7 +38,7 @@ def bootstrap_interval(
     Args:
         values (`Sequence[float]` of shape `(num_texts,)`): what each text contributes, independently of the others:
             `bleu(..., per_text=True)`, but not those of Self-BLEU or Jaccard.
-        weights (`Sequence[float]` of shape `(num_texts,)`, *optional*): the figure is sum(values) / sum(weights): nats
+        weights (`Sequence[float]` of shape `(num_texts,)`, *optional*): the value is sum(values) / sum(weights): nats
             and words for nats per word. The number of texts without.
         confidence (`float`, *optional*, defaults to 0.95).
         method (`str`, *optional*, defaults to `"bca"`): or `"percentile"`.
@@ -240,7 +240,7 @@ def metric_difference(
         ImportError: without scipy (the `eval` extra).
     """
     _check_settings(confidence, num_resamples)
-    texts = check_texts(first, "first"), check_texts(second, "second")
+    texts = validate_texts(first, "first"), validate_texts(second, "second")
     if len(texts[0]) != len(texts[1]):
         raise ValueError(
             f"`second` must hold as many texts as `first`, got {len(texts[1])} and {len(texts[0])}. "
@@ -249,7 +249,7 @@ def metric_difference(
     values = [_contributions(metric, part, references, settings) for part in texts]
     if values[0] is not None:
         return paired_difference(*values, confidence=confidence, num_resamples=num_resamples, seed=seed)
-    check_texts(texts[0], "first", minimum=3, extra="An interval needs texts to leave out.")
+    validate_texts(texts[0], "first", minimum=3, extra="An interval needs texts to leave out.")
     one, two = (metric_replicates(metric, part, references, num_groups, seed, **settings) for part in texts)
     return one.difference(two, confidence)
 

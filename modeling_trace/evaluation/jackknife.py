@@ -3,7 +3,7 @@ The delete-group jackknife: standard errors of metrics that are functions of the
 
 For Self-BLEU, Distinct, Jaccard, CND, ... the bootstrap would be wrong. A resample with replacement holds about 37 %
 duplicates; each has a Self-BLEU of 100 and adds no distinct n-gram, so that the resamples do not even surround the
-figure. Bootstrapping the per-text contributions alone forgets that each text is also what the others are compared
+value. Bootstrapping the per-text contributions alone forgets that each text is also what the others are compared
 with: for Jaccard, a U-statistic of degree 2, the standard error comes out at half its size. Here the texts are left
 out in groups, and the variance is that of the delete-group jackknife for groups of unequal size (Busing et al., 1999),
 
@@ -31,8 +31,9 @@ from .diversity import (
     jaccard_similarity,
     vendi_score,
 )
-from .ngrams import CheckedTexts, check_order, check_paired, check_texts, count_by_text, encode, ngrams, require
+from .ngrams import ValidatedTexts, check_order, check_paired, count_by_text, ngrams, require, validate_texts
 from .quality import cnd, sacrebleu
+from .words import WHITESPACE, encode
 
 OF_SETS = {
     "cnd": cnd,
@@ -50,7 +51,7 @@ MORE = "Pass more or longer texts."
 @dataclass(frozen=True)
 class Interval:
     """
-    A figure and its confidence interval.
+    A metric and its confidence interval.
 
     Args:
         value (`float`): the metric of all texts.
@@ -101,7 +102,7 @@ class Difference:
 @dataclass(frozen=True)
 class Replicates:
     """
-    A figure of a set of texts, and the same figure without each group of them: what intervals and differences need.
+    A metric of a set of texts, and the same metric without each group of them: what intervals and differences need.
 
     Args:
         value (`float`): of all texts.
@@ -115,7 +116,7 @@ class Replicates:
 
     @property
     def num_texts(self) -> int:
-        """N."""
+        """How many texts the metric is of."""
         return int(self.sizes.sum())
 
     @property
@@ -126,7 +127,7 @@ class Replicates:
     @property
     def contributions(self) -> np.ndarray:
         """
-        What each group of texts says of the figure for all texts, `(num_groups,)`: pseudo-values, moved so that their
+        What each group of texts says of the metric of all texts, `(num_groups,)`: pseudo-values, moved so that their
         mean over texts is `value` and not its extrapolation to other numbers of texts. To first order they are
         independent.
         """
@@ -160,8 +161,8 @@ class Replicates:
 
     def difference(self, other: "Replicates", confidence: float = 0.95) -> Difference:
         """
-        The figure less that of the other texts, with Student's t of the two left-out series. Group g is left out of
-        both: figures of the same texts or prompts may depend on one another, independent ones may be paired at will.
+        The metric less that of the other texts, with Student's t of the two left-out series. Group g is left out of
+        both: metrics of the same texts or prompts may depend on one another, independent ones may be paired at will.
         """
         difference = self.map(np.subtract, other)
         interval = difference.interval(confidence)
@@ -176,7 +177,7 @@ class Replicates:
 
     @staticmethod
     def mean(replicates: Sequence["Replicates"]) -> "Replicates":
-        """The mean figure of as many independent sets of texts, such as of several seeds."""
+        """The mean metric of as many independent sets of texts, such as of several seeds."""
         first, *others = replicates
         return first.map(lambda *values: sum(values) / len(values), *others)
 
@@ -237,7 +238,7 @@ def metric_replicates(
         seed (`int`, *optional*, defaults to 0): of who is in which group.
         settings: of the metric, such as `n=3`.
     """
-    texts = check_texts(texts, minimum=3, extra="An interval needs texts to leave out.")
+    texts = validate_texts(texts, minimum=3, extra="An interval needs texts to leave out.")
     groups = make_groups(len(texts), num_groups, seed)
     if metric == "jaccard_similarity":
         own = jaccard_similarity(texts, per_text=True, **settings)
@@ -266,13 +267,13 @@ def _evaluator(metric, texts, references, settings) -> Callable[[np.ndarray], fl
         return lambda keep: float(table.scores(keep).mean())
     if metric == "sacrebleu":
         groups = check_paired(references, len(texts))
-        return lambda keep: sacrebleu(_kept(texts, keep), _kept(groups, keep))["sacrebleu"]
+        return lambda keep: sacrebleu(_kept(texts, keep), _kept(groups, keep), **settings)["sacrebleu"]
     function = metric if callable(metric) else OF_SETS[metric]
     return lambda keep: float(function(_kept(texts, keep), **settings))
 
 
-def _kept(items, keep) -> CheckedTexts:
-    return CheckedTexts(item for item, kept in zip(items, keep, strict=True) if kept)
+def _kept(items, keep) -> ValidatedTexts:
+    return ValidatedTexts(item for item, kept in zip(items, keep, strict=True) if kept)
 
 
 def _group_of(groups: list[np.ndarray]) -> np.ndarray:
@@ -286,7 +287,7 @@ def _group_of(groups: list[np.ndarray]) -> np.ndarray:
 def _cnd_without(texts, references, groups, settings) -> tuple[float, np.ndarray]:
     """CND without each group: its sums less what the group's n-grams have in them."""
     whole = cnd(texts, references, **settings)  # checks the settings, too
-    tokens, lengths = encode(texts + CheckedTexts(references))
+    tokens, lengths = encode(texts + ValidatedTexts(references), settings.get("word_tokenizer", WHITESPACE))
     group_of = _group_of(groups)
     total = np.zeros(len(groups))
     for n, (grams, rows) in enumerate(ngrams(tokens, lengths, max(whole.per_order)), start=1):
@@ -313,7 +314,7 @@ def _distinct_without(metric, texts, groups, settings) -> tuple[float, np.ndarra
     n = settings.get("n", 2 if metric == "distinct_n" else 1)
     function = OF_SETS[metric]
     value = function(texts, **settings)  # checks the settings, too
-    tokens, lengths = encode(texts)
+    tokens, lengths = encode(texts, settings.get("word_tokenizer", WHITESPACE))
     *_, (grams, rows) = ngrams(tokens, lengths, n)
     group_of = _group_of(groups)
     total = len(grams) - np.bincount(group_of[rows], minlength=len(groups))

@@ -105,7 +105,7 @@ class LatentUse:
         return bootstrap_interval(self.gains, self.kl, confidence=confidence)
 
     def summary(self) -> dict[str, float]:
-        """One figure for each name; nats are means over texts."""
+        """One value for each name; nats are means over texts."""
         means = {name: getattr(self, name).mean().item() for name in ("own", "other", "prior", "kl")}
         return {"texts": len(self.own), **means, "gain": self.gain, "gain_per_nat": self.gain_per_nat}
 
@@ -125,7 +125,7 @@ def latent_use(
     Does the decoder read the latents: what texts cost under their own, under another text's and under the prior's.
 
     A text's donor is one of the whole data set with as many segments, or as nearly so as there is ([`choose_donors`]).
-    The figures do not depend on `batch_size`.
+    The results do not depend on `batch_size`.
 
     Args:
         model ([`TraceForConditionalGeneration`]): with latents.

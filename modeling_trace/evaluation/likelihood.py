@@ -10,6 +10,7 @@ from transformers.utils.logging import tqdm
 
 from ..data import TraceDataCollator, TraceProcessor
 from ..models.likelihood_trace import check_likelihood_method, target_mask
+from .words import WHITESPACE, count_words
 
 ELBO_DRAWS = 10  # beside a particle filter: means over draws need no more, as they are means over texts, too
 
@@ -21,6 +22,8 @@ class LikelihoodResult:
 
     Args:
         log_likelihood (`torch.Tensor` of shape `(N,)`): the bound L_n on log p(x) by `method`; exact without latents.
+        separator_log_likelihood (`torch.Tensor` of shape `(N,)`): the part of it that is [SEP]'s, see
+            [`LikelihoodOutput`]; 0 with `separator="none"`.
         ess (`torch.Tensor` of shape `(N,)`): effective sample size of each text, from 1 to `num_samples`; of a
             particle filter the least of the text's steps. Near 1 the bound is loose.
         ess_per_step (`torch.Tensor` of shape `(N, S)`): that of the weights up to and with each segment; NaN where a
@@ -38,10 +41,12 @@ class LikelihoodResult:
         num_samples (`int`): n of L_n.
         method (`str`): `"importance"` or `"particle"`, as in [`~LikelihoodMixin.log_likelihood`].
 
-    Note: [SEP] is paid for in all of these, and not in `tokens`: counting it would lower perplexity for nothing.
+    Note: [SEP] is paid for in all of these, and not in `tokens`: counting it would lower perplexity for nothing. What
+    says "without separators" leaves out what is paid for it.
     """
 
     log_likelihood: torch.Tensor
+    separator_log_likelihood: torch.Tensor
     ess: torch.Tensor
     ess_per_step: torch.Tensor
     resampled: torch.Tensor
@@ -69,6 +74,21 @@ class LikelihoodResult:
     def perplexity_per_word(self) -> float:
         """exp(-sum L_n / sum words), which models with different tokenizers can be compared by: an upper bound."""
         return _exp(-self.log_likelihood.sum() / self.words.sum())
+
+    @property
+    def separator_nats_per_text(self) -> float:
+        """What is paid for [SEP], mean over texts: the part of `nats_per_text` that is not for the text itself."""
+        return -self.separator_log_likelihood.mean().item()
+
+    @property
+    def nats_per_text_without_separators(self) -> float:
+        """`nats_per_text` less `separator_nats_per_text`: equal to it with `separator="none"`."""
+        return -(self.log_likelihood - self.separator_log_likelihood).mean().item()
+
+    @property
+    def perplexity_without_separators(self) -> float:
+        """`perplexity` without what is paid for [SEP]."""
+        return _exp(-(self.log_likelihood - self.separator_log_likelihood).sum() / self.tokens.sum())
 
     @property
     def neg_elbo_perplexity(self) -> float:
@@ -104,7 +124,10 @@ class LikelihoodResult:
             "num_samples": self.num_samples,
             "method": self.method,
             "nats_per_text": self.nats_per_text,
+            "separator_nats_per_text": self.separator_nats_per_text,
+            "nats_per_text_without_separators": self.nats_per_text_without_separators,
             "perplexity": self.perplexity,
+            "perplexity_without_separators": self.perplexity_without_separators,
             "perplexity_per_word": self.perplexity_per_word,
             "neg_elbo": self.neg_elbo.mean().item(),
             "neg_elbo_perplexity": self.neg_elbo_perplexity,
@@ -128,6 +151,7 @@ def evaluate_likelihood(
     seed: int = 0,
     generator: torch.Generator | None = None,
     max_rows: int | None = None,
+    word_tokenizer: str = WHITESPACE,
 ) -> LikelihoodResult:
     """
     The likelihood of a data set (metrics: a bound on the log likelihood, ELBO, KL, perplexity).
@@ -147,6 +171,7 @@ def evaluate_likelihood(
         seed (`int`, defaults to 0): of the draws, where no generator is given.
         generator (`torch.Generator`, *optional*): for the draws.
         max_rows (`int`, *optional*): texts x samples in one decoder pass.
+        word_tokenizer (`str`, *optional*, defaults to `"whitespace"`): what words are, see [`word_splitter`].
 
     Returns:
         [`LikelihoodResult`].
@@ -181,21 +206,25 @@ def evaluate_likelihood(
             followed = steps < segment_ids.amax(dim=1, keepdim=True).cpu()
             steps_ess.append(ess)
             steps_resampled.append(resampled.masked_fill(~followed, math.nan))
-        values = (bound.log_likelihood, bound.effective_sample_size, out.reconstruction.mean(dim=1), out.elbo)
+        values = (
+            *(bound.log_likelihood, bound.separator_log_likelihood, bound.effective_sample_size),
+            *(out.reconstruction.mean(dim=1), out.elbo),
+        )
         scores.append(torch.stack([value.cpu().double() for value in values]))
         counted = target_mask(segment_ids, model.config.conditional)
         for separator in {model.config.sep_token_id, processor.sep_token_id} - {None}:
             counted = counted & (ids != separator)
         tokens += counted.sum(dim=1).tolist()
         texts = processor.batch_decode([row[real.bool()] for row, real in zip(ids.cpu(), mask.cpu(), strict=True)])
-        words += [len(text.split()) for text in texts]
-    log_likelihood, ess, reconstruction, elbo = torch.cat(scores, dim=1)
+        words += count_words(texts, word_tokenizer).tolist()
+    log_likelihood, separators, ess, reconstruction, elbo = torch.cat(scores, dim=1)
     width = max(kl.shape[1] for kl in kls)
     kl = _join(kls, width)  # (N, S, D)
     per_segment = kl.sum(dim=2)
     per_dim = kl.nanmean(dim=1) if width else torch.zeros(len(kl), kl.shape[2], dtype=kl.dtype)
     return LikelihoodResult(
         log_likelihood=log_likelihood,
+        separator_log_likelihood=separators,
         ess=ess,
         ess_per_step=_join(steps_ess, width) if width else torch.zeros(len(kl), 0, dtype=kl.dtype),
         resampled=_join(steps_resampled, width) if width else torch.zeros(len(kl), 0, dtype=kl.dtype),

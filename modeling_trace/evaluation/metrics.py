@@ -7,7 +7,7 @@ from datasets import Features, Value
 from datasets import Sequence as SequenceFeature
 
 from . import diversity, quality
-from .ngrams import check_paired, check_texts
+from .ngrams import check_paired, validate_texts
 
 # Name: (function, what its references are: None, "set" for all texts, or "paired" with the texts)
 METRICS = {
@@ -63,7 +63,7 @@ class TextMetric(evaluate.Metric):
 
     def add_batch(self, *, predictions=None, references=None, **kwargs):
         """Add texts, as `evaluate.Metric.add_batch`, but with the errors of this package."""
-        predictions = check_texts(predictions, "predictions")
+        predictions = validate_texts(predictions, "predictions")
         batch = {"predictions": list(predictions)}
         if "references" in self._feature_names():
             if self.kind == "paired":
@@ -71,7 +71,7 @@ class TextMetric(evaluate.Metric):
                 single = all(len(group) == 1 for group in groups)
                 batch["references"] = [group[0] for group in groups] if single else groups
             else:
-                batch["references"] = list(check_texts(references, "references"))
+                batch["references"] = list(validate_texts(references, "references"))
                 if len(batch["references"]) != len(predictions):
                     raise ValueError(
                         f"`references` must be as many as the predictions, got {len(batch['references'])} for "
@@ -112,7 +112,7 @@ def load_metric(name: str, references: Sequence | None = None, **settings) -> Te
         settings: arguments of the function of this name, such as `n=3`.
 
     Returns:
-        [`TextMetric`]: `compute(predictions=texts)` returns a dict, with the same figures as the function.
+        [`TextMetric`]: `compute(predictions=texts)` returns a dict, with the same values as the function.
 
     Raises:
         ValueError: for a name that there is not.

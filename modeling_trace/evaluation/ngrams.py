@@ -20,11 +20,11 @@ def require(module: str, what: str, extra: str = "eval"):
         raise ImportError(message) from None
 
 
-class CheckedTexts(list):
-    """Texts that passed [`check_texts`], so that subsets of them need not again."""
+class ValidatedTexts(list):
+    """Texts that passed [`validate_texts`], so that subsets of them need not again."""
 
 
-def check_texts(texts: Sequence[str], name: str = "texts", minimum: int = 1, extra: str = "") -> list[str]:
+def validate_texts(texts: Sequence[str], name: str = "texts", minimum: int = 1, extra: str = "") -> list[str]:
     """
     The texts as a list, or a ValueError of one line.
 
@@ -44,7 +44,7 @@ def check_texts(texts: Sequence[str], name: str = "texts", minimum: int = 1, ext
     if isinstance(texts, (str, bytes, dict)) or not hasattr(texts, "__iter__"):
         hint = f"Did you mean [{name}]?" if isinstance(texts, str) else "Use dataset['text'] for a data set."
         raise ValueError(f"`{name}` must be a list of strings, got {type(texts).__name__}. {hint}")
-    checked, texts = isinstance(texts, CheckedTexts), CheckedTexts(texts)
+    checked, texts = isinstance(texts, ValidatedTexts), ValidatedTexts(texts)
     if len(texts) < minimum:
         number = "one text" if minimum == 1 else "two texts" if minimum == 2 else f"{minimum} texts"
         raise ValueError(f"`{name}` must hold at least {number}, got {len(texts)}. {extra or 'Generate more texts.'}")
@@ -110,26 +110,6 @@ def check_orders(orders) -> tuple[int, ...]:
     if not orders or len(set(orders)) < len(orders):
         raise ValueError(f"`orders` must hold different numbers, at least one, got {orders}. Use (2, 3, 4).")
     return orders
-
-
-def encode(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """
-    Words as integers: `text.split()`, the same integer for the same word.
-
-    Returns:
-        `tokens` of shape `(num_words,)`, all texts in a row, and `lengths` of shape `(num_texts,)`, in words.
-    """
-    vocabulary: dict[str, int] = {}
-    lengths = np.empty(len(texts), dtype=np.int64)
-
-    def words():
-        for row, text in enumerate(texts):
-            split = text.split()
-            lengths[row] = len(split)
-            yield from (vocabulary.setdefault(word, len(vocabulary)) for word in split)
-
-    tokens = np.fromiter(words(), dtype=np.int64)
-    return tokens, lengths
 
 
 def ngrams(tokens: np.ndarray, lengths: np.ndarray, max_n: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:

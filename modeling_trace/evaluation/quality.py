@@ -1,20 +1,23 @@
 """
 Quality of generated texts (paper, Section 5.1): closeness to references, and what an outside language model thinks.
 
-Figures are x 100 unless their docstring says otherwise.
+Metrics are x 100 unless their docstring says otherwise.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import regex
 import torch
 from transformers.utils.logging import tqdm
 
 from ..models.backbones_trace import resolve_backbone
-from .ngrams import check_orders, check_paired, check_texts, encode, ngrams, require
+from .ngrams import check_orders, check_paired, ngrams, require, validate_texts
+from .words import CHARACTERS, WHITESPACE, count_words, encode, warn_unsuited, word_splitter
 
 ROUGE_TYPES = ("rouge1", "rouge2", "rougeL")
+NO_LETTERS = regex.compile(r"[^\p{L}\p{M}\p{Nd}]+")  # in ASCII, what rouge-score leaves out
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,12 @@ class Cnd:
         return self.cnd
 
 
-def cnd(texts: Sequence[str], references: Sequence[str], orders: Sequence[int] = (2, 3, 4)) -> Cnd:
+def cnd(
+    texts: Sequence[str],
+    references: Sequence[str],
+    orders: Sequence[int] = (2, 3, 4),
+    word_tokenizer: str = WHITESPACE,
+) -> Cnd:
     """
     CND: the divergence sum_w (P(w) - Q(w))^2 / sum_w P(w)^2 of the n-gram distributions of texts (Q) and references
     (P), averaged over `orders`. Lower is better; not x 100.
@@ -49,28 +57,29 @@ def cnd(texts: Sequence[str], references: Sequence[str], orders: Sequence[int] =
     Built from coverage and negative repetition as in Li et al. (2020). With a_w of M generated and b_w of R reference
     n-grams, the sums are estimated without bias from collisions: cr = sum a b / (M R),
     rr = sum a (a - 1) / (M (M - 1)), pp likewise from b. (Plain frequencies count each n-gram's collision with itself:
-    rr would be too large by about 1 / M, as large as the figure itself for rare n-grams.) Unbiased for independent
-    n-grams; estimates of small figures may be negative.
+    rr would be too large by about 1 / M, as large as the divergence itself for rare n-grams.) Unbiased for
+    independent n-grams; estimates of small divergences may be negative.
 
     Note:
-        The paper does not give its scaling: only compare figures of this function with one another.
+        The paper does not give its scaling: only compare values of this function with one another.
 
     Args:
-        texts (`Sequence[str]`): generated; words are `text.split()`.
+        texts (`Sequence[str]`): generated.
         references (`Sequence[str]`): real texts, any number of them, the same for all systems.
         orders (`Sequence[int]`, *optional*, defaults to `(2, 3, 4)`).
+        word_tokenizer (`str`, *optional*, defaults to `"whitespace"`): what words are, see [`word_splitter`].
 
     Returns:
-        [`Cnd`]: the figure and its parts.
+        [`Cnd`]: the divergence and its parts.
 
     Raises:
         ValueError: for no texts, missing references, texts that are too short, references in which no n-gram occurs
             twice, rows that are no strings, texts with `[SEP]`.
     """
     orders = check_orders(orders)
-    texts = check_texts(texts)
-    references = check_texts(references, "references", extra="Pass real texts to compare with.")
-    tokens, lengths = encode(texts + references)
+    texts = validate_texts(texts)
+    references = validate_texts(references, "references", extra="Pass real texts to compare with.")
+    tokens, lengths = encode(texts + references, word_tokenizer)
     cr, rr, pp = {}, {}, {}
     for n, (grams, rows) in enumerate(ngrams(tokens, lengths, max(orders)), start=1):
         if n not in orders:
@@ -96,14 +105,30 @@ def cnd(texts: Sequence[str], references: Sequence[str], orders: Sequence[int] =
     return Cnd(float(np.mean(list(per_order.values()))), per_order, cr, rr, pp)
 
 
-def rouge(texts: Sequence[str], references: Sequence, per_text: bool = False) -> dict:
+class _RougeTokenizer:
+    """
+    The words of ROUGE: of letters and digits in lower case, as rouge-score's own, but in every script (rouge-score
+    knows ASCII alone: of identical texts in Hindi nothing would be left to count).
+    """
+
+    def __init__(self, word_tokenizer: str):
+        self.split = word_splitter(word_tokenizer)
+
+    def tokenize(self, text: str) -> list[str]:
+        return self.split(NO_LETTERS.sub(" ", text.lower()))
+
+
+def rouge(
+    texts: Sequence[str], references: Sequence, per_text: bool = False, word_tokenizer: str = WHITESPACE
+) -> dict:
     """
     ROUGE-1, ROUGE-2 and ROUGE-L (package rouge-score) x 100: F-measure without stemming, mean over texts.
 
     Args:
-        texts (`Sequence[str]`): generated. Here words are the package's: letters and digits, in lower case.
+        texts (`Sequence[str]`): generated. Only letters and digits count, in lower case.
         references (`Sequence`): `references[i]` is of `texts[i]`, a string or a list of strings (the best counts).
         per_text (`bool`, *optional*, defaults to `False`): whether to return the scores of each text.
+        word_tokenizer (`str`, *optional*, defaults to `"whitespace"`): what words are, see [`word_splitter`].
 
     Returns:
         `dict` of `rouge1`, `rouge2`, `rougeL`: `float`, or `np.ndarray` of shape `(num_texts,)`.
@@ -112,21 +137,26 @@ def rouge(texts: Sequence[str], references: Sequence, per_text: bool = False) ->
         ValueError: for no texts, missing references or another number of them, rows that are no strings, `[SEP]`.
         ImportError: without rouge-score (the `eval` extra).
     """
-    texts = check_texts(texts)
+    texts = validate_texts(texts)
     groups = check_paired(references, len(texts))
-    scorer = require("rouge_score.rouge_scorer", "rouge").RougeScorer(list(ROUGE_TYPES), use_stemmer=False)
-    rows = [scorer.score_multi(group, text) for text, group in zip(texts, groups, strict=True)]
-    scores = {name: 100 * np.array([row[name].fmeasure for row in rows]) for name in ROUGE_TYPES}
+    package = require("rouge_score.rouge_scorer", "rouge")
+    warn_unsuited(texts, word_tokenizer)
+    scorer = package.RougeScorer(list(ROUGE_TYPES), tokenizer=_RougeTokenizer(word_tokenizer))
+    rows = (scorer.score_multi(group, text) for text, group in zip(texts, groups, strict=True))
+    table = 100 * np.array([[row[name].fmeasure for name in ROUGE_TYPES] for row in rows])  # (N, 3)
+    scores = dict(zip(ROUGE_TYPES, table.T.copy(), strict=True))
     return scores if per_text else {name: float(values.mean()) for name, values in scores.items()}
 
 
-def sacrebleu(texts: Sequence[str], references: Sequence) -> dict:
+def sacrebleu(texts: Sequence[str], references: Sequence, word_tokenizer: str = WHITESPACE) -> dict:
     """
     Corpus BLEU as in WMT (package sacrebleu), 0 to 100.
 
     Args:
-        texts (`Sequence[str]`): generated, as they are: sacrebleu has its own words (13a).
+        texts (`Sequence[str]`): generated, as they are: sacrebleu finds the words.
         references (`Sequence`): `references[i]`, a string or a list of strings, belongs to `texts[i]`.
+        word_tokenizer (`str`, *optional*, defaults to `"whitespace"`): as for [`word_splitter`]; with
+            `"whitespace"`, sacrebleu's default (13a), which also parts punctuation from words.
 
     Returns:
         `dict` of `sacrebleu` (`float`) and `signature` (`str`), to be printed beside it.
@@ -135,9 +165,13 @@ def sacrebleu(texts: Sequence[str], references: Sequence) -> dict:
         ValueError: for no texts, missing references or another number of them, rows that are no strings, `[SEP]`.
         ImportError: without sacrebleu (the `eval` extra).
     """
-    texts = check_texts(texts)
+    texts = validate_texts(texts)
     groups = check_paired(references, len(texts))
-    metric = require("sacrebleu", "sacrebleu").metrics.BLEU()
+    package = require("sacrebleu", "sacrebleu")
+    word_splitter(word_tokenizer)  # errors of one line
+    warn_unsuited(texts, word_tokenizer)
+    tokenize = {WHITESPACE: "13a", CHARACTERS: "char"}.get(word_tokenizer, word_tokenizer)
+    metric = package.metrics.BLEU(tokenize=tokenize)
     width = max(map(len, groups))
     streams = [[group[place] if place < len(group) else None for group in groups] for place in range(width)]
     score = metric.corpus_score(texts, streams).score
@@ -167,15 +201,15 @@ def bert_score(
 
     Returns:
         `dict` of `precision`, `recall`, `f1` (`float`, or `np.ndarray` of shape `(num_texts,)`), and `hash` (`str`):
-        the package's name of these settings, to be printed beside the figures.
+        the package's name of these settings, to be printed beside the scores.
 
     Raises:
         ValueError: for no texts, missing references or another number of them, rows that are no strings, `[SEP]`.
-        ImportError: without bert-score (the `eval-extra` extra).
+        ImportError: without bert-score (the `eval-all` extra).
     """
-    texts = check_texts(texts)
+    texts = validate_texts(texts)
     groups = check_paired(references, len(texts))
-    package = require("bert_score", "bert_score", "eval-extra")
+    package = require("bert_score", "bert_score", "eval-all")
     # The package gives 0 to what is empty, but by a method that tokenizers no longer have in Transformers 5
     groups = [[text for text in group if text.strip()] for group in groups]
     rows = [row for row, text in enumerate(texts) if text.strip() and groups[row]]
@@ -204,7 +238,7 @@ class JudgePerplexity:
     ratios: `bootstrap_interval(result.nats, weights=result.words)`.
 
     Args:
-        nats_per_word (`float`): all nats over all words, `text.split()`. The figure to compare across judges.
+        nats_per_word (`float`): all nats over all words. The value to compare across judges.
         nats_per_token (`float`): all nats over all of the judge's tokens.
         perplexity_per_word (`float`), perplexity_per_token (`float`): their exponentials.
         nats (`np.ndarray`): -log p of each text.
@@ -230,10 +264,11 @@ def judge_perplexity(
     prefix: str | None = None,
     batch_size: int = 16,
     device: str | torch.device | None = None,
+    word_tokenizer: str = WHITESPACE,
 ) -> JudgePerplexity:
     """
     Perplexity of texts under an outside language model. Lower is more fluent, or merely duller: repetition and common
-    phrases lower it, so read it beside a diversity and the figure of real texts.
+    phrases lower it, so read it beside a diversity and the value of real texts.
 
     Each text is read alone after `prefix`; its first token counts, its end does not (generated texts are often cut).
 
@@ -246,6 +281,7 @@ def judge_perplexity(
             tokenizer has it (documents start after it in training), else its BOS, else its EOS.
         batch_size (`int`, *optional*, defaults to 16): texts of near lengths that are read at once.
         device (`str`, *optional*): cuda where there is one.
+        word_tokenizer (`str`, *optional*, defaults to `"whitespace"`): what words are, see [`word_splitter`].
 
     Returns:
         [`JudgePerplexity`].
@@ -254,13 +290,13 @@ def judge_perplexity(
         ValueError: for no texts, nothing but empty texts, texts longer than the model's context, rows that are no
             strings, texts with `[SEP]`.
     """
-    texts = check_texts(texts)
-    words = np.array([len(text.split()) for text in texts])
+    texts = validate_texts(texts)
+    words = count_words(texts, word_tokenizer)
     if not words.sum():
         raise ValueError("`texts` must not all be empty. Check what was generated.")
     model, tokenizer = load_judge(model, tokenizer, device)
     start, rows = _tokenize(texts, model, tokenizer, prefix)
-    first = {}  # equal texts are read once: greedy decoding writes many
+    first = {}  # equal texts are read once: greedy decoding generates many
     same = np.array([first.setdefault(text, row) for row, text in enumerate(texts)])
     nats = np.zeros(len(texts))
     batches = list(_batches(start, rows, first.values(), batch_size, model.device))
@@ -290,7 +326,7 @@ def mauve(
     MAUVE (Pillutla et al., 2021; package mauve-text) x 100: how near the texts are to real ones, by clusters of what a
     language model makes of their last token. Higher is better.
 
-    Depends on the model and on the number of texts (some thousands are recommended). Published figures are of
+    Depends on the model and on the number of texts (some thousands are recommended). Published values are of
     `model="openai-community/gpt2-large"`.
 
     Args:
@@ -302,11 +338,11 @@ def mauve(
     Raises:
         ValueError: for fewer than two texts or references, texts longer than the model's context, rows that are no
             strings, texts with `[SEP]`.
-        ImportError: without mauve-text and faiss (the `eval-extra` extra).
+        ImportError: without mauve-text and faiss (the `eval-all` extra).
     """
-    texts = check_texts(texts, minimum=2)
-    references = check_texts(references, "references", minimum=2, extra="Pass real texts to compare with.")
-    package = require("mauve", "mauve", "eval-extra")
+    texts = validate_texts(texts, minimum=2)
+    references = validate_texts(references, "references", minimum=2, extra="Pass real texts to compare with.")
+    package = require("mauve", "mauve", "eval-all")
     model, tokenizer = load_judge(model, tokenizer, device)
     features = [_last_states(part, model, tokenizer, prefix, batch_size) for part in (references, texts)]
     score = package.compute_mauve(p_features=features[0], q_features=features[1], seed=seed, verbose=False).mauve

@@ -214,7 +214,7 @@ def encode_texts(model, data, processor: TraceProcessor, *, batch_size: int = 16
 @dataclass
 class MutualInformation:
     """
-    How much latents tell of which text they come from, in nats. Every figure has a cap that it saturates at.
+    How much latents tell of which text they come from, in nats. Every estimate has a cap that it saturates at.
 
     Args:
         per_step (`torch.Tensor` of shape `(S,)`): U_t, of z_t given the z_<t that all texts are asked about.
@@ -255,9 +255,9 @@ def mutual_information(
 
     z^i is one path drawn from the posterior of text i. All texts are asked about the same z_<t^i: what the recurrence
     alone puts into z_t tells nothing of the text, and counts for nothing. U_t is no less than I(z_t; x | z_<t), since
-    texts weigh the same whatever z_<t says of them. The joint figure, of z_1..z_{T_i} against all texts with T_i
+    texts weigh the same whatever z_<t says of them. The joint estimate, of z_1..z_{T_i} against all texts with T_i
     segments or more, is a plain estimate of I(z; x), and soon at its cap. For a single latent both are the usual
-    figure (Hoffman and Johnson 2016).
+    estimate (Hoffman and Johnson 2016).
 
     Args:
         texts ([`EncodedTexts`]): from [`encode_texts`]. Time grows with N^2: 1000 texts of 10 segments take 8 s of

@@ -176,6 +176,11 @@ def first_layers(backbone: nn.Module, count: int) -> nn.Module:
 def _shallow(module: nn.Module) -> nn.Module:
     twin = copy.copy(module)
     twin._modules = dict(module._modules)
+    # what others have put in the place of a module's forward (Accelerate's offloading, `module.compile()`) runs the
+    # module that it was made for, with all its layers
+    for name in ("forward", "_old_forward", "_hf_hook"):
+        vars(twin).pop(name, None)
+    twin._compiled_call_impl = None
     return twin
 
 

@@ -2,7 +2,8 @@
 
 import torch
 from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
+
+from .private_trace import layer_of
 
 # Encoder slots made at a time: a copy of the whole cache for every token would be as dear as the tokens
 _SPARE_SLOTS = 8
@@ -108,10 +109,7 @@ class TraceCache(DynamicCache):
                 keys, values = layer.keys[:, :, :length], layer.values[:, :, :length]
                 if rows.numel() != keys.shape[0]:
                     keys, values = keys[rows], values[rows]
-                own = DynamicLayer()
-                own.lazy_initialization(keys, values)
-                own.keys, own.values = keys, values  # `update` would copy them
-                past.layers.append(own)
+                past.layers.append(layer_of(keys, values))
         return past
 
     def store_encoder(
@@ -135,13 +133,13 @@ class TraceCache(DynamicCache):
             if index >= len(self.encoder.layers):
                 shape = (self.segment.numel(), layer.keys.shape[1], 0, layer.keys.shape[3])
                 self.encoder.update(layer.keys.new_empty(shape), layer.values.new_empty(shape), index)
-            own = self.encoder.layers[index]
-            if own.keys.shape[2] < total:
-                grow = total + _SPARE_SLOTS - own.keys.shape[2]
-                own.keys = torch.nn.functional.pad(own.keys, (0, 0, 0, grow))
-                own.values = torch.nn.functional.pad(own.values, (0, 0, 0, grow))
-            own.keys[row_index, :, column_index] = new_keys
-            own.values[row_index, :, column_index] = new_values
+            kept = self.encoder.layers[index]
+            if kept.keys.shape[2] < total:
+                grow = total + _SPARE_SLOTS - kept.keys.shape[2]
+                kept.keys = torch.nn.functional.pad(kept.keys, (0, 0, 0, grow))
+                kept.values = torch.nn.functional.pad(kept.values, (0, 0, 0, grow))
+            kept.keys[row_index, :, column_index] = new_keys
+            kept.values[row_index, :, column_index] = new_values
 
     def _apply_to_rows(self, change) -> None:
         if self.latents is not None:

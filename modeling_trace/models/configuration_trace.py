@@ -3,10 +3,16 @@
 import difflib
 from dataclasses import fields
 
-from transformers import AutoConfig, GenerationConfig, PreTrainedConfig
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
+from transformers import AutoConfig, PreTrainedConfig
 from transformers.utils import logging
+
+from .private_trace import (
+    CONFIG_MAPPING,
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    attention_implementation,
+    generation_settings,
+)
 
 logger = logging.get_logger(__name__)
 
@@ -53,6 +59,7 @@ _LIBRARY_KEYS = frozenset(
 )
 
 
+_SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 _UNSUITABLE = ("bloom", "xlnet")  # build their own masks
 _ATTENTION_LAYERS = {"full_attention", "sliding_attention"}
 
@@ -122,7 +129,8 @@ class TraceConfig(PreTrainedConfig):
         sep_token_id (`int`, *optional*):
             Id of [SEP], a token of its own. Needed where `separator="token"`, and for prompts.
         bos_token_id, eos_token_id, pad_token_id (`int`, *optional*):
-            Ids of the token that starts every text, that ends it, and of padding.
+            Ids of the token that starts every text, that ends it, and of padding: those of `backbone_config`, where
+            they are kept. Given here, they are set there.
         residual_posterior (`bool`, defaults to `False`):
             The posterior is a residual on the prior (Eq. 10). False: the posterior network gives its mean and log
             variance as they are (Table 5, -RP), so that the KL trains the prior, too.
@@ -252,11 +260,11 @@ class TraceConfig(PreTrainedConfig):
             self.latent_layer = middle_layer(backbone)
         if self.tie_word_embeddings is None:
             self.tie_word_embeddings = bool(getattr(backbone, "tie_word_embeddings", True))
-        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
-            if getattr(self, name) is None:
-                setattr(self, name, getattr(backbone, name, None))
+        for name in _SPECIAL_TOKENS:
+            if vars(self)[name] is not None:
+                setattr(backbone, name, vars(self)[name])
         # the library would otherwise reset the attention implementation of a backbone that is already built
-        kwargs.setdefault("attn_implementation", backbone._attn_implementation)
+        kwargs.setdefault("attn_implementation", attention_implementation(backbone))
         super().__post_init__(**kwargs)
         self.check()
 
@@ -280,8 +288,7 @@ class TraceConfig(PreTrainedConfig):
 
     @classmethod
     def _unknown_names(cls, names) -> list[str]:
-        allowed = {field.name for field in fields(cls)} | _LIBRARY_KEYS
-        allowed |= set(GenerationConfig._get_default_generation_params())
+        allowed = {field.name for field in fields(cls)} | _LIBRARY_KEYS | generation_settings()
         return [name for name in names if name not in allowed and not name.startswith("_")]
 
     @classmethod
@@ -448,6 +455,25 @@ class TraceConfig(PreTrainedConfig):
                 f"`backbone_config` must be a decoder-only language model, got '{name}', {kind}. "
                 "Use GPT-2, Llama, Qwen or another causal language model."
             )
+
+    # BOS, EOS and PAD are the backbone's: others change them there (the Trainer aligns them with the tokenizer's), and
+    # where segments begin, what is trained and what is generated must all hear of it.
+
+    def __getattribute__(self, name):
+        if name in _SPECIAL_TOKENS:
+            backbone = super().__getattribute__("__dict__").get("backbone_config")
+            if isinstance(backbone, PreTrainedConfig):
+                return getattr(backbone, name, None)
+        return super().__getattribute__(name)
+
+    def __setattr__(self, name, value):
+        again = name in vars(self)  # the first time is in __init__, before it is known what was given
+        super().__setattr__(name, value)
+        if name in _SPECIAL_TOKENS and again and isinstance(self.backbone_config, PreTrainedConfig):
+            setattr(self.backbone_config, name, value)
+
+    def to_dict(self):
+        return {**super().to_dict(), **{name: getattr(self, name) for name in _SPECIAL_TOKENS}}
 
     def to_diff_dict(self):
         # defaults are left out of config.json, and "middle" is another layer in another backbone

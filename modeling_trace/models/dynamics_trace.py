@@ -10,6 +10,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from .configuration_trace import LATENT_DYNAMICS_VALUES, REGISTERED_DYNAMICS, TraceConfig
 from .gaussian_trace import (
+    LinearFloat32,
     PosteriorNorm,
     SegmentLatents,
     linear_float32,
@@ -61,7 +62,7 @@ class LatentDynamics(nn.Module, ABC):
         self.residual_posterior = config.residual_posterior
         hidden_size = config.backbone_config.hidden_size
         self._make_prior(hidden_size, config)
-        self.posterior_network = nn.Linear(hidden_size, 2 * config.latent_size)  # W^g
+        self.posterior_network = LinearFloat32(hidden_size, 2 * config.latent_size)  # W^g
         norm = (config.latent_size, config.posterior_norm, config.posterior_norm_gamma)
         self.mean_norm = PosteriorNorm(*norm)
         self.logvar_norm = PosteriorNorm(*norm, beta_init=2 * math.log(config.posterior_sigma_init))
@@ -98,8 +99,7 @@ class LatentDynamics(nn.Module, ABC):
         Returns:
             Two tensors of shape `(..., latent_size)`, float32.
         """
-        values = linear_float32(states, self.posterior_network.weight, self.posterior_network.bias)
-        mean, logvar = values.split(self.latent_size, dim=-1)
+        mean, logvar = self.posterior_network(states).split(self.latent_size, dim=-1)
         return self.mean_norm(mean, mask), self.logvar_norm(logvar, mask)
 
     def combine(self, prior_mean, prior_logvar, delta_mean, delta_logvar) -> tuple[torch.Tensor, torch.Tensor]:
@@ -167,6 +167,47 @@ class LatentDynamics(nn.Module, ABC):
         return standard_normal(like, generator) * keep if sample else torch.zeros_like(like)
 
 
+class PriorNetwork(nn.Module):
+    """
+    W^f of [z_{t-1}; c_{t-1}] in its two parts: what it makes of all c at once, and the matrix that the scan needs.
+
+    No `nn.Linear`, and so nothing that PEFT's `target_modules="all-linear"` adapts: an adapter follows what a layer
+    makes of its input, not its columns. Weights are read in this forward only, where whoever keeps them elsewhere
+    (offloading, ZeRO-3) has brought them.
+    """
+
+    def __init__(self, latent_size: int, hidden_size: int):
+        super().__init__()
+        self.latent_size = latent_size
+        whole = nn.Linear(latent_size + hidden_size, 2 * latent_size)
+        self.weight, self.bias = whole.weight, whole.bias
+
+    def forward(self, context: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """
+        Args:
+            context (`torch.Tensor` of shape `(..., hidden_size)`, *optional*): c_{t-1}.
+
+        Returns:
+            The columns of W^f that act on z, mean rows first, `(2 * latent_size, latent_size)`; and W_c c_{t-1} + bias
+            `(..., 2 * latent_size)`, float32, None without a context.
+        """
+        recurrent, of_context = self.weight.split([self.latent_size, self.weight.shape[1] - self.latent_size], dim=1)
+        inputs = None if context is None else linear_float32(context, of_context, self.bias)
+        return recurrent.clone(), inputs
+
+
+class RecurrentMatrix(nn.Module):
+    """A matrix that acts on z, which its forward returns. No `nn.Linear`, for the reasons of [`PriorNetwork`]."""
+
+    def __init__(self, size: int):
+        super().__init__()
+        self.weight = nn.Linear(size, size, bias=False).weight
+
+    def forward(self) -> torch.Tensor:
+        """`(latent_size, latent_size)`."""
+        return self.weight.clone()
+
+
 class RecurrentDynamics(LatentDynamics):
     """
     TRACE-R, `latent_dynamics="recurrent"`: the prior given the last latent and the text so far (RGD, Sec. 4.1).
@@ -177,19 +218,19 @@ class RecurrentDynamics(LatentDynamics):
     """
 
     def _make_prior(self, hidden_size, config):
-        self.prior_network = nn.Linear(config.latent_size + hidden_size, 2 * config.latent_size)  # W^f
+        self.prior_network = PriorNetwork(config.latent_size, hidden_size)  # W^f
 
     def _recurrent_weight(self) -> torch.Tensor:
         """The columns of W^f that act on z, mean rows first, `(2 * latent_size, latent_size)`."""
-        return self.prior_network.weight[:, : self.latent_size]
+        return self.prior_network()[0]
 
-    def _context_weight(self) -> torch.Tensor:
-        """The columns of W^f that act on c, mean rows first, `(2 * latent_size, hidden_size)`."""
-        return self.prior_network.weight[:, self.latent_size :]
+    def _context_inputs(self, context: torch.Tensor) -> torch.Tensor:
+        """W_c c_{t-1} + bias, mean first, `(..., 2 * latent_size)`."""
+        return self.prior_network(context)[1]
 
     def _prior_inputs(self, context: torch.Tensor, first: torch.BoolTensor) -> torch.Tensor:
         """W_c c_{t-1} + bias; zero where the prior is N(0, I)."""
-        inputs = linear_float32(context, self._context_weight(), self.prior_network.bias)
+        inputs = self._context_inputs(context)
         return inputs if self.conditional else inputs.masked_fill(first.unsqueeze(-1), 0.0)
 
     def _prior_from_inputs(self, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -254,19 +295,19 @@ class ParallelDynamics(RecurrentDynamics):
 
     def _make_prior(self, hidden_size, config):
         size = config.latent_size
-        self.prior_network = nn.Linear(hidden_size, 2 * size)  # W_mu2, W_sigma2
-        self.recurrent_mean = nn.Linear(size, size, bias=False)  # W_mu1
-        self.recurrent_logvar = nn.Linear(size, size, bias=False)  # W_sigma1
+        self.prior_network = LinearFloat32(hidden_size, 2 * size)  # W_mu2, W_sigma2
+        self.recurrent_mean = RecurrentMatrix(size)  # W_mu1
+        self.recurrent_logvar = RecurrentMatrix(size)  # W_sigma1
         if config.spectral_norm:
             # three power iterations a step keep up with AdamW at 1e-3; one lets the norm drift above 1.001
             spectral_norm(self.recurrent_mean, n_power_iterations=3)
             spectral_norm(self.recurrent_logvar, n_power_iterations=3)
 
     def _recurrent_weight(self):
-        return torch.cat([self.recurrent_mean.weight, self.recurrent_logvar.weight])
+        return torch.cat([self.recurrent_mean(), self.recurrent_logvar()])
 
-    def _context_weight(self):
-        return self.prior_network.weight
+    def _context_inputs(self, context):
+        return self.prior_network(context)
 
     def approximate_latents(
         self,
@@ -362,12 +403,12 @@ class ContextDynamics(LatentDynamics):
 
     def _make_prior(self, hidden_size, config):
         if self.reads_context:
-            self.prior_network = nn.Linear(hidden_size, 2 * config.latent_size)  # W^f
+            self.prior_network = LinearFloat32(hidden_size, 2 * config.latent_size)  # W^f
 
     def prior(self, previous, context, first):
         if not self.reads_context:
             return torch.zeros_like(previous), torch.zeros_like(previous)
-        inputs = linear_float32(context, self.prior_network.weight, self.prior_network.bias)
+        inputs = self.prior_network(context)
         if not self.conditional:
             inputs = inputs.masked_fill(first.unsqueeze(-1), 0.0)
         mean, logvar = inputs.split(self.latent_size, dim=-1)

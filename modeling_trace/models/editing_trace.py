@@ -33,6 +33,9 @@ class LatentEditingMixin:
     All return what `generate(return_dict_in_generate=True)` returns: `sequences` and the `latents` of each row. All
     take arguments of `generate()` (`num_beams`, `do_sample`, `max_new_tokens`, `generator`, ...) besides their own. A
     conditional model keeps each text's prompt. A text ends after as many segments as it has latents for.
+
+    Needs of its host: `config`, `generation_config`, `has_latents`, `one_latent_per_text`, `segment_rule`, `encode()`
+    and `generate()`.
     """
 
     @torch.no_grad()
@@ -175,18 +178,18 @@ class LatentEditingMixin:
         """
         latents, counts, segment_ids = self._latents_of(input_ids, attention_mask)
         steps = torch.arange(1, latents.shape[1] + 1, device=latents.device)
-        there = (steps <= counts.unsqueeze(1)).unsqueeze(-1)
-        mean = (latents * there).sum(dim=0, keepdim=True) / there.sum(dim=0, keepdim=True)
+        has_segment = (steps <= counts.unsqueeze(1)).unsqueeze(-1)
+        mean = (latents * has_segment).sum(dim=0, keepdim=True) / has_segment.sum(dim=0, keepdim=True)
         count = counts.float().mean().round().long().view(1)
         return self._write_under(mean, count, *self._cut(input_ids[:1], segment_ids[:1], 1), input_ids, kwargs)
 
     def _latents_of(self, input_ids, attention_mask, sample_latents=False):
         """Posterior latents `(rows, S, D)`, the number of segments of each row, and the segment ids."""
-        found = self.encode(input_ids, attention_mask, sample_latents=sample_latents)
-        counts = found.segment_ids.amax(dim=1)
+        encoded = self.encode(input_ids, attention_mask, sample_latents=sample_latents)
+        counts = encoded.segment_ids.amax(dim=1)
         if int(counts.min()) < 1:
             raise ValueError(f"`input_ids` has no text in row {int(counts.argmin())}, and so no latents.")
-        return found.latents, counts, found.segment_ids
+        return encoded.latents, counts, encoded.segment_ids
 
     def _cut(self, input_ids, segment_ids, first):
         """What stands before segment `first` in each row, padded on the left, and its mask."""
@@ -228,7 +231,7 @@ class LatentEditingMixin:
         out = self.generate(prompt_ids, attention_mask=prompt_mask, latents=latents, **kwargs)
         # a row that is done waits for the others, and may have drawn a latent for a segment that it does not write
         counts = counts.repeat_interleave(len(out.latents) // len(counts))
-        found = out.latents[:, : int(counts.max())]
-        steps = torch.arange(1, found.shape[1] + 1, device=found.device)
-        out["latents"] = torch.where((steps <= counts.unsqueeze(1)).unsqueeze(-1), found, 0.0)
+        latents = out.latents[:, : int(counts.max())]
+        steps = torch.arange(1, latents.shape[1] + 1, device=latents.device)
+        out["latents"] = torch.where((steps <= counts.unsqueeze(1)).unsqueeze(-1), latents, 0.0)
         return out

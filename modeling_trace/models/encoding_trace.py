@@ -11,21 +11,25 @@ from functools import cache
 
 import torch
 from torch import nn
-from transformers.masking_utils import create_bidirectional_mask
 
 from .backbones_trace import first_layers, layer_stack
 from .cache_trace import TraceCache
 from .gaussian_trace import SegmentLatents
 from .likelihood_trace import evaluation_mode
+from .private_trace import create_bidirectional_mask
 from .segments_trace import (
     ENCODER_MASKS,
+    SegmentLayout,
     check_prompts,
     gather_positions,
     last_token_index,
-    segment_layout,
+    make_layout,
     token_positions,
 )
 
+# For passes that are not the decoder's: the config may ask for the hidden states of every pass, and the hooks that
+# record them would be put on the shared layers once for each
+_NOT_CAPTURED = {"output_hidden_states": False, "output_attentions": False}
 # Tokens that `residual_rms` looks at
 _RMS_TEXTS, _RMS_LENGTH = 8, 32
 
@@ -130,10 +134,10 @@ class StateReader(nn.Module):
         states = self.read(hidden)
         context = gather_positions(states, ends)
         steps = torch.arange(1, ends.shape[1], device=ends.device).view(-1, 1)
-        own = (segment_ids.unsqueeze(1) == steps).unsqueeze(1)  # (B, 1, S, L)
+        in_segment = (segment_ids.unsqueeze(1) == steps).unsqueeze(1)  # (B, 1, S, L)
         scores = self.score(states).transpose(1, 2).unsqueeze(2)  # (B, heads, 1, L)
         # a finite number: a step that a row does not have is an even mean over nothing, not NaN
-        weights = scores.masked_fill(~own, torch.finfo(scores.dtype).min).softmax(dim=-1)
+        weights = scores.masked_fill(~in_segment, torch.finfo(scores.dtype).min).softmax(dim=-1)
         pooled = weights @ states.unsqueeze(1)  # (B, heads, S, H): pooled first, a product by segment, not by token
         values = self.value(pooled).unflatten(-1, (self.heads, -1))  # (B, heads, S, heads, H / heads)
         parts = torch.diagonal(values, dim1=1, dim2=3)  # each head its own part: (B, S, H / heads, heads)
@@ -144,15 +148,14 @@ class EncodingMixin:
     """
     The part of [`TraceForConditionalGeneration`] that knows of both architectures.
 
-    It uses the host's `config`, `backbone`, `latents` (the dynamics), `latent_injection`, `state_reader` and
-    `latent_entry` (both None at the embeddings), `segment_rule` and `get_input_embeddings`.
+    Needs of its host: `config`, `training`, `has_latents`, `backbone`, `get_input_embeddings()`, `dynamics`,
+    `latent_injection`, and `state_reader` and `latent_entry`, both None at the embeddings.
     """
 
     # ---- where z enters ----
 
-    def _run_backbone(self, input_ids: torch.LongTensor, enter: Callable | None, **kwargs):
+    def _run_backbone(self, embeds: torch.Tensor, enter: Callable | None, **kwargs):
         """One pass of the backbone; `enter` maps what is at the latents' place, `(B, L, H)`, to what goes on."""
-        embeds = self.get_input_embeddings()(input_ids)
         if enter is None or self.latent_entry is None:
             return self.backbone(inputs_embeds=embeds if enter is None else enter(embeds), **kwargs)
         self.latent_entry.enter = enter
@@ -163,21 +166,21 @@ class EncodingMixin:
 
     def _inject(self, hidden: torch.Tensor, token_latents: torch.Tensor) -> torch.Tensor:
         """hidden + W_z z, `(B, L, H)`."""
-        return hidden + self.latent_injection(token_latents.to(self.latent_injection.weight.dtype)).to(hidden.dtype)
+        return hidden + self.latent_injection(token_latents).to(hidden)
 
     # ---- where states are read: training and scoring ----
 
     @property
     def packed_hidden_size(self) -> int | None:
-        """`hidden_size` of [`segment_layout`]: None where no pass reads segments alone, so that none are packed."""
+        """`hidden_size` of [`SegmentLayout`]: None where no pass reads segments alone, so that none are packed."""
         reads_segments = self.has_latents and self.latent_entry is None and self.dynamics.posterior_pass == "segment"
         return self.config.backbone_config.hidden_size if reads_segments else None
 
-    def _layout(self, segment_ids, layout=None) -> dict:
+    def _layout(self, segment_ids, layout=None) -> SegmentLayout:
         if layout is None:
             if self.config.conditional:
                 check_prompts(segment_ids)
-            layout = segment_layout(segment_ids, self.packed_hidden_size)
+            layout = make_layout(segment_ids, self.packed_hidden_size)
         return layout
 
     def _encoder_states(self, input_ids, attention_mask, segment_ids, layout=None, hidden=None):
@@ -188,12 +191,12 @@ class EncodingMixin:
         embeddings, the encoder runs by itself.
         """
         layout = self._layout(segment_ids, layout)
-        steps = torch.arange(1, layout["num_segments"] + 1, device=input_ids.device)
+        steps = torch.arange(1, layout.num_segments + 1, device=input_ids.device)
         mask = steps <= segment_ids.amax(dim=1, keepdim=True)
         if self.latent_entry is not None:
             if hidden is None:
                 hidden = self._trunk_states(input_ids, attention_mask)
-            context, states = self.state_reader(hidden, segment_ids, layout["ends"].to(input_ids.device))
+            context, states = self.state_reader(hidden, segment_ids, layout.ends.to(input_ids.device))
             # the prior of step t reads c_{t-1}, which has not seen x_t
             return context[:, :-1] if self.dynamics.reads_context else None, states, mask
         return *self._pass_states(input_ids, attention_mask, segment_ids, layout), mask
@@ -210,38 +213,43 @@ class EncodingMixin:
 
     def _trunk_states(self, input_ids, attention_mask) -> torch.Tensor:
         """The residual stream after `latent_layer`, `(B, L, H)`, without the layers above."""
-        found = []
+        outputs = []
         trunk = first_layers(self.backbone, self.config.latent_layer)
         last = layer_stack(self.backbone)[1][self.config.latent_layer - 1]
-        handle = last.register_forward_hook(lambda module, args, out: found.append(out))
+        handle = last.register_forward_hook(lambda module, args, out: outputs.append(out))
         try:
             trunk(
                 inputs_embeds=self.get_input_embeddings()(input_ids),
                 attention_mask=attention_mask,
                 position_ids=None if attention_mask is None else token_positions(attention_mask),
                 use_cache=False,
+                **_NOT_CAPTURED,
             )
         finally:
             handle.remove()
-        return found[0][0] if isinstance(found[0], tuple) else found[0]
+        return outputs[0][0] if isinstance(outputs[0], tuple) else outputs[0]
 
     def _encoder(self) -> nn.Module:
         """What reads the text for latents at the embeddings: the backbone, or its first layers."""
         layers = self.config.encoder_layers
         return self.backbone if layers is None else first_layers(self.backbone, layers)
 
+    def _encoder_pass(self, **kwargs) -> torch.Tensor:
+        """What the encoder makes of `inputs_embeds`, `(rows, L, H)`."""
+        return self._encoder()(**kwargs, **_NOT_CAPTURED).last_hidden_state
+
     def _pass_states(self, input_ids, attention_mask, segment_ids, layout):
         """c_{t-1} (or None) and s_t by passes of the encoder (paper Sec. 4.1, Fig. 1)."""
-        ends = layout["ends"].to(input_ids.device)
+        ends = layout.ends.to(input_ids.device)
         posterior_pass, reads_context = self.dynamics.posterior_pass, self.dynamics.reads_context
         names = sorted({posterior_pass, *(["context"] if reads_context else [])} - {"segment"})
         states = {}
         if names:
             # only priors read the context: they have not seen the last segment
-            length = layout["context_length"] if posterior_pass == "segment" else input_ids.shape[1]
-            found = self._read(names, input_ids, attention_mask, segment_ids, length)
+            length = layout.context_length if posterior_pass == "segment" else input_ids.shape[1]
+            every_pass = self._read(names, input_ids, attention_mask, segment_ids, length)
             last = ends.clamp_max(length - 1).repeat(len(names), 1)
-            states = dict(zip(names, gather_positions(found, last).chunk(len(names)), strict=True))
+            states = dict(zip(names, gather_positions(every_pass, last).chunk(len(names)), strict=True))
         if posterior_pass == "segment":
             segment_states = self._segment_states(input_ids, attention_mask, segment_ids, layout)
         else:
@@ -257,22 +265,22 @@ class EncodingMixin:
         config = self.config.backbone_config
         masks = [ENCODER_MASKS[name](config, embeds, attention_mask, segment_ids) for name in names]
         positions = token_positions(torch.ones_like(input_ids) if attention_mask is None else attention_mask)
-        return self._encoder()(
+        return self._encoder_pass(
             inputs_embeds=embeds.repeat(len(names), 1, 1),
             attention_mask=torch.cat(masks),
             position_ids=positions.repeat(len(names), 1),
             use_cache=False,
-        ).last_hidden_state
+        )
 
     def _segment_states(self, input_ids, attention_mask, segment_ids, layout) -> torch.Tensor:
         """
         h_t, `(batch_size, num_segments, hidden_size)`. One call of the encoder however it is laid out: processes that
         share a model's weights (FSDP) must call alike.
         """
-        if layout["packed"] is None:
+        if layout.packed is None:
             states = self._read(["segment"], input_ids, attention_mask, segment_ids)
-            return gather_positions(states, layout["ends"][:, 1:].to(input_ids.device))
-        packed = layout["packed"].to(input_ids.device)
+            return gather_positions(states, layout.ends[:, 1:].to(input_ids.device))
+        packed = layout.packed.to(input_ids.device)
         batch_size, rows, width = packed.shape
         index = packed.view(batch_size, -1)
         positions = torch.ones_like(input_ids) if attention_mask is None else attention_mask
@@ -282,15 +290,13 @@ class EncodingMixin:
 
         embeds = self.get_input_embeddings()(arrange(input_ids))
         segment_ids = arrange(segment_ids).masked_fill(packed.view(-1, width) < 0, -1)
-        states = self._encoder()(
+        states = self._encoder_pass(
             inputs_embeds=embeds,
             attention_mask=ENCODER_MASKS["segment"](self.config.backbone_config, embeds, None, segment_ids),
             position_ids=arrange(token_positions(positions)),
             use_cache=False,
-        ).last_hidden_state
-        return gather_positions(
-            states.reshape(batch_size, rows * width, -1), layout["packed_ends"].to(input_ids.device)
         )
+        return gather_positions(states.reshape(batch_size, rows * width, -1), layout.packed_ends.to(input_ids.device))
 
     # ---- where states are read: generation ----
 
@@ -327,13 +333,13 @@ class EncodingMixin:
 
         def read(name):
             past = cache.encoder if name == "context" and dynamics.reads_context else None
-            states = self._encoder()(
+            states = self._encoder_pass(
                 inputs_embeds=embeds,
                 attention_mask=ENCODER_MASKS[name](self.config.backbone_config, embeds, mask, segments),
                 position_ids=token_positions(mask),
                 cache=past,
                 use_cache=past is not None,
-            ).last_hidden_state
+            )
             return gather_positions(states, last)
 
         states = {name: read(name) for name in names}
@@ -375,7 +381,7 @@ class EncodingMixin:
         seen = (slots < start.unsqueeze(1)) & real[:, :past_length].bool()
         embeds = self.get_input_embeddings()(ids)
         past = cache.encoder_past(rows, past_length)
-        states = self._encoder()(
+        states = self._encoder_pass(
             inputs_embeds=embeds,
             # a token of the window sees all of its own segment and all that the row encoded before
             attention_mask=create_bidirectional_mask(
@@ -388,7 +394,7 @@ class EncodingMixin:
             position_ids=positions,
             cache=past,
             use_cache=True,
-        ).last_hidden_state
+        )
         cache.store_encoder(rows, past, past_length, window, total)
         return gather_positions(states, (lengths - 1).unsqueeze(1)).squeeze(1)
 

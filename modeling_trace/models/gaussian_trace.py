@@ -78,8 +78,8 @@ def free_bits(kl: torch.Tensor, num_segments: torch.LongTensor, free_nats: float
     Returns:
         `torch.Tensor` of shape `()`: nats, summed.
     """
-    there = torch.arange(1, kl.shape[1] + 1, device=kl.device) <= num_segments.unsqueeze(1)
-    return torch.where(there, kl.clamp_min(free_nats), 0.0).sum()
+    has_segment = torch.arange(1, kl.shape[1] + 1, device=kl.device) <= num_segments.unsqueeze(1)
+    return torch.where(has_segment, kl.clamp_min(free_nats), 0.0).sum()
 
 
 def reparameterize(
@@ -121,6 +121,13 @@ def linear_float32(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | N
     x = at_least_float32(x)
     with torch.autocast(x.device.type, enabled=False):
         return nn.functional.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
+
+
+class LinearFloat32(nn.Linear):
+    """A linear layer of the latent networks: in float32 at least, also under autocast ([`linear_float32`])."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return linear_float32(x, self.weight, self.bias)
 
 
 @dataclass

@@ -1,5 +1,6 @@
 """Generation: where segments close, and the latent that is drawn for the next one there (paper Sec. 5.2)."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -39,27 +40,27 @@ class LatentDraws:
     def draw(self, mean: torch.Tensor, logvar: torch.Tensor, scale: torch.Tensor | float) -> torch.Tensor:
         return reparameterize(mean, logvar, standard_normal(mean, self.generator), scale)
 
-    def hold(self, latents: torch.Tensor, rows: torch.LongTensor, segment: torch.LongTensor) -> torch.Tensor:
-        """Replace what is `given` for `rows` in their `segment` (1, 2, ...)."""
+    def replace_given(self, latents: torch.Tensor, rows: torch.LongTensor, segment: torch.LongTensor) -> torch.Tensor:
+        """`latents` `(rows, latent_size)`, but what is `given` for `rows` in their `segment` (1, 2, ...)."""
         if self.given is None:
             return latents
         known = segment <= self.given.shape[1]
         given = self.given[rows, torch.where(known, segment - 1, 0)].to(latents)
         return torch.where(known.unsqueeze(-1) & ~given.isnan(), given, latents)
 
-    def show(self, latents, prior, here, segment):
+    def call_back(self, latents, prior, drawn, segment):
         """
-        Let the callback look at, or replace, the latents that are drawn in the rows `here`.
+        Let the callback look at, or replace, the latents of the rows `drawn`.
 
         Args:
             latents (`torch.Tensor` of shape `(rows, latent_size)`).
             prior (`tuple[torch.Tensor, torch.Tensor]`): mean and log variance, each of the shape of `latents`.
-            here (`torch.BoolTensor` of shape `(rows,)`): whose latents are drawn now.
+            drawn (`torch.BoolTensor` of shape `(rows,)`): whose latents are drawn now.
             segment (`torch.LongTensor` of shape `(rows,)`): the segment that they are for.
         """
         if self.callback is None:
             return latents
-        rows = here.nonzero().squeeze(-1)
+        rows = drawn.nonzero().squeeze(-1)
         if rows.numel() == 0:
             return latents
         replaced = self.callback(latents[rows], tuple(p[rows] for p in prior), rows, segment[rows])
@@ -74,7 +75,13 @@ class LatentDraws:
 
 
 class SegmentGenerationMixin:
-    """The part of [`TraceForConditionalGeneration`] that turns stock `generate()` into segment-wise sampling."""
+    """
+    The part of [`TraceForConditionalGeneration`] that turns stock `generate()` into segment-wise sampling.
+
+    Stands before Transformers' `GenerationMixin` among the host's bases. Needs of its host: `config`,
+    `generation_config`, `device`, `has_latents`, `one_latent_per_text`, `segment_rule`, `dynamics`, `_segment_ids()`,
+    and of [`EncodingMixin`] `_prompt_states()` and `_closed_states()`.
+    """
 
     @torch.no_grad()
     def generate(
@@ -141,18 +148,23 @@ class SegmentGenerationMixin:
 
         def setting(name, default=None):
             """A generation setting as Transformers will find it: call, then given config, then the model's own."""
-            own = (getattr(config, name, None) for config in (generation_config, self.generation_config))
-            return next((value for value in (kwargs.get(name), *own) if value is not None), default)
+            configured = (getattr(config, name, None) for config in (generation_config, self.generation_config))
+            return next((value for value in (kwargs.get(name), *configured) if value is not None), default)
 
         self._refuse_unsupported(kwargs, setting)
-        if not latent_temperature >= 0:
+        if not 0 <= latent_temperature < math.inf:
             raise ValueError(
-                f"`latent_temperature` must be >= 0, got {latent_temperature}. Use 0 for the prior's mean."
+                f"`latent_temperature` must be a number >= 0, got {latent_temperature}. Use 0 for the prior's mean."
             )
 
         if inputs is None:
             inputs = kwargs.pop("input_ids", None)
         bos_token_id = setting("bos_token_id", self.config.bos_token_id)
+        if self.config.bos_token_id not in (None, bos_token_id):
+            raise ValueError(
+                f"`bos_token_id` of generation must be the model's, after which segments begin, got {bos_token_id} "
+                f"and {self.config.bos_token_id}. Set model.config.bos_token_id = {bos_token_id} as well."
+            )
         if inputs is None:
             if bos_token_id is None:
                 raise ValueError("`bos_token_id` is needed to start without a prompt, got None. Pass `input_ids`.")
@@ -162,6 +174,9 @@ class SegmentGenerationMixin:
         if latents is not None and not isinstance(latents, torch.Tensor):
             raise ValueError(f"`latents` must be a tensor, got {type(latents).__name__}. Use torch.tensor(latents).")
         beams, returned = setting("num_beams", 1), setting("num_return_sequences", 1)
+        for name, value in (("num_beams", beams), ("num_return_sequences", returned)):
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"`{name}` must be an integer >= 1, got {value!r}. Use 1 for a single one.")
         if beams == 1 and not setting("do_sample", False) and returned > 1:
             # greedy texts differ by their latents, which Transformers cannot know
             inputs = inputs.repeat_interleave(returned, dim=0)
@@ -194,6 +209,9 @@ class SegmentGenerationMixin:
         return outputs
 
     def generate_batch(self, *args, **kwargs):
+        """As in Transformers, for `latent_dynamics="none"` only."""
+        if not self.has_latents:
+            return super().generate_batch(*args, **kwargs)
         raise ValueError("Continuous batching needs a paged cache, which cannot hold latents. Use `generate()`.")
 
     def _refuse_unsupported(self, kwargs, setting):
@@ -409,8 +427,8 @@ class SegmentGenerationMixin:
                 posterior = self.dynamics.posterior(*prior, states[:, t])
                 mean, logvar = (torch.where(complete, q, p) for q, p in zip(posterior, prior, strict=True))
             scale = torch.where(complete, float(draws.temperature > 0), draws.temperature)
-            z = draws.hold(draws.draw(mean, logvar, scale), every_row, torch.full_like(every_row, t))
-            z = draws.show(z, prior, t == current, current)
+            z = draws.replace_given(draws.draw(mean, logvar, scale), every_row, torch.full_like(every_row, t))
+            z = draws.call_back(z, prior, t == current, current)
             z = z * (t <= current).unsqueeze(-1)
             steps.append(z)
             previous = z
@@ -438,8 +456,8 @@ class SegmentGenerationMixin:
         prior = self.dynamics.prior(cache.current, context, torch.zeros_like(closed))
         segment = cache.segment + 1
         every_row = torch.arange(len(closed), device=closed.device)
-        z = cache.draws.hold(cache.draws.draw(*prior, cache.draws.temperature), every_row, segment)
-        z = cache.draws.show(z, prior, closed, segment)
+        z = cache.draws.replace_given(cache.draws.draw(*prior, cache.draws.temperature), every_row, segment)
+        z = cache.draws.call_back(z, prior, closed, segment)
         cache.open_segments(closed, z, cache.input_ids.shape[1])
 
     def _returned_latents(self, outputs, cache: TraceCache, prompt_length: int, prompt_mask) -> torch.Tensor:

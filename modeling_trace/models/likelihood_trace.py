@@ -28,6 +28,10 @@ class LikelihoodOutput(ModelOutput):
     Args:
         log_likelihood (`torch.DoubleTensor` of shape `(batch_size,)`): L_n, a lower bound in expectation that rises
             with n; exact with `latent_dynamics="none"`.
+        separator_log_likelihood (`torch.DoubleTensor` of shape `(batch_size,)`): what the [SEP] of the text add to it,
+            sum_t log p([SEP]_t | x before it), estimated by the same draws; 0 with `separator="none"`. In texts of
+            fixed segments [SEP] is certain where it stands, and generation sets it there.
+        log_likelihood_without_separators (`torch.DoubleTensor` of shape `(batch_size,)`): `log_likelihood` less that.
         effective_sample_size (`torch.DoubleTensor` of shape `(batch_size,)`): (sum w)^2 / sum w^2, from 1 to n; of a
             particle filter the least of a text's steps. Near 1 the bound is loose: one sample carries it.
         effective_sample_size_per_step (`torch.DoubleTensor` of shape `(batch_size, num_segments)`): that of the
@@ -45,6 +49,8 @@ class LikelihoodOutput(ModelOutput):
     """
 
     log_likelihood: torch.Tensor | None = None
+    separator_log_likelihood: torch.Tensor | None = None
+    log_likelihood_without_separators: torch.Tensor | None = None
     effective_sample_size: torch.Tensor | None = None
     effective_sample_size_per_step: torch.Tensor | None = None
     resampled: torch.Tensor | None = None
@@ -101,6 +107,9 @@ class LikelihoodMixin:
     The methods of [`TraceForConditionalGeneration`] that estimate log p(x).
 
     Always as in eval mode. With `latent_dynamics="parallel"` that is the exact recurrence, the model that writes.
+
+    Needs of its host: `config`, `device`, `has_latents`, `dynamics`, `forward()`, `_encoder_states()`,
+    `_segment_ids()` and `_check_length()`.
     """
 
     @torch.no_grad()
@@ -185,16 +194,22 @@ class LikelihoodMixin:
                 raise ValueError(f"`input_ids` has no token to predict in row {row}. Take texts without tokens out.")
             rows = (input_ids, attention_mask, segment_ids)
             if not self.has_latents:
-                reconstruction = self._reconstruction(*rows, targets, None, max_rows).squeeze(2)
+                nats = self._nats_by_step(*rows, targets, None, max_rows)
+                reconstruction, separators = (x.squeeze(2) for x in nats)
                 exact = reconstruction.squeeze(1)
-                effective = torch.full_like(exact, num_samples)
                 out = LikelihoodOutput(
-                    exact, effective, elbo=exact, reconstruction=reconstruction, log_weights=reconstruction
+                    log_likelihood=exact,
+                    separator_log_likelihood=separators.squeeze(1),
+                    effective_sample_size=torch.full_like(exact, num_samples),
+                    elbo=exact,
+                    reconstruction=reconstruction,
+                    log_weights=reconstruction,
                 )
             elif method == "particle":
                 out = self._filtered(*rows, targets, num_samples, generator, max_rows)
             else:
                 out = self._importance_weighted(*rows, targets, num_samples, generator, max_rows)
+        out.log_likelihood_without_separators = out.log_likelihood - out.separator_log_likelihood
         return out if return_dict else out.log_likelihood
 
     def elbo(
@@ -233,14 +248,15 @@ class LikelihoodMixin:
         """
         context, states, mask = self._encoder_states(input_ids, attention_mask, segment_ids)
         for row, steps in enumerate(mask.sum(dim=1).clamp_min(1).tolist()):
-            own = None if context is None else context[row]
+            text_context = None if context is None else context[row]
             delta = self.dynamics.residual(states[row : row + 1, :steps])  # each (1, T, D)
             noise = standard_normal(delta[0].new_empty(steps, num_samples, delta[0].shape[-1]), generator)
 
-            def draw(t, previous, own=own, delta=delta, noise=noise):
+            def draw(t, previous, context=text_context, delta=delta, noise=noise):
                 count = len(previous)
                 first = torch.full((count,), t == 0, device=previous.device)
-                prior = self.dynamics.prior(previous, None if own is None else own[t].expand(count, -1), first)
+                step_context = None if context is None else context[t].expand(count, -1)
+                prior = self.dynamics.prior(previous, step_context, first)
                 posterior = self.dynamics.combine(*prior, *(x[0, t].expand(count, -1) for x in delta))
                 z = reparameterize(*posterior, noise[t])
                 log_ratio = (gaussian_log_density(z, *prior) - gaussian_log_density(z, *posterior)).sum(dim=-1)
@@ -257,7 +273,7 @@ class LikelihoodMixin:
         latents = None
         log_ratio = to_float64(torch.zeros(shape, device=input_ids.device))  # log p(z_t) - log q(z_t)
         kl = log_ratio.new_zeros(batch_size, num_segments, self.config.latent_size)
-        there = torch.zeros(batch_size, num_segments, dtype=torch.bool, device=input_ids.device)
+        has_step = torch.zeros(batch_size, num_segments, dtype=torch.bool, device=input_ids.device)
         for row, (noise, draw) in enumerate(self._proposals(*rows, num_samples, generator)):
             if latents is None:
                 latents = noise.new_zeros(*shape, noise.shape[-1])
@@ -266,19 +282,23 @@ class LikelihoodMixin:
                 z, log_ratio[row, :, t], each_kl = draw(t, z)
                 latents[row, :, t] = z
                 kl[row, t] = to_float64(each_kl).mean(dim=0)
-            there[row, : len(noise)] = True
+            has_step[row, : len(noise)] = True
         overflow = ~(log_ratio.isfinite().all(dim=2) & latents.flatten(2).isfinite().all(dim=2))
         usable = latents.masked_fill(overflow[:, :, None, None], 0.0)
-        per_step = self._reconstruction(*rows, targets, usable, max_rows)
+        per_step, separators = self._nats_by_step(*rows, targets, usable, max_rows)
         overflow = overflow | ~per_step.isfinite().all(dim=2)  # large latents can be too much for the decoder only
         reconstruction = per_step.sum(dim=2).masked_fill(overflow, -math.inf)
         paths = (per_step + log_ratio).cumsum(dim=2).masked_fill(overflow.unsqueeze(2), -math.inf)
         log_weights = paths[:, :, -1]
         bound, effective = importance_weighted_bound(log_weights)
-        by_step = importance_weighted_bound(paths.transpose(1, 2))[1].masked_fill(~there, math.nan)
+        by_step = importance_weighted_bound(paths.transpose(1, 2))[1].masked_fill(~has_step, math.nan)
+        # log p(x_t | x_<t) less that of the step's other tokens, each a ratio of sums over the same paths
+        separators = separators.masked_fill(overflow.unsqueeze(2), 0.0)
+        of_separators = (paths.logsumexp(dim=1) - (paths - separators).logsumexp(dim=1)).sum(dim=1)
         elbo = reconstruction.mean(dim=1) - kl.sum(dim=(1, 2))
         return LikelihoodOutput(
             log_likelihood=bound,
+            separator_log_likelihood=of_separators.masked_fill(bound.isinf(), 0.0),
             effective_sample_size=effective,
             effective_sample_size_per_step=by_step,
             elbo=elbo,
@@ -292,24 +312,32 @@ class LikelihoodMixin:
         self, input_ids, attention_mask, segment_ids, targets, num_samples, generator, max_rows
     ) -> LikelihoodOutput:
         rows = (input_ids, attention_mask, segment_ids)
-        found = filter_texts(
+        labels = _labels(input_ids, targets)
+        results = filter_texts(
             self,
             *rows,
-            _labels(input_ids, targets),
+            labels,
+            self._is_separator(labels),
             self._proposals(*rows, num_samples, generator),
             generator,
             self._max_rows if max_rows is None else lambda length: max_rows,
         )
-        by_step = torch.full((len(found), max(1, int(segment_ids.max()))), math.nan, dtype=torch.float64)
+        by_step = torch.full((len(results), max(1, int(segment_ids.max()))), math.nan, dtype=torch.float64)
         resampled = torch.zeros(by_step.shape, dtype=torch.bool)
-        for row, one in enumerate(found):
+        for row, one in enumerate(results):
             by_step[row, : len(one.resampled)] = one.effective_sample_size
             resampled[row, : len(one.resampled)] = one.resampled
-        bound = torch.tensor([one.log_likelihood for one in found], dtype=torch.float64)
-        least = torch.stack([one.effective_sample_size.amin() for one in found])
+        values = {
+            "log_likelihood": torch.tensor([one.log_likelihood for one in results], dtype=torch.float64),
+            "separator_log_likelihood": torch.tensor(
+                [one.separator_log_likelihood for one in results], dtype=torch.float64
+            ),
+            "effective_sample_size": torch.stack([one.effective_sample_size.amin() for one in results]),
+            "effective_sample_size_per_step": by_step,
+        }
         dtype = to_float64(torch.zeros((), device=input_ids.device)).dtype
-        values = (x.to(dtype).to(input_ids.device) for x in (bound, least, by_step))
-        return LikelihoodOutput(*values, resampled=resampled.to(input_ids.device))
+        values = {name: value.to(dtype).to(input_ids.device) for name, value in values.items()}
+        return LikelihoodOutput(**values, resampled=resampled.to(input_ids.device))
 
     # ---- The decoder ----
 
@@ -318,8 +346,18 @@ class LikelihoodMixin:
         budget = _MAX_LOGITS_CPU if self.device.type == "cpu" else _MAX_LOGITS
         return max(1, budget // (length * self.config.backbone_config.vocab_size))
 
+    def _is_separator(self, labels: torch.LongTensor) -> torch.BoolTensor:
+        """Which targets are [SEP] that close a segment, of the shape of `labels`."""
+        if self.config.separator != "token" or self.config.sep_token_id is None:
+            return torch.zeros_like(labels, dtype=torch.bool)
+        return labels == self.config.sep_token_id
+
     def _reconstruction(self, input_ids, attention_mask, segment_ids, targets, latents, max_rows):
         """log p(x_t | x_<t, z_<=t) of each text under each of its samples, `(B, n, S)`; n = S = 1 without latents."""
+        return self._nats_by_step(input_ids, attention_mask, segment_ids, targets, latents, max_rows)[0]
+
+    def _nats_by_step(self, input_ids, attention_mask, segment_ids, targets, latents, max_rows):
+        """`_reconstruction`, and the part of it that is [SEP]'s."""
         batch_size, length = input_ids.shape
         num_samples, num_segments = (1, 1) if latents is None else latents.shape[1:3]
         if max_rows is None:
@@ -327,9 +365,10 @@ class LikelihoodMixin:
         real = segment_ids >= 0
         first, last = real.long().argmax(dim=1).tolist(), (length - real.flip(1).long().argmax(dim=1)).tolist()
         labels = _labels(input_ids, targets)
+        is_separator = self._is_separator(labels)
         # a token without a segment that is paid for, after a prefix longer than BOS, counts in the first step
         steps = next_segment_ids(segment_ids).clamp(1, num_segments) - 1
-        sums = []
+        sums, separator_sums = [], []
         for start in range(0, batch_size * num_samples, max_rows):
             rows = torch.arange(start, min(start + max_rows, batch_size * num_samples), device=input_ids.device)
             texts = rows // num_samples
@@ -346,8 +385,11 @@ class LikelihoodMixin:
                 **settings,
             ).logits
             nats = to_float64(target_nats(logits, labels[texts, columns]))
-            sums.append(nats.new_zeros(len(rows), num_segments).scatter_add(1, steps[texts, columns], nats))
-        return torch.cat(sums).view(batch_size, num_samples, num_segments)
+            zeros, place = nats.new_zeros(len(rows), num_segments), steps[texts, columns]
+            sums.append(zeros.scatter_add(1, place, nats))
+            separator_sums.append(zeros.scatter_add(1, place, nats * is_separator[texts, columns]))
+        shape = (batch_size, num_samples, num_segments)
+        return torch.cat(sums).view(shape), torch.cat(separator_sums).view(shape)
 
 
 def check_likelihood_method(method: str) -> None:

@@ -1,10 +1,12 @@
 """TRACE: a decoder-only language model with one recurrent latent variable per text segment (paper Sec. 4)."""
 
+import copy
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
 from torch import nn
+from torch.nn.utils.parametrize import ParametrizationList
 from torch.utils.checkpoint import checkpoint
 from transformers import (
     AutoModel,
@@ -13,7 +15,7 @@ from transformers import (
     PreTrainedModel,
 )
 from transformers.generation import GenerationMixin
-from transformers.utils import ModelOutput, can_return_tuple, logging
+from transformers.utils import ModelOutput, logging
 
 from .backbones_trace import (
     LOADING_ARGUMENTS,
@@ -25,13 +27,21 @@ from .backbones_trace import (
 )
 from .cache_trace import TraceCache
 from .configuration_trace import LATENT_DYNAMICS_VALUES, TraceConfig
-from .dynamics_trace import LATENT_DYNAMICS, check_buffers, dynamics_class
+from .dynamics_trace import LATENT_DYNAMICS, PriorNetwork, RecurrentMatrix, check_buffers, dynamics_class
 from .editing_trace import LatentEditingMixin
 from .encoding_trace import EncodingMixin, StateNorm, StateReader, open_layer
 from .gaussian_trace import PosteriorNorm, at_least_float32, free_bits, gaussian_kl
 from .generation_trace import SegmentGenerationMixin
 from .likelihood_trace import LikelihoodMixin
-from .segments_trace import SegmentRule, broadcast_segments, check_prompts, next_segment_ids, token_positions
+from .private_trace import can_return_tuple, keeps_running_state
+from .segments_trace import (
+    SegmentLayout,
+    SegmentRule,
+    broadcast_segments,
+    check_prompts,
+    next_segment_ids,
+    token_positions,
+)
 
 logger = logging.get_logger(__name__)
 
@@ -43,6 +53,8 @@ AUTO_MAP = {
 }
 # Above this many logits (64 MiB of float32) training computes the loss in pieces of the batch.
 _MAX_LOGITS = 2**24
+# What collators that join texts say where each begins, besides `position_ids` that start again
+_PACKING_ARGUMENTS = {"cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx"}
 
 
 @dataclass
@@ -90,7 +102,13 @@ class TracePreTrainedModel(PreTrainedModel):
     _supports_flex_attn = False
     _supports_attention_backend = True
     _can_compile_fullgraph = False
-    _is_stateful = True  # a latent that was drawn cannot be taken back: no assisted decoding
+
+    @property
+    def device(self) -> torch.device:
+        """Where input goes: the device of the weights, or that to which Accelerate brings those it has put away."""
+        device = super().device
+        hook = getattr(self.get_input_embeddings(), "_hf_hook", None) if device.type == "meta" else None
+        return device if hook is None else torch.device(hook.execution_device)
 
     @torch.no_grad()
     def _init_weights(self, module):
@@ -100,20 +118,24 @@ class TracePreTrainedModel(PreTrainedModel):
             if module.kind == "batch":
                 nn.init.zeros_(module.running_mean)
                 nn.init.ones_(module.running_var)
-        elif nn.utils.parametrize.is_parametrized(module, "weight"):  # spectral norm: `weight` is computed
-            module.weight = nn.init.normal_(torch.empty_like(module.weight), std=std)
+        elif isinstance(module, ParametrizationList):  # spectral norm. The layer has no weight of its own
+            nn.init.normal_(module.original, std=std)
+            for vector in module.buffers():  # singular vectors: of the weight before, or of nothing when loading
+                nn.init.constant_(vector, vector.shape[0] ** -0.5)
             training = module.training
-            for _ in range(10):  # its singular vectors are those of the weight before
-                module.train().weight  # noqa: B018 - computing it in training mode is a power iteration
+            for _ in range(15):
+                module.train()()  # computing it in training mode is a power iteration
             module.train(training)
         elif isinstance(module, LatentInjection):
             # E[(W_z z)^2] = latent_size std^2 for z ~ N(0, I)
             scale = self.config.latent_init_scale / self.config.latent_size**0.5
             nn.init.normal_(module.weight, std=scale * module.residual_rms)
-        elif isinstance(module, nn.Linear):
+        elif isinstance(module, (nn.Linear, PriorNetwork)):
             nn.init.normal_(module.weight, std=std)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
+        elif isinstance(module, RecurrentMatrix) and not nn.utils.parametrize.is_parametrized(module):
+            nn.init.normal_(module.weight, std=std)
         elif isinstance(module, TraceForConditionalGeneration):
             # the buffer is in no checkpoint: loading leaves it as it comes
             nn.init.ones_(module.kl_weight)
@@ -137,6 +159,10 @@ class LatentInjection(nn.Linear):
         if config.latent_layer is None:
             self.residual_rms = getattr(config.backbone_config, "initializer_range", 0.02)
 
+    def forward(self, latents: torch.Tensor) -> torch.Tensor:
+        """W_z z, `(..., hidden_size)`, in the precision of W_z."""
+        return super().forward(latents.to(self.weight.dtype))
+
     def _load_from_state_dict(self, state_dict, prefix, *args):
         # an adapter (PEFT) comes here with its weights only: say which setting it was made with
         saved = state_dict.get(f"{prefix}weight")
@@ -146,6 +172,29 @@ class LatentInjection(nn.Linear):
                 f"the model with latent_size={saved.shape[-1]}."
             )
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _is_plain_product(head: nn.Module) -> bool:
+    """
+    Whether x W^T + b is all that a head does, and its weight is there to be read outside of its forward: not under
+    PEFT, nor where hooks bring the weight or put the logits together (offloading, tensor parallelism).
+    """
+    hooked = hasattr(head, "_hf_hook") or head._forward_pre_hooks or head._forward_hooks
+    elsewhere = head.weight.is_meta or hasattr(head.weight, "device_mesh")  # a part of a DTensor
+    return not (hooked or hasattr(head, "base_layer") or elsewhere)
+
+
+def _check_mask(attention_mask) -> None:
+    if attention_mask is not None and (not torch.is_tensor(attention_mask) or attention_mask.dim() != 2):
+        got = tuple(attention_mask.shape) if torch.is_tensor(attention_mask) else type(attention_mask).__name__
+        raise ValueError(
+            f"`attention_mask` must be of shape (batch_size, sequence_length), 0 for padding, got {got}. The model "
+            "makes the masks of its passes from it."
+        )
+
+
+def _has_meta(module: nn.Module) -> bool:
+    return any(parameter.is_meta for parameter in module.parameters())
 
 
 def _settings_of(processor) -> dict:
@@ -185,6 +234,8 @@ class TraceForConditionalGeneration(
     ```
     """
 
+    _tp_plan = {"lm_head": "colwise_gather_output"}  # tied to embeddings that tensor parallelism splits
+
     def __init__(self, config: TraceConfig, backbone: PreTrainedModel | None = None, lm_head: nn.Module | None = None):
         super().__init__(config)
         config.check()
@@ -214,17 +265,8 @@ class TraceForConditionalGeneration(
                 "`closing_token_ids` are needed for segments of varying length with `separator='none'`, got None. "
                 "Pass TraceProcessor(...).closing_token_ids, or set separator='token'."
             )
-        self.segment_rule = SegmentRule(
-            config.sep_token_id,
-            config.bos_token_id,
-            config.conditional,
-            self.one_latent_per_text,
-            config.separator,
-            config.segment_length,
-            None if config.closing_token_ids is None else tuple(config.closing_token_ids),
-        )
         self.backbone = AutoModel.from_config(config.backbone_config) if backbone is None else backbone
-        if type(self.backbone)._is_stateful:
+        if keeps_running_state(type(self.backbone)):
             raise ValueError(
                 f"`backbone` '{config.backbone_config.model_type}' keeps a running state, which segment masks do not "
                 "reach. Use a model with attention only: GPT-2, Llama or Qwen."
@@ -242,11 +284,17 @@ class TraceForConditionalGeneration(
         name = next(name for name, module in self.backbone.named_modules() if module is embedding)
         self._tied_weights_keys = {"lm_head.weight": f"backbone.{name}.weight"}
         self.accepts_loss_kwargs = True  # the loss divides by num_items_in_batch
+        self._is_stateful = self.has_latents  # a latent that was drawn cannot be taken back: no assisted decoding
         # save_pretrained registers one Auto class only; a saved model loads by all of them, also without this package
         config.auto_map = {**(getattr(config, "auto_map", None) or {}), **AUTO_MAP}
         self.post_init()
         if self.has_latents:
             self._start_injection()
+
+    @property
+    def segment_rule(self) -> SegmentRule:
+        """Where segments end, by the special tokens that the config names now."""
+        return SegmentRule.of(self.config, self.one_latent_per_text)
 
     def _check_passes(self) -> None:
         if self.dynamics.posterior_pass == "whole" and not self.one_latent_per_text:
@@ -257,7 +305,7 @@ class TraceForConditionalGeneration(
 
     def _start_injection(self) -> None:
         """Draw W_z again, now that what it is added to can be measured. Not while loading: it is in the checkpoint."""
-        if any(p.is_meta or hasattr(p, "ds_id") for p in self.parameters()):
+        if _has_meta(self) or any(hasattr(p, "ds_id") for p in self.parameters()):
             return
         self.latent_injection.residual_rms = self.residual_rms()
         self._init_weights(self.latent_injection)
@@ -276,6 +324,16 @@ class TraceForConditionalGeneration(
 
     def get_decoder(self):
         return self.backbone
+
+    def resize_token_embeddings(self, new_num_tokens: int | None = None, *args, **kwargs) -> nn.Embedding:
+        """As in Transformers, but never without the row of [SEP], which a tokenizer may not know of."""
+        sep = self.config.sep_token_id
+        if new_num_tokens is not None and sep is not None and new_num_tokens <= sep:
+            raise ValueError(
+                f"`new_num_tokens` must keep the row of [SEP], whose id is {sep}, got {new_num_tokens}. Use "
+                f"{sep + 1} or more, or the tokenizer that was saved with the model, which has [SEP]."
+            )
+        return super().resize_token_embeddings(new_num_tokens, *args, **kwargs)
 
     @classmethod
     def from_backbone(cls, backbone, tokenizer=None, **kwargs) -> "TraceForConditionalGeneration":
@@ -333,7 +391,13 @@ class TraceForConditionalGeneration(
         # get_text_config: the backbone may be a plain language model that this class saved
         backbone_config = backbone.config.get_text_config()
         # All settings are checked before the backbone is changed, so that a second try finds it as it was.
-        TraceConfig(backbone_config=backbone_config, **{k: v for k, v in settings.items() if k != "sep_token_id"})
+        known = {name: value for name, value in settings.items() if name != "sep_token_id"}
+        TraceConfig(backbone_config=copy.deepcopy(backbone_config), **known)
+        if any(hasattr(module, "_hf_hook") for module in backbone.modules()) and _has_meta(backbone):
+            raise ValueError(
+                "`backbone` has weights that were put away (offloaded to the CPU or a disk), which cannot be changed. "
+                "Load it whole, save the new model, and offload that."
+            )
         check_head(backbone, backbone_config)
         dynamics = LATENT_DYNAMICS.get(settings.get("latent_dynamics", TraceConfig.latent_dynamics))
         segments = dynamics is not None and not dynamics.one_per_text
@@ -377,16 +441,8 @@ class TraceForConditionalGeneration(
             raise ValueError("`latent_dynamics='none'` is a plain language model, it has no latents to encode.")
         self._check_length(input_ids)
         segment_ids = self._segment_ids(input_ids, attention_mask, segment_ids)
-        found = self._encode(input_ids, attention_mask, segment_ids, sample_latents, generator)
-        return TraceOutput(
-            kl_loss=found.kl().sum() / input_ids.shape[0],
-            latents=found.latents,
-            prior_mean=found.prior_mean,
-            prior_logvar=found.prior_logvar,
-            posterior_mean=found.posterior_mean,
-            posterior_logvar=found.posterior_logvar,
-            segment_ids=segment_ids,
-        )
+        encoded = self._encode(input_ids, attention_mask, segment_ids, sample_latents, generator)
+        return TraceOutput(kl_loss=encoded.kl().sum() / input_ids.shape[0], segment_ids=segment_ids, **encoded)
 
     def _check_length(self, input_ids):
         limit = getattr(self.config.backbone_config, "max_position_embeddings", None)
@@ -396,7 +452,32 @@ class TraceForConditionalGeneration(
                 f"Truncate at whole segments: prepare_dataset(..., max_length={limit})."
             )
 
+    def _check_inputs(self, input_ids, attention_mask, position_ids, token_latents, cache, other) -> None:
+        """Refuse what would be ignored, or taken for something else, where the model must see whole texts."""
+        if not (self.has_latents or self.config.conditional):
+            return
+        _check_mask(attention_mask)
+        if token_latents is not None or isinstance(cache, TraceCache):  # generation, which knows its rows
+            return
+        if self.has_latents and cache is not None and cache.get_seq_length():
+            raise ValueError(
+                f"`cache` holds {cache.get_seq_length()} tokens without their latents, so that `input_ids` cannot be "
+                "segmented. Pass the whole text without a cache, or use generate()."
+            )
+        packed = sorted(_PACKING_ARGUMENTS.intersection(name for name, value in other.items() if value is not None))
+        if position_ids is not None and not packed:
+            back = position_ids[..., 1:] < position_ids[..., :-1]
+            if attention_mask is not None:  # padding may stand at any position
+                back = back & (attention_mask[:, 1:] * attention_mask[:, :-1]).bool()
+            packed = ["position_ids"] if bool(back.any()) else []
+        if packed:
+            raise ValueError(
+                f"`{packed[0]}` says that a row holds several texts, through which segments and latents would run on. "
+                "Pass one text a row: TraceDataCollator pads them."
+            )
+
     def _segment_ids(self, input_ids, attention_mask, segment_ids):
+        _check_mask(attention_mask)
         if segment_ids is None:
             return self.segment_rule.segment_ids(input_ids, attention_mask)
         if segment_ids.shape != input_ids.shape:
@@ -447,7 +528,7 @@ class TraceForConditionalGeneration(
         attention_mask: torch.Tensor | None = None,
         labels: torch.LongTensor | None = None,
         segment_ids: torch.LongTensor | None = None,
-        segment_layout: dict | None = None,
+        segment_layout: SegmentLayout | None = None,
         latents: torch.Tensor | None = None,
         sample_latents: bool | None = None,
         position_ids: torch.LongTensor | None = None,
@@ -455,7 +536,7 @@ class TraceForConditionalGeneration(
         use_cache: bool | None = None,
         token_latents: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
-        logits_to_keep: int = 0,
+        logits_to_keep: int | torch.LongTensor = 0,
         **kwargs,
     ) -> TraceOutput:
         r"""
@@ -468,8 +549,8 @@ class TraceForConditionalGeneration(
                 Targets, usually `input_ids` with -100 where there is none; shifted inside the model.
             segment_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
                 Segment of every token, where [`SegmentRule`] is not to find it.
-            segment_layout (`dict`, *optional*):
-                What [`segment_layout`] says of the batch, where it was worked out before: the Trainer passes it.
+            segment_layout ([`SegmentLayout`], *optional*):
+                Where the batch's segments lie, where it was worked out before: the Trainer passes it.
             latents (`torch.Tensor` of shape `(batch_size, num_segments, latent_size)`, *optional*):
                 z_1..z_T to decode under, instead of encoding the text. `kl_loss` and the Gaussians are then None.
             sample_latents (`bool`, *optional*):
@@ -478,19 +559,39 @@ class TraceForConditionalGeneration(
                 z of the segment of each *next* token, for incremental decoding: generate() passes it.
             num_items_in_batch (`torch.Tensor` or `int`, *optional*):
                 Target tokens to divide the loss by, over all processes and accumulated batches: the Trainer passes it.
-            logits_to_keep (`int`, defaults to 0): logits of only the last so many positions; 0 for all.
+            logits_to_keep (`int` or `torch.LongTensor`, defaults to 0):
+                Logits of only the last so many positions, 0 for all; or of these positions.
+            **kwargs: of the backbone; with `latent_dynamics="none"` also `inputs_embeds` in place of `input_ids`.
 
         Returns:
             [`TraceOutput`].
 
+        Raises:
+            ValueError: for a training step without labels (label smoothing takes them away), `shift_labels`, rows of
+                several packed texts, a cache of tokens without latents, and masks that are not of two dimensions.
+
         Note:
             Latents are aligned with targets: the position that predicts token i carries z of the segment of token i.
         """
-        # PeftModelForCausalLM passes `inputs_embeds=None`
-        if input_ids is None or kwargs.pop("inputs_embeds", None) is not None:
+        inputs_embeds = kwargs.pop("inputs_embeds", None)  # PeftModelForCausalLM passes None
+        plain = not (self.has_latents or self.config.conditional)
+        if input_ids is None and inputs_embeds is None or inputs_embeds is not None and not plain:
             raise ValueError("`input_ids` is needed, got None. `inputs_embeds` cannot be used: tokens must be seen.")
+        if labels is None and num_items_in_batch is not None:
+            raise ValueError(
+                "`labels` are needed to form the ELBO, got None with `num_items_in_batch`: the trainer has taken them "
+                "away. Set label_smoothing_factor=0, and leave out `compute_loss_func`."
+            )
+        if kwargs.pop("shift_labels", None) is not None:
+            raise ValueError("`shift_labels` cannot be used: the model shifts its targets itself. Pass `labels`.")
+        past = kwargs.pop("past_key_values", None)  # what Transformers called `cache` before
+        if past is not None and cache is not None:
+            raise ValueError("`past_key_values` and `cache` are one argument under two names, got both. Pass `cache`.")
+        cache = past if cache is None else cache
+        self._check_inputs(input_ids, attention_mask, position_ids, token_latents, cache, kwargs)
+        tokens = input_ids if inputs_embeds is None else inputs_embeds
         if cache is None:
-            self._check_length(input_ids)
+            self._check_length(tokens)
         if labels is not None and use_cache is None:
             use_cache = False  # a loss needs no keys and values afterwards
         outputs = {}  # a ModelOutput is slow to write to: generation makes one for every token
@@ -530,21 +631,23 @@ class TraceForConditionalGeneration(
                 check_prompts(segment_ids)
             labels = labels.masked_fill(segment_ids == 0, -100)
 
-        if position_ids is None and attention_mask is not None:
-            position_ids = token_positions(attention_mask)[:, -input_ids.shape[1] :]
+        if position_ids is None and torch.is_tensor(attention_mask) and attention_mask.dim() == 2:
+            position_ids = token_positions(attention_mask)[:, -tokens.shape[1] :]
         decoded = self._run_backbone(
-            input_ids,
+            self.get_input_embeddings()(input_ids) if inputs_embeds is None else inputs_embeds,
             enter,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            cache=cache if use_cache is not False else None,
+            # generate() hands its latents over in the cache, also where keys and values are not kept
+            cache=None if use_cache is False and isinstance(cache, TraceCache) else cache,
             use_cache=use_cache,
             **kwargs,
         )
         outputs.update({name: decoded.get(name) for name in ("hidden_states", "attentions", "cache")})
         hidden = decoded.last_hidden_state
         if labels is None or not self.training:
-            outputs["logits"] = self._logits(hidden[:, -logits_to_keep:] if logits_to_keep else hidden)
+            kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+            outputs["logits"] = self._logits(hidden[:, kept])
         if labels is not None:
             self._set_loss(outputs, hidden, labels, num_items_in_batch)
         return TraceOutput(**outputs)  # in the order of the fields: outputs[0] is the loss
@@ -596,7 +699,7 @@ class TraceForConditionalGeneration(
             return piece(hidden, targets)
         size = max(1, _MAX_LOGITS // vocab_size)
         capped = getattr(self.config.backbone_config, "final_logit_softcapping", None) is not None
-        if capped or hasattr(self.lm_head, "base_layer"):  # PEFT on the head: its weight is not all that it does
+        if capped or not _is_plain_product(self.lm_head):
             pieces = zip(hidden.split(size), targets.split(size), strict=True)
             return sum(checkpoint(piece, *pair, use_reentrant=False) for pair in pieces)
         weight, bias = self.lm_head.weight, getattr(self.lm_head, "bias", None)

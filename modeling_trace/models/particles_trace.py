@@ -22,12 +22,14 @@ class FilterResult:
 
     Args:
         log_likelihood (`float`): log of an unbiased estimate of p(x), nats.
+        separator_log_likelihood (`float`): what [SEP] adds to it, nats: see [`LikelihoodOutput`].
         effective_sample_size (`torch.DoubleTensor` of shape `(num_steps,)`): of the weights after each step, before
             resampling; NaN after a step at which no particle has a weight.
         resampled (`torch.BoolTensor` of shape `(num_steps,)`): whether particles were resampled after each step.
     """
 
     log_likelihood: float
+    separator_log_likelihood: float
     effective_sample_size: torch.Tensor
     resampled: torch.Tensor
 
@@ -37,6 +39,7 @@ def particle_filter(
     reorder: Callable[[torch.LongTensor], None],
     num_particles: int,
     uniforms: torch.Tensor,
+    separator_nats: Callable[[], torch.Tensor] | None = None,
 ) -> FilterResult:
     """
     log p^(x) = sum_t log sum_k w_{t-1}^k alpha_t^k, with resampling where the effective sample size is below K / 2.
@@ -52,6 +55,8 @@ def particle_filter(
         reorder (`Callable`): takes the ancestors `(num_particles,)` that the particles become.
         num_particles (`int`): K.
         uniforms (`torch.Tensor` of shape `(num_steps,)`): from U(0, 1), for resampling after each step.
+        separator_nats (`Callable`, *optional*): returns log p of the [SEP] among the last step's tokens,
+            `(num_particles,)`; none where it is left out.
 
     Returns:
         [`FilterResult`].
@@ -60,21 +65,24 @@ def particle_filter(
     log_weights = torch.full((num_particles,), -math.log(num_particles), dtype=torch.float64)  # they sum to one
     effective = torch.full((num_steps,), math.nan, dtype=torch.float64)
     resampled = torch.zeros(num_steps, dtype=torch.bool)
-    total = 0.0
+    total = of_separators = 0.0
     for t in range(num_steps):
         # on the CPU: whether to resample has to be known there, and not every accelerator has float64
         log_weights = log_weights + log_weight(t).cpu().double()
         step = log_weights.logsumexp(0)
         total += step.item()
         if total == -math.inf:
+            of_separators = 0.0
             break
+        if separator_nats is not None:  # log p(x_t | x_<t) less that of the step's other tokens
+            of_separators += (step - (log_weights - separator_nats().cpu().double()).logsumexp(0)).item()
         log_weights = log_weights - step
         effective[t] = torch.exp(-(2 * log_weights).logsumexp(0))
         if t + 1 < num_steps and effective[t] < _RESAMPLE_BELOW * num_particles:
             reorder(systematic_ancestors(log_weights, uniforms[t]))
             log_weights = torch.full_like(log_weights, -math.log(num_particles))
             resampled[t] = True
-    return FilterResult(total, effective, resampled)
+    return FilterResult(total, of_separators, effective, resampled)
 
 
 def systematic_ancestors(log_weights: torch.Tensor, uniform: torch.Tensor) -> torch.LongTensor:
@@ -105,7 +113,8 @@ class Particles:
     Args:
         model ([`TraceForConditionalGeneration`]): in eval mode.
         text (`dict`): `input_ids`, `labels` (the next token at every position, -100 where it is not paid for),
-            `segment_ids`, `position_ids` and `attention_mask` (or None), each of shape `(sequence_length,)`.
+            `is_separator` (which of these are [SEP]), `segment_ids`, `position_ids` and `attention_mask` (or None),
+            each of shape `(sequence_length,)`.
         draw (`Callable`): takes t and z_{t-1} `(K, latent_size)`; returns draws of z_t from q of the same shape, their
             log p - log q `(K,)`, and more that is not looked at.
         num_steps (`int`): T.
@@ -116,6 +125,7 @@ class Particles:
 
     def __init__(self, model, text: dict, draw: Callable, num_steps: int, start: torch.Tensor, max_rows: Callable):
         self.model, self.draw, self.latents = model, draw, start
+        self._separator_nats = None
         ends = last_token_index(text["segment_ids"].unsqueeze(0), num_steps)[0]
         self.edges = [0, *ends.cummax(dim=0).values[1:].tolist()]
         self.text = {name: x for name, x in text.items() if name != "segment_ids"}
@@ -133,12 +143,21 @@ class Particles:
         # a particle without weight goes on from zero: its weight stays zero
         self.latents = latents.masked_fill(~usable.unsqueeze(1), 0.0)
         begin, end = self.edges[t : t + 2]
+        self._separator_nats = torch.zeros_like(log_weights)
         if end > begin:
-            log_weights = log_weights + self._score(begin, end).to(log_weights.dtype)
-        return log_weights.masked_fill(~(usable & log_weights.isfinite()), -math.inf)
+            nats = self._score(begin, end).to(log_weights.dtype)
+            log_weights = log_weights + nats.sum(dim=1)
+            self._separator_nats = (nats * self.text["is_separator"][begin:end]).sum(dim=1)
+        usable = usable & log_weights.isfinite()
+        self._separator_nats = self._separator_nats.masked_fill(~usable, 0.0)
+        return log_weights.masked_fill(~usable, -math.inf)
+
+    def separator_nats(self) -> torch.Tensor:
+        """log p of the [SEP] among the last step's targets, `(K,)`, nats."""
+        return self._separator_nats
 
     def _score(self, begin: int, end: int) -> torch.Tensor:
-        """log p of what positions `begin` to `end` - 1 predict, `(K,)`, nats. Those before have been read."""
+        """log p of what positions `begin` to `end` - 1 predict, `(K, L)`, nats. Those before have been read."""
         nats = []
         for z, cache in zip(self.latents.split(self.chunks), self.caches, strict=True):
             text = {name: None if x is None else x.expand(len(z), -1) for name, x in self.text.items()}
@@ -151,7 +170,7 @@ class Particles:
                 cache=cache,
                 use_cache=True,
             ).logits
-            nats.append(target_nats(logits, text["labels"][:, begin:end]).sum(dim=1))
+            nats.append(target_nats(logits, text["labels"][:, begin:end]))
         return torch.cat(nats)
 
     def reorder(self, ancestors: torch.LongTensor) -> None:
@@ -163,8 +182,8 @@ class Particles:
                 continue
             for name in ("keys", "values"):
                 every = torch.cat([getattr(layer, name) for layer in layers])[index.to(layers[0].keys.device)]
-                for layer, own in zip(layers, every.split(self.chunks), strict=True):
-                    setattr(layer, name, own)
+                for layer, rows in zip(layers, every.split(self.chunks), strict=True):
+                    setattr(layer, name, rows)
 
 
 def filter_texts(
@@ -173,6 +192,7 @@ def filter_texts(
     attention_mask: torch.Tensor | None,
     segment_ids: torch.LongTensor,
     labels: torch.LongTensor,
+    is_separator: torch.BoolTensor,
     proposals: Iterable[tuple[torch.Tensor, Callable]],
     generator: torch.Generator | None,
     max_rows: Callable[[int], int],
@@ -183,6 +203,7 @@ def filter_texts(
     Args:
         model, max_rows: as for [`Particles`].
         input_ids, segment_ids, labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`): see there.
+        is_separator (`torch.BoolTensor` of shape `(batch_size, sequence_length)`): see there.
         attention_mask (`torch.Tensor` of shape `(batch_size, sequence_length)`, *optional*): 0 for padding.
         proposals (`Iterable`): for each text the noise of its draws `(num_steps, num_particles, latent_size)`, and
             `draw` as for [`Particles`].
@@ -193,20 +214,21 @@ def filter_texts(
     """
     mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
     batch = {
-        **{"input_ids": input_ids, "labels": labels, "segment_ids": segment_ids},
+        **{"input_ids": input_ids, "labels": labels, "is_separator": is_separator, "segment_ids": segment_ids},
         **{"position_ids": token_positions(mask), "attention_mask": attention_mask},
     }
     starts = mask.long().argmax(dim=1).tolist()
     ends = (segment_ids.shape[1] - (segment_ids >= 0).flip(1).long().argmax(dim=1)).tolist()
-    found = []
+    results = []
     for row, (noise, draw) in enumerate(proposals):
         place = slice(starts[row], ends[row])
         text = {name: None if x is None else x[row, place] for name, x in batch.items()}
         particles = Particles(model, text, draw, len(noise), torch.zeros_like(noise[0]), max_rows)
         # as many numbers whether used or not, so that a text's draws do not depend on how even others' weights were
         uniforms = torch.rand(len(noise), generator=generator, device=None if generator is None else generator.device)
-        found.append(particle_filter(particles.log_weight, particles.reorder, noise.shape[1], uniforms.cpu()))
-    return found
+        calls = (particles.log_weight, particles.reorder, noise.shape[1], uniforms.cpu(), particles.separator_nats)
+        results.append(particle_filter(*calls))
+    return results
 
 
 def target_nats(logits: torch.Tensor, labels: torch.LongTensor) -> torch.Tensor:

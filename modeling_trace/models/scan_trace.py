@@ -1,6 +1,6 @@
 """The exact recurrence of Eq. 9 to 11 with a backward of its own, in eager mode and as one compiler node."""
 
-import re
+import hashlib
 
 import torch
 from torch.autograd.function import once_differentiable
@@ -107,13 +107,14 @@ class _RecurrentScan(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, *grads):
-        *found, grad_weight = _scan_backward(*grads, *ctx.saved_tensors, *ctx.options)
-        return *found, None, grad_weight, None, None
+        *grad_inputs, grad_weight = _scan_backward(*grads, *ctx.saved_tensors, *ctx.options)
+        return *grad_inputs, None, grad_weight, None, None
 
 
 # The same as operators: one node for torch.compile and torch.export, which otherwise write out every step. Named after
-# the module, since a process may hold other versions of this file, which came with saved models.
-_NAMESPACE = re.sub(r"\W", "_", __name__)
+# the module, since a process may hold other versions of this file, which came with saved models. By a hash: a folder
+# may have any name, an operator may not, and no two names may become one.
+_NAMESPACE = f"trace_{hashlib.sha256(__name__.encode()).hexdigest()}"
 _scan_op = torch.library.custom_op(f"{_NAMESPACE}::recurrent_scan", _scan, mutates_args=())
 _scan_backward_op = torch.library.custom_op(f"{_NAMESPACE}::recurrent_scan_backward", _scan_backward, mutates_args=())
 
@@ -136,8 +137,8 @@ def _(grad_latents, grad_means, grad_logvars, latents, logvars, delta_mean, delt
 
 def _op_backward(ctx, grad_latents, grad_means, grad_logvars, _):
     grads = (grad_latents, grad_means, grad_logvars)
-    *found, grad_weight = _scan_backward_op(*grads, *ctx.saved_tensors, *ctx.options)
-    return *found, None, grad_weight, None, None
+    *grad_inputs, grad_weight = _scan_backward_op(*grads, *ctx.saved_tensors, *ctx.options)
+    return *grad_inputs, None, grad_weight, None, None
 
 
 _scan_op.register_autograd(_op_backward, setup_context=_save_for_backward)

@@ -1,10 +1,11 @@
 """Segments: from tokens to segment ids, attention masks and per-segment tensors (paper Sec. 4.1, Fig. 1)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
-from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
+
+from .private_trace import create_bidirectional_mask, create_causal_mask
 
 SEP_TOKEN = "[SEP]"
 
@@ -92,6 +93,19 @@ class SegmentRule:
     separator: str = "token"
     segment_length: int | None = None
     closing_token_ids: tuple[int, ...] | None = None
+
+    @classmethod
+    def of(cls, config, one_per_text: bool) -> "SegmentRule":
+        """The rule of a [`TraceConfig`] as it is now: its special tokens may change ([`Trainer`] aligns them)."""
+        return cls(
+            config.sep_token_id,
+            config.bos_token_id,
+            config.conditional,
+            one_per_text,
+            config.separator,
+            config.segment_length,
+            None if config.closing_token_ids is None else tuple(config.closing_token_ids),
+        )
 
     def closes(self, input_ids: torch.LongTensor, attention_mask: torch.Tensor | None = None) -> torch.BoolTensor:
         """
@@ -200,8 +214,8 @@ def last_token_index(segment_ids: torch.LongTensor, num_segments: int) -> torch.
     return index.scatter_reduce(1, slot, positions, reduce="amax")[:, : num_segments + 1]
 
 
-@torch.compiler.disable  # it is host work: traced, every number read from a tensor would break the graph
-def segment_layout(segment_ids: torch.LongTensor, hidden_size: int | None) -> dict:
+@dataclass(frozen=True)
+class SegmentLayout:
     """
     Where the segments of a batch lie: all that a training step needs to know on the host, so that it never waits for
     the device. [`TraceTrainer`] works it out beside the collator.
@@ -210,17 +224,43 @@ def segment_layout(segment_ids: torch.LongTensor, hidden_size: int | None) -> di
     than a row per text under a mask, `packed` is that arrangement.
 
     Args:
+        num_segments (`int`): the most segments of a text, at least 1.
+        ends (`torch.LongTensor` of shape `(batch_size, num_segments + 1)`): as [`last_token_index`] gives it.
+        context_length (`int`): tokens that any c_{t-1} has read, at least 1.
+        packed (`torch.LongTensor` of shape `(batch_size, rows, width)`, *optional*): positions of tokens, -1 for none;
+            None where not worth it.
+        packed_ends (`torch.LongTensor` of shape `(batch_size, num_segments)`, *optional*): place of the last token of
+            segments 1..T in a text's `packed`.
+    """
+
+    num_segments: int
+    ends: torch.Tensor
+    context_length: int
+    packed: torch.Tensor | None = None
+    packed_ends: torch.Tensor | None = None
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "SegmentLayout":
+        """On another device. Accelerate calls it, with the rest of a batch."""
+        return self._with(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> "SegmentLayout":
+        """In memory that a GPU can read by itself. `DataLoader` calls it."""
+        return self._with(lambda tensor: tensor.pin_memory())
+
+    def _with(self, change) -> "SegmentLayout":
+        tensors = {name: getattr(self, name) for name in ("ends", "packed", "packed_ends")}
+        return replace(self, **{name: change(value) for name, value in tensors.items() if value is not None})
+
+
+@torch.compiler.disable  # it is host work: traced, every number read from a tensor would break the graph
+def make_layout(segment_ids: torch.LongTensor, hidden_size: int | None) -> SegmentLayout:
+    """
+    The [`SegmentLayout`] of a batch.
+
+    Args:
         segment_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`): -1 padding, 0 prefix, 1..T.
         hidden_size (`int`, *optional*): of the backbone: it decides what attention costs beside the rest. None packs
             nothing.
-
-    Returns:
-        `dict` of
-        - `num_segments` (`int`): the most segments of a text, at least 1;
-        - `ends` (`(batch_size, num_segments + 1)`): as [`last_token_index`] gives it;
-        - `context_length` (`int`): tokens that any c_{t-1} has read, at least 1;
-        - `packed` (`(batch_size, rows, width)`): positions of tokens, -1 for none; None where not worth it;
-        - `packed_ends` (`(batch_size, num_segments)`): place of the last token of segments 1..T in a text's `packed`.
     """
     segment_ids = segment_ids.cpu()
     num_segments = max(1, int(segment_ids.max()))
@@ -228,18 +268,12 @@ def segment_layout(segment_ids: torch.LongTensor, hidden_size: int | None) -> di
     # the last segment of a text is read by no prior
     read = torch.arange(num_segments + 1) < segment_ids.amax(dim=1, keepdim=True)
     context_length = 1 + int((ends * read).max())
-    packed, packed_ends = (None, None) if hidden_size is None else _pack(segment_ids, num_segments, hidden_size)
-    return {
-        "num_segments": num_segments,
-        "ends": ends,
-        "context_length": context_length,
-        "packed": packed,
-        "packed_ends": packed_ends,
-    }
+    packed = (None, None) if hidden_size is None else _pack(segment_ids, num_segments, hidden_size)
+    return SegmentLayout(num_segments, ends, context_length, *packed)
 
 
 def _pack(segment_ids, num_segments, hidden_size):
-    """`packed` and `packed_ends` of [`segment_layout`], from `segment_ids` on the host."""
+    """`packed` and `packed_ends` of [`SegmentLayout`], from `segment_ids` on the host."""
     slot = torch.where(segment_ids < 0, num_segments + 1, segment_ids)
     counts = slot.new_zeros(slot.shape[0], num_segments + 2).scatter_add(1, slot, torch.ones_like(slot))
     counts = counts[:, 1 : num_segments + 1]
@@ -271,24 +305,24 @@ def _best_rows(counts, length, hidden_size):
         # element by element there makes about twice as long.
         return tokens * (3 * hidden_size + width)
 
-    best, found = cost(length, length), (None, None)
+    least, best = cost(length, length), (None, None)
     longest = int(counts.max())
     for width in sorted({longest, 2 * longest, 3 * longest, 4 * longest, 8 * longest} - {0}):
         if width >= length:
             break
         starts, size = [], 0
         for row in counts.tolist():
-            filled, own = 0, []
+            filled, row_starts = 0, []
             for count in row:
                 if filled % width + count > width:  # a segment is in one row
                     filled += width - filled % width
-                own.append(filled)
+                row_starts.append(filled)
                 filled += count
-            starts.append(own)
+            starts.append(row_starts)
             size = max(size, -(-filled // width) * width)
-        if cost(size, width) < best:
-            best, found = cost(size, width), (width, torch.tensor(starts))
-    return found
+        if cost(size, width) < least:
+            least, best = cost(size, width), (width, torch.tensor(starts))
+    return best
 
 
 def gather_positions(states: torch.Tensor, index: torch.LongTensor) -> torch.Tensor:

@@ -1,8 +1,11 @@
-"""Callbacks for any `Trainer`: the KL weight (Fu et al., 2019) and a warning when the latents collapse."""
+"""Callbacks for any `Trainer`: the KL weight (Fu et al., 2019), a warning when the latents collapse, Ctrl-C."""
 
 from __future__ import annotations
 
+import contextlib
 import math
+import signal
+import threading
 from collections.abc import Callable
 
 import torch
@@ -122,14 +125,14 @@ class CollapseWarningCallback(TrainerCallback):
         if self._warned:
             return
         if gains:
-            found = self._judge_evaluation(logs, gains[0].removesuffix("latent_gain"), state, model)
+            finding = self._judge_evaluation(logs, gains[0].removesuffix("latent_gain"), state, model)
         else:
-            found = self._judge_training(logs)
-        if found is None:
+            finding = self._judge_training(logs)
+        if finding is None:
             return
         self._warned = True
         if state.is_world_process_zero:
-            what, remedy = found
+            what, remedy = finding
             logger.warning(
                 f"{what} at step {state.global_step} with `kl_weight` 1, so the decoder ignores them. Start from "
                 f"a trained language model, {remedy}, or let the weight rise later: "
@@ -157,4 +160,54 @@ class CollapseWarningCallback(TrainerCallback):
         return what, "train longer"
 
 
-__all__ = ["CollapseWarningCallback", "KLWeightCallback"]
+class GracefulStopCallback(TrainerCallback):
+    """
+    Ctrl-C finishes the step, saves a checkpoint and stops; a second one stops at once and saves nothing.
+
+    [`TraceTrainer`] installs this callback by itself, and then raises `KeyboardInterrupt` with the way to continue. It
+    listens for the signal only inside `catching`.
+
+    Attributes:
+        stopped (`bool`): whether Ctrl-C was pressed.
+    """
+
+    def __init__(self):
+        self.stopped = False
+
+    @contextlib.contextmanager
+    def catching(self, args):
+        """
+        Catch Ctrl-C inside. Not where it cannot be caught (outside of the main thread), where several processes would
+        stop at different steps and then wait for each other, and where no checkpoint is wanted.
+
+        Args:
+            args (`TrainingArguments`): for `world_size` and `save_strategy`.
+        """
+        self.stopped = False
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        if args.world_size > 1 or args.save_strategy == "no" or not in_main_thread:
+            yield
+            return
+        before = signal.signal(signal.SIGINT, self._on_signal)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    def _on_signal(self, *_):
+        if self.stopped:
+            raise KeyboardInterrupt
+        self.stopped = True
+        logger.warning("Stopping after this step, with a checkpoint. Ctrl-C again stops at once.")
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self.stopped:
+            control.should_save = control.should_training_stop = True
+            control.should_evaluate = False
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        if self.stopped:
+            control.should_save = control.should_evaluate = False
+
+
+__all__ = ["CollapseWarningCallback", "GracefulStopCallback", "KLWeightCallback"]

@@ -48,6 +48,9 @@ def lora_config(
     and the row of [SEP], where there is one, in the embeddings and the head, tied or not. All of it is saved with the
     adapter.
 
+    A `peft.LoraConfig(target_modules="all-linear")` of your own leaves the latent networks as they start and puts
+    adapters on their linear layers, too; W^f of TRACE-R, and W_mu1 and W_sigma1 of TRACE-P, are no layers to PEFT.
+
     Args:
         model ([`TraceForConditionalGeneration`]): The model to train, from `from_backbone`.
         r (`int`, *optional*, defaults to 16): Rank of the matrices.

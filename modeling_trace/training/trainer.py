@@ -4,24 +4,34 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import json
-import math
 import os
 import re
-from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import torch
 from torch.distributed.fsdp import FSDPModule
-from transformers import PreTrainedConfig, Trainer
+from transformers import Trainer, set_seed
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging
 
-from ..models.segments_trace import check_prompts, segment_layout
-from .callbacks import CollapseWarningCallback, KLWeightCallback, get_kl_weight
-from .distributed import OneOrder, check_processes
-from .memory import OptimizerStepCallback, run_must_fit, step_must_fit
+from ..data import TraceDataCollator
+from .batches import SegmentCollator, SharedOrderSampler
+from .callbacks import CollapseWarningCallback, GracefulStopCallback, KLWeightCallback, get_kl_weight
+from .checkpoints import WholeCheckpointsMixin
+from .guards import (
+    OptimizerStepCallback,
+    TrainingTextsCallback,
+    check_distributed_settings,
+    check_elbo_settings,
+    check_output_dir,
+    check_saving,
+    find_checkpoint,
+    guard_run_memory,
+    guard_step_memory,
+)
+from .metrics import LossSums, mean_metrics
+from .preparation import TextPreparation, check_dataset, check_processor
+from .training_args import TraceTrainingArguments, correct_best_metric, make_kl_schedule
 
 logger = logging.get_logger(__name__)
 
@@ -30,194 +40,13 @@ class TrainingDivergedError(RuntimeError):
     """The loss or the weights are not finite. Raised before anything is saved, so earlier checkpoints are intact."""
 
 
-# Fields that differ between runs of one and the same model: versions, and what the Trainer itself sets.
-_VOLATILE_FIELDS = {
-    "_name_or_path",
-    "architectures",
-    "auto_map",
-    "bos_token_id",
-    "dtype",
-    "eos_token_id",
-    "pad_token_id",
-    "torch_dtype",
-    "transformers_version",
-    "use_cache",
-}
 # Starts from nothing beside a trained backbone: measured in docs/differences_from_paper.md
 LATENT_LR_FACTOR = 5.0
 _LATENT_PARAMETERS = re.compile(r"(^|\.)(dynamics|latent_injection|state_reader)\.")
-_WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin", "*.gguf")
-
-
-def _config_differences(saved: dict, ours: dict, prefix: str = "") -> list[str]:
-    differences = []
-    for key in sorted((saved.keys() | ours.keys()) - _VOLATILE_FIELDS):
-        there, here = saved.get(key), ours.get(key)
-        if isinstance(there, dict) and isinstance(here, dict):
-            differences += _config_differences(there, here, f"{prefix}{key}.")
-        elif there != here:
-            differences.append(f"`{prefix}{key}` is {there!r} there and {here!r} here")
-    return differences
-
-
-def _read_config(folder: Path) -> dict | None:
-    """The model's config.json in `folder`; None if there is none or it is no model's."""
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return config if isinstance(config, dict) and "model_type" in config else None
-
-
-def _compare_saved_config(folder: Path, config: PreTrainedConfig) -> list[str]:
-    """How the model saved in `folder` differs from `config`; empty if it does not, or if no config.json is there."""
-    saved = _read_config(folder)
-    if saved is None:
-        return []
-    if saved.get("model_type") != config.model_type:
-        return [f"`model_type` is {saved.get('model_type')!r} there and {config.model_type!r} here"]
-    try:
-        saved = type(config).from_dict(saved)  # config.json leaves out what equals the defaults
-    except (TypeError, ValueError) as error:
-        return [f"its config.json cannot be read: {error}"]
-    return _config_differences(
-        json.loads(saved.to_json_string(use_diff=False)), json.loads(config.to_json_string(use_diff=False))
-    )
-
-
-def _holds_model(folder: Path) -> bool:
-    has_weights = any(True for pattern in _WEIGHT_FILES for _ in folder.glob(pattern))
-    return has_weights or _read_config(folder) is not None
-
-
-def check_output_dir(
-    output_dir: str | os.PathLike, config: PreTrainedConfig, resume_from_checkpoint: str | bool | None = None
-) -> None:
-    """
-    Refuse an output folder whose model a training run would overwrite.
-
-    A folder without a model (missing, empty, or logs only) is always accepted. One with a model, in itself or in its
-    `checkpoint-*` folders, is accepted only to resume from it, with the same configuration. [`TraceTrainer.train`]
-    calls this before any work; a script may do so earlier, before it tokenizes its data.
-
-    Args:
-        output_dir (`str` or `os.PathLike`): Folder that the run will write to.
-        config (`PreTrainedConfig`): Configuration of the model to train.
-        resume_from_checkpoint (`str` or `bool`, *optional*): As in `Trainer.train`.
-
-    Raises:
-        ValueError: If the folder holds another model, or any model while not resuming from it.
-    """
-    output_dir = Path(output_dir)
-    folders = [output_dir, *sorted(output_dir.glob("checkpoint-*"))]
-    folders = [folder for folder in folders if folder.is_dir() and _holds_model(folder)]
-    resumes_elsewhere = False
-    if resume_from_checkpoint and not isinstance(resume_from_checkpoint, bool):
-        checkpoint = Path(resume_from_checkpoint)
-        resumes_elsewhere = output_dir.resolve() not in checkpoint.resolve().parents
-        for difference in _compare_saved_config(checkpoint, config)[:1]:
-            raise ValueError(
-                f"`resume_from_checkpoint` '{checkpoint}' holds another model: {difference}. "
-                "Resume with the configuration that it was trained with."
-            )
-    for folder in folders:
-        for difference in _compare_saved_config(folder, config)[:1]:
-            raise ValueError(f"`output_dir` '{output_dir}' holds another model: {difference}. Choose an empty folder.")
-    if folders and (resumes_elsewhere or not resume_from_checkpoint):
-        has_checkpoint = folders[-1] != output_dir
-        remedy = "continue it with train(resume_from_checkpoint=True)" if has_checkpoint else "delete it"
-        raise ValueError(
-            f"`output_dir` '{output_dir}' already holds a model, which training would overwrite. "
-            f"Choose an empty folder, or {remedy}."
-        )
-
-
-def _check_dataset(name: str, dataset, needs_input_ids: bool) -> None:
-    """One-line errors for the usual mistakes; `dataset` is a `datasets.Dataset` or any PyTorch dataset."""
-    if dataset is None:
-        return
-    is_dataset_dict = isinstance(dataset, Mapping) and "DatasetDict" in type(dataset).__name__
-    if is_dataset_dict or (isinstance(dataset, Mapping) and name == "train_dataset"):
-        split = "train" if name == "train_dataset" else "validation"
-        raise ValueError(
-            f"`{name}` must be one Dataset, got a {type(dataset).__name__} with {list(dataset)}. "
-            f"Did you pass the DatasetDict? Use dataset['{split}']."
-        )
-    if isinstance(dataset, Mapping):  # Trainer evaluates each entry of a dict by itself
-        for key, part in dataset.items():
-            _check_dataset(f"{name}[{key!r}]", part, needs_input_ids)
-        return
-    if hasattr(dataset, "__len__") and len(dataset) == 0:
-        raise ValueError(f"`{name}` is empty. Check the split and the filters that it went through.")
-    columns = getattr(dataset, "column_names", None)
-    if columns is None and hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__"):
-        columns = list(dataset[0]) if isinstance(dataset[0], Mapping) else None
-    if needs_input_ids and columns is not None and "input_ids" not in columns:
-        raise ValueError(
-            f"`{name}` has no column `input_ids`, only {list(columns)}. Tokenize it first: "
-            "modeling_trace.data.prepare_dataset(dataset, processor)."
-        )
-
-
-class _LossSums:
-    """
-    Sums of the loss parts over texts since the last log.
-
-    They stay on the device, in float64 where it exists: nothing is read back, so no step waits for them, before
-    `read`. Batches that are not finite are left out of the sums; the first step with such a part is kept instead.
-    """
-
-    NAMES = ("reconstruction", "kl", "texts", "segments", "tokens", "kl_weight", "gain", "gain_texts")
-
-    def __init__(self, device: torch.device):
-        dtype = torch.float32 if device.type == "mps" else torch.float64
-        self.sums = torch.zeros(len(self.NAMES), dtype=dtype, device=device)
-        self.first_bad_step = torch.full((2,), torch.inf, dtype=dtype, device=device)  # of reconstruction, KL
-
-    @torch.no_grad()
-    def add(
-        self,
-        outputs,
-        labels: torch.Tensor,
-        kl_weight: torch.Tensor | None,
-        step: int,
-        num_texts: int,
-        gain: torch.Tensor | None = None,
-    ) -> None:
-        """
-        Add a batch: `num_texts` texts with mean loss parts `outputs`, at optimizer step `step` (from 1); `gain` is
-        what they cost more under other texts' latents, mean nats per text, where that is known.
-        """
-        zero = self.sums.new_zeros(())
-        reconstruction = outputs.reconstruction_loss.to(self.sums)
-        kl = zero if outputs.kl_loss is None else outputs.kl_loss.to(self.sums)
-        num_segments = zero
-        if outputs.latents is not None and outputs.segment_ids is not None:
-            # "single" dynamics have one latent however many segments a text has
-            num_segments = outputs.segment_ids.amax(dim=1).clamp(0, outputs.latents.shape[1]).sum().to(self.sums)
-        num_tokens = labels[..., 1:].ne(-100).sum().to(self.sums)
-        weight = zero if kl_weight is None else kl_weight.to(self.sums)
-        parts = torch.stack([reconstruction, kl])  # (2,)
-        finite = parts.isfinite()
-        texts = torch.full_like(zero, num_texts)
-        gain = torch.full_like(zero, torch.nan) if gain is None else gain.to(self.sums)
-        gained, gain_texts = torch.stack([gain * num_texts, texts]).where(gain.isfinite(), zero)
-        row = [texts, num_segments, num_tokens, weight * num_texts, gained, gain_texts]
-        row = torch.cat([parts * num_texts, torch.stack(row)])
-        self.sums += torch.where(finite.all(), row, zero)
-        self.first_bad_step = torch.where(finite, self.first_bad_step, self.first_bad_step.clamp(max=step))
-
-    def read(self, accelerator) -> tuple[dict[str, float], dict[str, int]]:
-        """Sums over all processes, and the first bad step of each part that was not finite. Waits for the device."""
-        rows = accelerator.gather(torch.cat([self.sums, self.first_bad_step])[None])  # (num_processes, 10)
-        number = len(self.NAMES)
-        sums, first = rows[:, :number].sum(dim=0).tolist(), rows[:, number:].amin(dim=0).tolist()
-        bad = zip(self.NAMES[:2], first, strict=True)
-        return dict(zip(self.NAMES, sums, strict=True)), {name: int(step) for name, step in bad if math.isfinite(step)}
 
 
 @contextlib.contextmanager
-def _own_class(model: torch.nn.Module):
+def _unsharded_class(model: torch.nn.Module):
     """
     FSDP2 gives a sharded model a class of its own making. Saved as such, the model's folder would hold PyTorch's code
     in place of the model's, under a name that no loader knows.
@@ -231,7 +60,7 @@ def _own_class(model: torch.nn.Module):
         model.__class__ = sharded
 
 
-def _own_part(parameter: torch.nn.Parameter) -> torch.Tensor:
+def _local_shard(parameter: torch.nn.Parameter) -> torch.Tensor:
     """What this process holds of a parameter."""
     for name in ("_local_tensor", "ds_tensor"):  # a shard, under FSDP2 and ZeRO-3
         if hasattr(parameter, name):
@@ -239,42 +68,12 @@ def _own_part(parameter: torch.nn.Parameter) -> torch.Tensor:
     return parameter.detach()
 
 
-class _SegmentCollator:
+class TraceTrainer(WholeCheckpointsMixin, Trainer):
     """
-    A collator whose batches say where their segments lie, so that the model need not wait for the device to know, and
-    have no targets in their prompts.
-    """
+    `Trainer` for [`TraceForConditionalGeneration`]. It takes every argument of `Trainer`; what it adds:
 
-    def __init__(self, collator: Callable, model, with_layout: bool):
-        self.collator, self.with_layout = collator, with_layout
-        config = model.config  # nothing else of the model: workers get a copy
-        self.conditional, self.hidden_size = config.conditional, model.packed_hidden_size
-        self.rule = model.segment_rule
-
-    def __call__(self, features):
-        from ..data.collator import mask_prompts
-
-        batch = self.collator(features)
-        if self.conditional and getattr(self.collator, "prompt_end", None) is None:
-            batch = mask_prompts(batch, self.rule.sep_token_id)
-        if not self.with_layout:
-            return batch
-        attention_mask, segment_ids = batch.get("attention_mask"), batch.get("segment_ids")
-        if segment_ids is None:
-            segment_ids = self.rule.segment_ids(batch["input_ids"], attention_mask)
-        elif attention_mask is not None:
-            segment_ids = segment_ids.masked_fill(attention_mask == 0, -1)
-        if self.conditional:
-            check_prompts(segment_ids)
-        return {**batch, "segment_layout": segment_layout(segment_ids, self.hidden_size)}
-
-
-class TraceTrainer(Trainer):
-    """
-    `Trainer` for [`TraceForConditionalGeneration`]. It takes every argument of `Trainer`, and standard
-    `TrainingArguments` and callbacks; what it adds:
-
-    - The KL weight follows `kl_schedule`, exactly so after resuming.
+    - It takes the name of a model and texts, and makes of them the model and the tokens to train on.
+    - The KL weight follows `args.kl_schedule`, exactly so after resuming.
     - Logs carry `reconstruction` and `kl` (nats per text), `kl_per_segment` (nats per segment), `kl_per_dim` (nats per
       segment and latent dimension) and `kl_weight`: averages since the last log, over all texts of gradient
       accumulation and of all processes. Evaluation reports the first four, by its prefix, over the whole data set.
@@ -286,33 +85,37 @@ class TraceTrainer(Trainer):
     - Evaluation is the ELBO whatever the schedule and `kl_reduction` are: KL weight 1, latents drawn from the
       posterior under a fixed seed, and `eval_loss` its negative in nats per target token, exact over the data set.
       Values of different steps compare, `load_best_model_at_end` may choose by them, and evaluating does not change
-      training.
+      training. `metric_for_best_model` may be any of the names above: less of a loss is better, more of a gain.
     - Training stops with a [`TrainingDivergedError`] when the loss or the weights are not finite: when it next logs,
       evaluates or saves, and always before saving. It warns once when the latents collapse
       ([`CollapseWarningCallback`]).
     - A step that does not fit in memory is a [`TrainingMemoryError`], which says what to change.
-    - Mistakes in the data and an output folder that holds another model are errors before any work.
+    - Ctrl-C finishes the step and saves a checkpoint before it stops ([`GracefulStopCallback`]).
+    - Mistakes in the data, an output folder that holds another model, resuming on other texts and what could not be
+      saved are errors before any work.
 
     Args:
-        model, args, data_collator, train_dataset, eval_dataset, processing_class:
-            As in `Trainer`. Without a `data_collator`, `TraceDataCollator(processing_class)` pads and makes labels.
-        kl_schedule (`Callable[[float], float]`, `str` or `None`, *optional*, defaults to `"linear"`):
-            Maps training progress in [0, 1] to the KL weight, as [`linear_schedule`] does; a name stands for that
-            schedule with its defaults. None leaves `model.kl_weight` alone. A [`KLWeightCallback`] among `callbacks`
-            takes its place.
-        eval_sample_latents (`bool`, *optional*, defaults to `True`):
-            Draw one latent per segment from the posterior when evaluating, an unbiased estimate of the ELBO. False
-            uses the posterior mean, which has less reconstruction error and is no bound.
-        latent_lr_factor (`float`, *optional*):
-            The learning rate of what reads and writes latents (dynamics, W_z, state reader), which starts from
-            nothing, over the backbone's. Default: 5 with `latent_layer`, 1 for latents at the embeddings, as in the
-            paper.
+        model (`str` or `PreTrainedModel`, *optional*):
+            A model, also with adapters; or the name or folder of a language model, from which
+            `from_backbone(model, processor, **args.model_init_kwargs)` builds one, or of a saved TRACE model.
+        args ([`TraceTrainingArguments`] or `TrainingArguments`, *optional*):
+            Standard `TrainingArguments` stand for the defaults of the settings that they lack.
+        train_dataset, eval_dataset (*optional*):
+            Texts: a `Dataset` or `IterableDataset` with a column `text`, and `prompt` for conditional models (a model
+            that is built here from a name is conditional where there is one). They are tokenized as
+            [`prepare_dataset`] does, to at most `args.max_length` tokens. Rows with `input_ids` are taken as they are.
+        processing_class ([`TraceProcessor`] or `PreTrainedTokenizerBase`, *optional*):
+            Says where segments end, and is saved with the model. Default: that of the named model, with segments of
+            `segment_length` tokens.
+        data_collator (*optional*): By default `TraceDataCollator(processing_class)`, which pads and makes labels.
+        callbacks (`list[TrainerCallback]`, *optional*):
+            As in `Trainer`. A [`KLWeightCallback`] takes the place of `args.kl_schedule`.
         kwargs: Other arguments of `Trainer`.
 
     Raises:
-        ValueError: For a data set that cannot be used, a missing collator, or settings that cannot work with the
-            ELBO (label smoothing, another loss function, `DataParallel`) or with several processes
-            ([`check_processes`]).
+        ValueError: For a model that cannot be built, a data set that cannot be used, a missing collator, or settings
+            that cannot work with the ELBO (label smoothing, another loss function, `DataParallel`) or with several
+            processes ([`check_distributed_settings`]).
 
     Note: In a data set without a length (streamed) that several processes evaluate, the last batch may hold texts
     twice, which are then counted twice; with one process, or with a length, every text counts once.
@@ -320,7 +123,9 @@ class TraceTrainer(Trainer):
     Example:
 
     ```python
-    trainer = TraceTrainer(model, TrainingArguments("out"), train_dataset=dataset, processing_class=processor)
+    texts = Dataset.from_dict({"text": ["The food was good. We will be back.", ...]})
+    args = TraceTrainingArguments("out", max_steps=300, model_init_kwargs={"free_nats": 1.5})
+    trainer = TraceTrainer("gpt2", args, train_dataset=texts)
     trainer.train()
     ```
     """
@@ -334,35 +139,42 @@ class TraceTrainer(Trainer):
         eval_dataset=None,
         processing_class=None,
         *,
-        kl_schedule: Callable[[float], float] | str | None = "linear",
-        eval_sample_latents: bool = True,
-        latent_lr_factor: float | None = None,
         callbacks: list | None = None,
         **kwargs,
     ):
-        needs_input_ids = data_collator is None or args is None or args.remove_unused_columns
-        _check_dataset("train_dataset", train_dataset, needs_input_ids)
-        _check_dataset("eval_dataset", eval_dataset, needs_input_ids)
+        args = TraceTrainingArguments() if args is None else args
+        # the class holds the defaults
+        self._settings = args if isinstance(args, TraceTrainingArguments) else TraceTrainingArguments
+        check_elbo_settings(args)
+        correct_best_metric(args)
+        needs_input_ids = data_collator is None or args.remove_unused_columns
+        check_dataset("train_dataset", train_dataset, needs_input_ids)
+        check_dataset("eval_dataset", eval_dataset, needs_input_ids)
+        if kwargs.get("compute_loss_func") is not None:
+            raise ValueError("`compute_loss_func` cannot be used: the model itself computes the ELBO from `labels`.")
+        self._texts = TextPreparation(model, processing_class, args, needs_input_ids)
+        train_dataset, eval_dataset = self._texts(train_dataset), self._texts(eval_dataset)
+        if (named := self._texts.named_model) is not None:
+            self._texts.make_processor()
+        processing_class = self._texts.processing_class
         if data_collator is None and processing_class is not None:
-            from ..data import TraceDataCollator
-
             data_collator = TraceDataCollator(processing_class)
         elif data_collator is None and (train_dataset is not None or eval_dataset is not None):
             raise ValueError(
                 "`processing_class` is needed to pad texts. Pass the TraceProcessor or a `data_collator`."
             )
-        if kwargs.get("compute_loss_func") is not None:
-            raise ValueError("`compute_loss_func` cannot be used: the model itself computes the ELBO from `labels`.")
+        if named is not None:
+            set_seed(args.seed)  # of the latent networks, which start at random
+            model = named.load(processing_class)
         callbacks = list(callbacks or [])
-        if kl_schedule is not None and not any(isinstance(callback, KLWeightCallback) for callback in callbacks):
-            callbacks.append(KLWeightCallback(kl_schedule))
+        schedule = make_kl_schedule(self._settings)
+        if schedule is not None and not any(isinstance(callback, KLWeightCallback) for callback in callbacks):
+            callbacks.append(KLWeightCallback(schedule))
         if not any(isinstance(callback, CollapseWarningCallback) for callback in callbacks):
             callbacks.append(CollapseWarningCallback())
-        if latent_lr_factor is not None and not (0 < latent_lr_factor < math.inf):
-            raise ValueError(f"`latent_lr_factor` must be a number > 0, got {latent_lr_factor!r}. Use 5.")
-        self.latent_lr_factor = latent_lr_factor
-        self._optimizer_step = OptimizerStepCallback()
-        callbacks.append(self._optimizer_step)
+        self._optimizer_step, self._stop = OptimizerStepCallback(), GracefulStopCallback()
+        self._fingerprint = TrainingTextsCallback()
+        callbacks += [self._optimizer_step, self._stop, self._fingerprint]
         super().__init__(
             model=model,
             args=args,
@@ -373,76 +185,24 @@ class TraceTrainer(Trainer):
             callbacks=callbacks,
             **kwargs,
         )
-        self._check_settings()
-        check_processes(self.args, train_dataset, eval_dataset)
-        # The loss is divided by the number of target tokens of the whole (accumulated, distributed) batch.
-        self.model_accepts_loss_kwargs = True
-        self.eval_sample_latents = eval_sample_latents
-        self._sums = _LossSums(self.args.device)
-        self._evaluating = False
-        self._alone_before = None  # latents and number of segments of an evaluation batch of one text
-        self._owns_output_dir = False
-        self._check_segments(processing_class)
-        config = self.model.config
-        # batches that one process reads for all are cut into tensors of one shape, which a layout is not
-        with_layout = config.latent_dynamics != "none" and not self.args.accelerator_config.dispatch_batches
-        if config.conditional or with_layout:  # whatever collator: the loss is divided by its number of targets
-            self.data_collator = _SegmentCollator(self.data_collator, self.model, with_layout)
-
-    def _check_settings(self) -> None:
         if get_kl_weight(self.model) is None:
             raise ValueError(
                 f"`model` must be a TraceForConditionalGeneration, got {type(self.model).__name__}. "
                 "Build one by from_backbone, with latent_dynamics='none' for a plain language model."
             )
-        if self.args.label_smoothing_factor:
-            raise ValueError(
-                f"`label_smoothing_factor` must be 0, got {self.args.label_smoothing_factor}: "
-                "a smoothed reconstruction is no part of the ELBO."
-            )
-        if self.args.n_gpu > 1:
-            # its replicas return latents of unequal shapes, which cannot be gathered
-            raise ValueError(
-                f"`DataParallel` over {self.args.n_gpu} GPUs is not supported. Start the script by `torchrun` or "
-                "`accelerate launch`, or choose one GPU by CUDA_VISIBLE_DEVICES."
-            )
-
-    def _check_segments(self, processing_class) -> None:
+        check_distributed_settings(self.args, train_dataset, eval_dataset)
+        # The loss is divided by the number of target tokens of the whole (accumulated, distributed) batch.
+        self.model_accepts_loss_kwargs = True
+        self._sums = LossSums(self.args.device)
+        self._evaluating = False
+        self._alone_before = None  # latents and number of segments of an evaluation batch of one text
+        self._owns_output_dir = False
+        check_processor(processing_class, self.model)
         config = self.model.config
-        tokenizer = getattr(processing_class, "tokenizer", processing_class)
-        conditional = getattr(processing_class, "conditional", config.conditional)
-        if conditional != config.conditional:
-            raise ValueError(
-                f"`processing_class` has conditional={conditional}, the model {config.conditional}: prompts would be "
-                "taken for text, or the reverse. Make both the same."
-            )
-        segments = self.model.has_latents and not self.model.one_latent_per_text
-        separator = getattr(processing_class, "separator", config.separator)
-        if segments and separator != config.separator:
-            raise ValueError(
-                f"`processing_class` has separator='{separator}', the model '{config.separator}': segments would end "
-                "elsewhere. Build the model by from_backbone(backbone, processor), which takes it from there."
-            )
-        closing = getattr(processing_class, "closing_token_ids", config.closing_token_ids)
-        if segments and closing != config.closing_token_ids:
-            raise ValueError(
-                "`processing_class` has other `closing_token_ids` than the model: segments would end elsewhere. Build "
-                "the model by from_backbone(backbone, processor), which takes them from there."
-            )
-        if not (segments or conditional) or not hasattr(tokenizer, "sep_token_id"):
-            return
-        needs_separator = conditional or config.separator == "token"
-        if needs_separator and tokenizer.sep_token_id != config.sep_token_id:
-            raise ValueError(
-                f"`processing_class` has [SEP] id {tokenizer.sep_token_id}, the model {config.sep_token_id}: segments "
-                "would not be found. Use the tokenizer that `from_backbone` was given or that is saved with the model."
-            )
-        length = getattr(processing_class, "segment_length", config.segment_length)
-        if segments and length != config.segment_length:
-            raise ValueError(
-                f"`processing_class` makes segments of length {length}, the model generates {config.segment_length} "
-                f"(None: varying). Build the model with segment_length={length}."
-            )
+        # batches that one process reads for all are cut into tensors of one shape, which a layout is not
+        with_layout = config.latent_dynamics != "none" and not self.args.accelerator_config.dispatch_batches
+        if config.conditional or with_layout:  # whatever collator: the loss is divided by its number of targets
+            self.data_collator = SegmentCollator(self.data_collator, self.model, with_layout)
 
     def create_accelerator_and_postprocess(self) -> None:
         if self.args.accelerator_config.dispatch_batches is None:
@@ -455,13 +215,13 @@ class TraceTrainer(Trainer):
         sampler = super()._get_train_sampler(train_dataset)
         if isinstance(sampler, LengthGroupedSampler) and self.args.world_size > 1:
             seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-            sampler = OneOrder(sampler, lambda: seed + int(self.state.epoch or 0))
+            sampler = SharedOrderSampler(sampler, lambda: seed + int(self.state.epoch or 0))
         return sampler
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         made = self.optimizer is None  # one of the caller's has the rates that it has
         optimizer = super().create_optimizer(model)
-        factor = self.latent_lr_factor
+        factor = self._settings.latent_lr_factor
         if factor is None:
             factor = 1.0 if self.model.config.latent_layer is None else LATENT_LR_FACTOR
         if made and factor != 1.0:
@@ -481,7 +241,7 @@ class TraceTrainer(Trainer):
     # ---- Loss ----
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        if self._evaluating and self.eval_sample_latents:
+        if self._evaluating and self._settings.eval_sample_latents:
             inputs = {**inputs, "sample_latents": True}
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
         if self._evaluating:
@@ -492,11 +252,11 @@ class TraceTrainer(Trainer):
         return (loss, outputs) if return_outputs else loss
 
     def training_step(self, model, inputs, *args, **kwargs):
-        with step_must_fit(self.args, inputs, training=True):
+        with guard_step_memory(self.args, inputs, training=True):
             return super().training_step(model, inputs, *args, **kwargs)
 
     def prediction_step(self, model, inputs, *args, **kwargs):
-        with step_must_fit(self.args, inputs, training=False):
+        with guard_step_memory(self.args, inputs, training=False):
             return super().prediction_step(model, inputs, *args, **kwargs)
 
     def _collect(self, inputs, outputs, num_texts: int, gain: torch.Tensor | None = None) -> None:
@@ -515,16 +275,16 @@ class TraceTrainer(Trainer):
         if self.accelerator.num_processes == 1 or not state.end_of_dataloader or state.remainder <= 0:
             return inputs, outputs, num_texts
         per_process = state.active_dataloader.total_batch_size // self.accelerator.num_processes
-        own = state.remainder - self.accelerator.process_index * per_process
-        own = min(max(own, 0), num_texts)
+        num_own = state.remainder - self.accelerator.process_index * per_process
+        num_own = min(max(num_own, 0), num_texts)
         # Every process calls the model, also one without a text of its own: under FSDP a call is collective.
-        rows = max(own, 1)
+        rows = max(num_own, 1)
         inputs = {
             key: value[:rows] if isinstance(value, torch.Tensor) and value.shape[:1] == (num_texts,) else value
             for key, value in inputs.items()
             if key != "segment_layout"
         }
-        return inputs, model(**inputs), own
+        return inputs, model(**inputs), num_own
 
     def _latent_gain(self, model, inputs, outputs) -> torch.Tensor | None:
         """What the batch's texts cost more under other texts' latents, mean nats per text; None where unknown."""
@@ -566,27 +326,11 @@ class TraceTrainer(Trainer):
             "`prior_logvar_bound` and `residual_scale='prior'` in the configuration, then train again."
         )
 
-    @staticmethod
-    def _metrics(totals: dict[str, float], latent_size: int) -> dict[str, float]:
-        metrics = {}
-        if totals["texts"]:
-            metrics["reconstruction"] = totals["reconstruction"] / totals["texts"]
-        if totals["segments"]:
-            metrics["kl"] = totals["kl"] / totals["texts"]
-            metrics["kl_per_segment"] = totals["kl"] / totals["segments"]
-            metrics["kl_per_dim"] = metrics["kl_per_segment"] / latent_size
-        if totals["gain_texts"]:
-            gain = totals["gain"] / totals["gain_texts"]
-            metrics |= {"reconstruction_other": metrics["reconstruction"] + gain, "latent_gain": gain}
-            if metrics.get("kl", 0) > 0:
-                metrics["gain_per_nat"] = gain / metrics["kl"]
-        return metrics
-
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:  # the training log, which all processes write at the same step
             totals = self._read_sums()
-            self._sums = _LossSums(self.args.device)
-            metrics = self._metrics(totals, self.model.config.latent_size)
+            self._sums = LossSums(self.args.device)
+            metrics = mean_metrics(totals, self.model.config.latent_size)
             if "kl" in metrics:
                 metrics["kl_weight"] = totals["kl_weight"] / totals["texts"]
             logs.update(metrics)
@@ -614,7 +358,7 @@ class TraceTrainer(Trainer):
     ):
         if self.is_in_train:
             self._read_sums()  # stops before a long evaluation of broken weights
-        training_sums, self._sums = self._sums, _LossSums(self.args.device)
+        training_sums, self._sums = self._sums, LossSums(self.args.device)
         self._evaluating, self._alone_before = True, None
         try:
             with self._elbo():
@@ -624,9 +368,9 @@ class TraceTrainer(Trainer):
             totals, first_bad_step = self._sums.read(self.accelerator)
         finally:
             self._sums, self._evaluating = training_sums, False
-        metrics = self._metrics(totals, self.model.config.latent_size)
+        metrics = mean_metrics(totals, self.model.config.latent_size)
         if totals["tokens"]:
-            # The Trainer's own figure is a mean over batches, which weighs tokens by their batch.
+            # The Trainer's own value is a mean over batches, which weighs tokens by their batch.
             metrics["loss"] = (totals["reconstruction"] + totals["kl"]) / totals["tokens"]
         if first_bad_step:
             metrics = dict.fromkeys(metrics, float("nan"))
@@ -634,18 +378,63 @@ class TraceTrainer(Trainer):
         output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in metrics.items()})
         return output
 
+    def get_eval_dataloader(self, eval_dataset=None):
+        return super().get_eval_dataloader(self._texts(eval_dataset))
+
+    def get_test_dataloader(self, test_dataset):
+        return super().get_test_dataloader(self._texts(test_dataset))
+
     # ---- Start and save ----
 
-    def train(self, resume_from_checkpoint=None, trial=None, ignore_keys_for_eval=None):
-        if trial is None and not self._owns_output_dir:  # later calls continue in this run's own folder
+    def check_before_training(self, resume_from_checkpoint: str | bool | None = None) -> str | None:
+        """
+        What [`train`] checks before any work, for scripts that write files of their own first.
+
+        Args:
+            resume_from_checkpoint (`str` or `bool`, *optional*): As in `train`.
+
+        Returns:
+            `str`: the checkpoint's folder, or None to start anew.
+
+        Raises:
+            ValueError: If the output folder holds another model, there is no such checkpoint or it is of other texts,
+                or the model could not be saved.
+        """
+        if not self._owns_output_dir:  # later calls continue in this run's own folder
             check_output_dir(self.args.output_dir, self.model.config, resume_from_checkpoint)
+        checkpoint = find_checkpoint(self.args.output_dir, resume_from_checkpoint)
+        self._fingerprint.read(self.train_dataset)
+        if checkpoint is not None:
+            self._fingerprint.check(checkpoint)
+        with _unsharded_class(self.model):
+            check_saving(self.accelerator.unwrap_model(self.model), self.processing_class, self.args)
+        return checkpoint
+
+    def train(self, resume_from_checkpoint=None, trial=None, ignore_keys_for_eval=None):
+        """
+        As in `Trainer`, after [`check_before_training`].
+
+        Raises:
+            TrainingDivergedError: If the loss or the weights are not finite.
+            TrainingMemoryError: If a step does not fit in memory.
+            KeyboardInterrupt: After Ctrl-C; where a checkpoint was saved, it says how to continue.
+        """
+        if trial is None:
+            resume_from_checkpoint = self.check_before_training(resume_from_checkpoint)
+            if not self._owns_output_dir:  # later calls go on in this run's own folder
+                self.remove_unfinished()
             self._owns_output_dir = True
-        self._sums = _LossSums(self.args.device)
+        self._sums = LossSums(self.args.device)
         # under ZeRO-3 `numel` is that of what is not dealt out: nothing
         trained = sum(getattr(p, "ds_numel", p.numel()) for p in self.model.parameters() if p.requires_grad)
-        with run_must_fit(self.args, trained, self._optimizer_step):
+        with guard_run_memory(self.args, trained, self._optimizer_step), self._stop.catching(self.args):
             result = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
         self._read_sums()  # what came after the last log
+        if self._stop.stopped:
+            checkpoint = get_last_checkpoint(self.args.output_dir)
+            raise KeyboardInterrupt(
+                f"the last checkpoint is '{checkpoint}'. Continue with train(resume_from_checkpoint=True)"
+            )
         return result
 
     def end(self) -> None:
@@ -656,7 +445,7 @@ class TraceTrainer(Trainer):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         # Each process looks at its own weights: users may call this in one process only.
-        finite = [_own_part(p).isfinite().all() for p in self.model.parameters() if p.requires_grad]
+        finite = [_local_shard(p).isfinite().all() for p in self.model.parameters() if p.requires_grad]
         if finite and not all(torch.stack(finite).tolist()):
             what = f"the weights are not finite after step {self.state.global_step}, and were not saved"
             raise TrainingDivergedError(self._diverged_message(what))
@@ -667,7 +456,7 @@ class TraceTrainer(Trainer):
             # Gathered from shards, tied weights are equal but no longer one: they would be saved twice.
             tied = getattr(self.accelerator.unwrap_model(self.model), "all_tied_weights_keys", {})
             state_dict = {name: value for name, value in state_dict.items() if name not in tied}
-        with _own_class(self.model):
+        with _unsharded_class(self.model):
             super()._save(output_dir, state_dict=state_dict)
         if self.args.should_save and hasattr(self.accelerator.unwrap_model(self.model), "peft_config"):
             # PEFT saves the adapter alone; `load_adapter_model` builds what it belongs to from this
@@ -676,5 +465,17 @@ class TraceTrainer(Trainer):
             folder = output_dir if output_dir is not None else self.args.output_dir
             config.to_json_file(os.path.join(folder, "config.json"))
 
+    def create_model_card(self, *args, finetuned_from: str | None = None, **kwargs) -> None:
+        """As in `Trainer`; the base model is the language model that the model was built from."""
+        config = self.accelerator.unwrap_model(self.model).config
+        before = config.name_or_path
+        # The Trainer names what the configuration was read from, which it was not: a folder stands for no name.
+        name = self.model.name_or_path or config.get_text_config().name_or_path
+        config.name_or_path = name if name and not os.path.exists(name) else os.curdir
+        try:
+            super().create_model_card(*args, finetuned_from=finetuned_from, **kwargs)
+        finally:
+            config.name_or_path = before
 
-__all__ = ["TraceTrainer", "TrainingDivergedError", "check_output_dir"]
+
+__all__ = ["TraceTrainer", "TrainingDivergedError"]

@@ -473,7 +473,7 @@ def test_bad_generation_input_is_one_line(trained, empty_folder, capsys, flags, 
     [
         (["--cache_implementation", "static"], "cannot hold latents"),
         (["--temperature", "0"], "`temperature` (=0) has to be a strictly positive float"),
-        (["--latent_temperature", "-1"], "`latent_temperature` must be >= 0"),
+        (["--latent_temperature", "-1"], "`latent_temperature` must be a number >= 0"),
     ],
 )
 def test_what_generate_refuses_is_one_line(trained, capsys, flags, message):

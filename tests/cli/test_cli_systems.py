@@ -74,7 +74,7 @@ def parsed(*argv):
 def test_presets_set_data_and_training_and_flags_win(caplog):
     data, model, training = parsed("--preset", "yelp", "--system", "trace-p", "--learning_rate", "1e-4")
     assert data.dataset == PRESETS["yelp"]["dataset"] and data.text_column == "text" and data.max_texts == 110_000
-    assert data.validation_split == 10_000 and data.kl_schedule == "cyclical"
+    assert data.validation_split == 10_000 and training.kl_schedule == "cyclical"
     assert model["latent_dynamics"] == "parallel" and model["segment_length"] == 10
     assert model["posterior_norm_gamma"] == 0.7  # a preset is no recipe
     assert training.learning_rate == 1e-4 and training.per_device_train_batch_size == 32
@@ -82,7 +82,7 @@ def test_presets_set_data_and_training_and_flags_win(caplog):
     data, model, training = parsed("--preset", "writing-prompts", "--recipe", "paper")
     assert "no bound on the likelihood" in caplog.text
     assert (data.prompt_column, data.text_column, data.segmenter) == ("prompt", "story", "sentence")
-    assert model["conditional"] is True and data.max_length == 750 and data.validation_split == "validation"
+    assert model["conditional"] is True and training.max_length == 750 and data.validation_split == "validation"
     assert model["posterior_norm_gamma"] == 3.0 and model["prior_logvar_bound"] is None
     assert training.learning_rate == 5e-5
 

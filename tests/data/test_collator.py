@@ -3,9 +3,17 @@
 import numpy as np
 import pytest
 import torch
-from helpers.tokenizers import TEXTS, byte_level
+from helpers.tokenizers import TEXTS, byte_level, metaspace, word_level
+from transformers import (
+    DataCollatorForLanguageModeling,
+    DataCollatorForSeq2Seq,
+    DataCollatorWithFlattening,
+    DataCollatorWithPadding,
+    default_data_collator,
+)
 
 from modeling_trace.data import FixedLengthSegmenter, TraceDataCollator, TraceProcessor
+from modeling_trace.data.collator import check_collator
 
 
 @pytest.fixture
@@ -56,3 +64,62 @@ def test_bad_input(processor):
         TraceDataCollator(5)
     with pytest.raises(ValueError, match="no padding token"):
         TraceDataCollator(byte_level())
+
+
+# collators of others
+
+
+def language_modeling(processor, **settings):
+    return DataCollatorForLanguageModeling(processor.tokenizer, **{"mlm": False, **settings})
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (language_modeling, r"keep EOS a target.* got DataCollatorForLanguageModeling.* \(PAD is '<\|endoftext\|>'\)"),
+        (
+            lambda processor: DataCollatorWithFlattening(),
+            r"row of its own, got \(1, 9\) of two texts from DataC",
+        ),
+    ],
+)
+def test_collators_that_lose_what_trace_needs(processor, make, message):
+    with pytest.raises(ValueError, match=message) as error:
+        check_collator(make(processor), processor)
+    assert "Leave `data_collator` out, or use TraceDataCollator(processor)." in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_masked_language_modeling_is_refused(processor):
+    processor.tokenizer.mask_token = processor.tokenizer.unk_token
+    with pytest.raises(ValueError, match="must not mask tokens, got DataCollatorForLanguageModeling with mlm=True"):
+        check_collator(language_modeling(processor, mlm=True), processor)
+
+
+def test_changed_tokens_are_refused(processor):
+    def other(rows):
+        batch = TraceDataCollator(processor)(rows)
+        return {**batch, "input_ids": batch["input_ids"] + 1}
+
+    with pytest.raises(ValueError, match="must not change tokens, got .* from other"):
+        check_collator(other, processor)
+
+
+def test_unknown_words_must_stay_targets():
+    processor = TraceProcessor(metaspace())  # PAD is the unknown word, as in Llama 2
+    with pytest.raises(ValueError, match="must keep unknown words targets.* .PAD is '<unk>'"):
+        check_collator(language_modeling(processor), processor)
+
+
+def test_collators_that_keep_all_pass(processor):
+    own_pad = TraceProcessor(word_level())
+    assert len({own_pad.pad_token_id, own_pad.eos_token_id, own_pad.bos_token_id}) == 2
+    check_collator(language_modeling(own_pad), own_pad)
+    own_pad.tokenizer.padding_side = "left"
+    check_collator(language_modeling(own_pad, pad_to_multiple_of=8), own_pad)
+    check_collator(TraceDataCollator(processor), processor)
+    check_collator(TraceDataCollator(processor.tokenizer), processor.tokenizer)
+    # these take the labels of the data set
+    check_collator(DataCollatorWithPadding(processor.tokenizer), processor)
+    check_collator(DataCollatorForSeq2Seq(processor.tokenizer), processor)
+    check_collator(default_data_collator, processor)

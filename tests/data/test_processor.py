@@ -10,6 +10,7 @@ import torch
 from helpers.tokenizers import TEXTS, TOKENIZERS, byte_level, metaspace, punkt, random_texts, word_level
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
+    AutoProcessor,
     AutoTokenizer,
     GPT2Config,
     GPT2LMHeadModel,
@@ -55,6 +56,12 @@ def segmenter(request):
 @pytest.fixture
 def processor():
     return separated(byte_level(), FixedLengthSegmenter(4))
+
+
+def tiny_model(processor):
+    torch.manual_seed(0)
+    backbone = GPT2Config(vocab_size=len(processor.tokenizer), n_embd=16, n_layer=2, n_head=2)
+    return TraceForConditionalGeneration.from_backbone(GPT2LMHeadModel(backbone), processor).eval()
 
 
 def ids_of(processor, text, **kwargs):
@@ -361,6 +368,45 @@ def test_beside_a_model_nothing_is_disturbed(processor, tmp_path):
     assert written[0]["generated_text"].startswith("soup")
     GPT2LMHeadModel(config).save_pretrained(tmp_path)
     assert TraceProcessor.from_pretrained(str(tmp_path)).segmenter == processor.segmenter
+
+
+@pytest.mark.parametrize("conditional", [False, True])
+def test_auto_processor_is_the_processor(conditional, tmp_path):
+    processor = TraceProcessor(byte_level(), FixedLengthSegmenter(4), conditional=conditional)
+    tiny_model(processor).save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    loaded = AutoProcessor.from_pretrained(tmp_path)
+    assert isinstance(loaded, TraceProcessor) and loaded.to_dict() == processor.to_dict()
+    settings = {"prompt": "A walk"} if conditional else {}
+    assert loaded(TEXTS[0], **settings) == processor(TEXTS[0], **settings)
+
+
+def test_encode_is_a_tokenizers(processor):
+    assert processor.encode(TEXTS[0]) == processor(TEXTS[0])["input_ids"]
+    assert processor.encode(TEXTS[:2], max_length=9) == processor(TEXTS[:2], max_length=9)["input_ids"]
+    assert processor.encode(TEXTS[0], add_eos=False, return_tensors="pt").shape[0] == 1
+
+
+@pytest.mark.parametrize("conditional", [False, True])
+def test_pipelines_continue_texts(conditional):
+    processor = TraceProcessor(byte_level(), FixedLengthSegmenter(4), conditional=conditional)
+    model = tiny_model(processor)
+    with pytest.raises(ValueError, match=r"`padding_side` is 'right'.* pass processor.for_generation\(\)"):
+        pipeline("text-generation", model=model, tokenizer=processor)
+    writer = pipeline("text-generation", model=model, tokenizer=processor.for_generation())
+    settings = {"max_new_tokens": 6, "do_sample": False, "latent_temperature": 0.0}
+    prompts = ["The soup was cold.", "A walk"]
+    for batch_size in (1, 2):
+        found = [rows[0]["generated_text"] for rows in writer(prompts, batch_size=batch_size, **settings)]
+        for prompt, text in zip(prompts, found, strict=True):
+            if conditional:
+                inputs = processor(prompt=[prompt], return_tensors="pt")
+                expected = prompt + processor.decode(model.generate(**inputs, **settings)[0])
+            else:
+                inputs = processor([prompt], add_eos=False, return_tensors="pt")
+                expected = processor.decode(model.generate(**inputs, **settings)[0])
+            assert text == expected and text.startswith(prompt)
+    assert processor(TEXTS[0], **({"prompt": "x"} if conditional else {}))["input_ids"][-1] == processor.eos_token_id
 
 
 def test_from_backbone(tmp_path):

@@ -20,6 +20,8 @@ SENTENCES = [
     ("We smile. 😀 They smile. Ünder 5 €!", ["We smile.", "😀 They smile.", "Ünder 5 €!"]),
     ("Wow ! ! We did. :)", ["Wow ! !", "We did. :)"]),
     ("No full stop here", ["No full stop here"]),
+    ("राम आया। उसने खाया। कब? आज।", ["राम आया।", "उसने खाया।", "कब?", "आज।"]),
+    ("وہ آیا۔ کیا وہ گیا؟ ہاں۔", ["وہ آیا۔", "کیا وہ گیا؟", "ہاں۔"]),
 ]
 
 
@@ -64,6 +66,18 @@ def test_segments_are_sentences(tokenizer, text, expected):
     assert segmenter.sentences(text) == expected
     got = [piece.strip() for piece in pieces(tokenizer, segmenter, text)]
     assert got == [plain(tokenizer, sentence) for sentence in expected]
+
+
+def test_sentences_without_spaces_between_them():
+    text = "他来了。我走了！「真的？」她问。Fine. 好"
+    expected = ["他来了。", "我走了！", "「真的？」", "她问。", "Fine.", "好"]
+    segmenter = SentenceSegmenter(punkt=punkt())
+    assert segmenter.sentences(text) == expected
+    for separator in ("token", "none"):  # the closing tokens know the same full stops
+        processor = TraceProcessor(byte_level(list(text) * 3), segmenter, separator=separator)
+        pieces = [piece.strip() for piece in processor.split(processor(text)["input_ids"])]
+        # without [SEP] a quotation mark that is a token of its own comes after the segment that ended
+        assert pieces == (expected if separator == "token" else [*expected[:2], "「真的？", "」她问。", *expected[4:]])
 
 
 def test_a_sentence_that_starts_inside_a_token_is_joined():
@@ -258,3 +272,15 @@ def test_bad_arguments(build, message):
 def test_doctests():
     results = doctest.testmod(module)
     assert results.attempted > 5 and results.failed == 0
+
+
+def test_a_text_on_which_nltk_gives_up(monkeypatch):
+    monkeypatch.setattr(nltk.redos, "DEFAULT_TIMEOUT", 0.001)
+    texts = ["Fine. And good.", ". " * 50_000]
+    with pytest.raises(ValueError, match="`texts` .* 100,000 characters on which it gives up, in row 1") as error:
+        SentenceSegmenter().fit(texts)
+    assert "\n" not in str(error.value)
+    processor = TraceProcessor(byte_level(), SentenceSegmenter(punkt=punkt()), separator="token")
+    with pytest.raises(ValueError, match="gives up, in row 1") as error:
+        processor(texts)
+    assert "\n" not in str(error.value)

@@ -1,6 +1,7 @@
 """`modeling-trace evaluate` and `compare`: the metrics are right, nothing is marked by chance, and nothing is lost."""
 
 import dataclasses
+import gc
 import inspect
 import json
 import math
@@ -42,9 +43,10 @@ from modeling_trace.evaluation.report.equal_quality import (
     interpolate,
 )
 from modeling_trace.evaluation.report.markdown import markdown_report
-from modeling_trace.evaluation.report.real_texts import cut_words, find_training_texts
+from modeling_trace.evaluation.report.real_texts import find_training_texts
 from modeling_trace.evaluation.report.systems import EvaluatedSystem, check_systems
 from modeling_trace.evaluation.report.tables import make_column, make_difference_table, make_table
+from modeling_trace.evaluation.words import cut_words
 
 NUM_TEXTS = 20
 TRAIN = [
@@ -230,26 +232,22 @@ def test_a_model_does_not_differ_from_itself(folder, tmp_path, capsys):
     assert cell(found, "likelihood", "one", "nats") == cell(found, "likelihood", "two", "nats")
 
 
-@pytest.mark.slow
-def test_one_table_in_twenty_has_a_mark_by_chance():
-    """Three systems that are one, in three metrics: Holm's correction holds for the table, marks are rarer still."""
+def test_one_table_in_twenty_has_a_mark_by_chance(monkeypatch):
+    """
+    Three systems that are one, in three metrics that depend on one another: Holm's correction holds for the table,
+    marks are rarer still. That single metrics of texts keep their level is tested with the intervals.
+    """
+    monkeypatch.setattr(gc, "collect", lambda: 0)  # by statsmodels, at every correction
     generator = np.random.default_rng(0)
-    chances = 1 / np.arange(1, 41)
     names = ("self_bleu", "distinct_2", "jaccard")
-    metrics = ("self_bleu", "distinct_n", "jaccard_similarity")
-    tables = 200
+    tables = 400
     any_test = any_mark = wrong = 0
     for _ in range(tables):
-        rows = {}
-        for system in "abc":
-            texts = [
-                " ".join(
-                    f"w{w}" for w in generator.choice(40, size=generator.integers(4, 14), p=chances / chances.sum())
-                )
-                for _ in range(30)
-            ]
-            found = (metric_replicates(metric, texts, num_groups=15) for metric in metrics)
-            rows[system] = dict(zip(names, found, strict=True))
+        values = generator.exponential(size=(3, 1, 30)) + generator.exponential(size=(3, 3, 30))  # (system, metric, N)
+        rows = {
+            system: {name: mean_replicates(row, num_groups=15) for name, row in zip(names, own, strict=True)}
+            for system, own in zip("abc", values, strict=True)
+        }
         table, tests = make_table("x", "", [make_column(name, 30) for name in names], rows)
         any_test += any(test["significant"] for test in tests)
         any_mark += any(one["mark"] for row in table["rows"] for one in row["cells"])
@@ -257,8 +255,8 @@ def test_one_table_in_twenty_has_a_mark_by_chance():
     assert len(tests) == 9
     assert any_test <= stats.binom.ppf(0.999, tables, 0.05)
     assert any_mark <= any_test
-    # single tests err to the safe side, but are no dead letters; that they find differences is tested with intervals
-    assert 0.005 < wrong / (9 * tables) < 0.07
+    # single tests have their level; that they find differences is tested with intervals
+    assert 0.03 < wrong / (9 * tables) < 0.07
 
 
 # ---- Marks, differences, equal quality ----
@@ -490,16 +488,16 @@ def test_goes_on_where_it_was_stopped(folder, report, tmp_path, capsys, monkeypa
     arguments = ["compare", folder / "gpt2", folder / "trace-r", "--dataset", "reviews", *DATA, *SMALL]
     arguments += ["--judge", folder / "judge", "--output", tmp_path / "out"]
     written = []
-    write_texts = measure.write_texts
+    generate_texts = measure.generate_texts
 
     def counted(*args, **settings):
         written.append(settings["description"])
-        return write_texts(*args, **settings)
+        return generate_texts(*args, **settings)
 
     def stopped(*args, **settings):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(measure, "write_texts", counted)
+    monkeypatch.setattr(measure, "generate_texts", counted)
     with monkeypatch.context() as patch:
         patch.setattr(measure_latents, "active_units", stopped)  # the last part that needs weights
         code, out, err = run(capsys, *arguments)
@@ -522,15 +520,15 @@ def test_nothing_but_the_block_in_work_is_lost(folder, tmp_path, capsys, monkeyp
     arguments += ["--judge", "none", "--decoding", "top-k", "--curve_temperatures", "--output"]
     code, _, err = run(capsys, "evaluate", *arguments, tmp_path / "whole")
     assert code == 0, err
-    write_texts, calls = measure.write_texts, []
+    generate_texts, calls = measure.generate_texts, []
 
     def stopped(*args, **settings):
         calls.append(args[2])
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return write_texts(*args, **settings)
+        return generate_texts(*args, **settings)
 
-    monkeypatch.setattr(measure, "write_texts", stopped)
+    monkeypatch.setattr(measure, "generate_texts", stopped)
     assert run(capsys, "evaluate", *arguments, tmp_path / "stopped")[0] == 130
     assert run(capsys, "evaluate", *arguments, tmp_path / "stopped")[0] == 0
     assert [len(prompts) for prompts in calls] == [6, 6, 6, 6, 2]
@@ -541,15 +539,15 @@ def test_points_of_the_plane_that_are_there_are_not_written_again(folder, tmp_pa
     arguments = [folder / "trace-r", "--dataset", "reviews", *DATA, *SMALL[:10], "--max_new_tokens", 6]
     arguments += ["--judge", "none", "--decoding", "top-k", "--curve_temperatures", 0, 1]
     arguments += ["--output", tmp_path / "out", "--curve_latent_temperatures"]
-    write_texts, calls = measure.write_texts, []
+    generate_texts, calls = measure.generate_texts, []
 
     def stopped(*args, **settings):
         calls.append((settings.get("temperature", 0), settings.get("latent_temperature"), len(args[2])))
         if len(calls) == 4:
             raise KeyboardInterrupt
-        return write_texts(*args, **settings)
+        return generate_texts(*args, **settings)
 
-    monkeypatch.setattr(measure, "write_texts", stopped)
+    monkeypatch.setattr(measure, "generate_texts", stopped)
     assert run(capsys, "evaluate", *arguments, 0, 1)[0] == 130
     code, _, err = run(capsys, "evaluate", *arguments, 0, 1)
     assert code == 0, err
@@ -921,6 +919,19 @@ def test_the_same_texts_are_found_under_any_name(reviews_file, tmp_path):
     assert "trained on 1 of the 3 real texts" in note
 
 
+def test_files_are_read_as_training_read_them(tmp_path):
+    """Encoding and delimiter, of the texts of the evaluation and of those that a system was trained on; and words."""
+    path = tmp_path / "a.csv"
+    rows = [f"{number};Caf\xe9, the {number}." for number in range(40)]
+    path.write_text("\n".join(["id;text", *rows]) + "\n", encoding="latin-1")
+    read_as = {"text_column": "text", "encoding": "latin-1", "delimiter": ";"}
+    data = load_real_texts(str(path), **read_as, validation_split=0.25, max_words=5, word_tokenizer="characters")
+    assert data.real == ["Caf\xe9,"] * 10 and all(text.startswith("Caf\xe9, the ") for text in data.uncut)
+    system = trained_on(tmp_path, dataset=str(path), **read_as, validation_split=None)
+    (note,) = find_training_texts([system], data)
+    assert "trained on 10 of the 10 real texts" in note
+
+
 def test_training_texts_that_cannot_be_read_are_no_clean_bill(reviews_file, tmp_path):
     data = load_real_texts(reviews_file)
     gone = trained_on(tmp_path, dataset=str(tmp_path / "gone.jsonl"))
@@ -955,7 +966,8 @@ def test_names_of_the_command_line_are_those_of_the_library():
     assert command.LIKELIHOOD_METHODS == tuple(settings.METHOD_NAMES)
     assert command.EXTRA_METRICS == settings.EXTRA_METRICS
     fields = {field.name for field in dataclasses.fields(EvaluationSettings)}
-    texts = set(inspect.signature(load_real_texts).parameters) - {"dataset", "conditional"}  # which the model tells
+    told = {"dataset", "conditional", "word_tokenizer"}  # by the models and the settings
+    texts = set(inspect.signature(load_real_texts).parameters) - told
     assert texts == set(command.TEXTS)
     arguments = vars(command._parse(["m", "--dataset", "d", "--output", "o"], "compare", "", ""))
     assert set(arguments) == fields | texts | {"models", "names", "dataset", "output"}
@@ -980,11 +992,6 @@ def test_a_plain_model_has_one_row_of_the_plane():
     default = EvaluationSettings()
     grid = plane_settings(default.curve_temperatures, default.curve_latent_temperatures, has_latents=True)
     assert len(grid) == len(set(grid)) >= 10
-
-
-def test_cut_words_keeps_spaces():
-    assert cut_words("  a\tb  c d ", 2) == "  a\tb"
-    assert cut_words("a b", 9) == "a b" and cut_words("a  b ", None) == "a  b "
 
 
 def test_markdown_shows_texts_as_they_are(report):

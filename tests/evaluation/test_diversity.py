@@ -2,6 +2,7 @@
 
 import gzip
 import math
+import tracemalloc
 from itertools import combinations
 
 import numpy as np
@@ -18,11 +19,13 @@ from modeling_trace.evaluation import (
     diversity,
     expectation_adjusted_distinct,
     jaccard_similarity,
+    metric_replicates,
     ngrams,
     rep_n,
     self_bleu,
     vendi_score,
 )
+from modeling_trace.evaluation.words import encode
 
 TOLERANCE = {"rtol": 0, "atol": 1e-10}  # x 100, so 1e-12 of nltk's
 texts_of_words = st.lists(st.sampled_from(["a", "b", "é"]), max_size=9).map(" ".join)
@@ -118,7 +121,7 @@ def test_adjusted_distinct_is_about_100_for_uniform_draws_of_any_length():
 @few
 @given(corpora, st.integers(1, 4))
 def test_ngram_ids_are_equal_only_for_equal_ngrams(texts, max_n):
-    tokens, lengths = ngrams.encode(texts)
+    tokens, lengths = encode(texts)
     for n, (grams, rows) in enumerate(ngrams.ngrams(tokens, lengths, max_n), start=1):
         expected = [(row, gram) for row, text in enumerate(texts) for gram in naive_ngrams(text, n)]
         assert rows.tolist() == [row for row, _ in expected]
@@ -233,15 +236,30 @@ def test_missing_package_names_the_extra(monkeypatch):
         jaccard_similarity(["a b c", "a b d"])
 
 
-def test_many_texts_take_little_memory():
-    """Self-BLEU of 2,000 texts of 80 words: a fifth of the 1 GB that 10,000 may take."""
-    import tracemalloc
+LOADS = {
+    "self_bleu": lambda texts, others: metric_replicates("self_bleu", texts),
+    "distinct_n": lambda texts, others: metric_replicates("distinct_n", texts),
+    "jaccard_similarity": lambda texts, others: metric_replicates("jaccard_similarity", texts),
+    "cnd": lambda texts, others: metric_replicates("cnd", texts, others),
+    "bleu": lambda texts, others: bleu(texts, others, per_text=True),
+    "rep_n": lambda texts, others: rep_n(texts, per_text=True),
+}
 
+
+@pytest.mark.parametrize("metric", LOADS)
+def test_memory_grows_with_the_texts_and_no_faster(metric, monkeypatch):
+    """
+    Three times as many texts: at most three and a half times the memory, and so little that 100,000 texts of 50 words
+    take less than 1.5 GB.
+    """
+    monkeypatch.setattr(diversity, "BLOCK_ENTRIES", 20_000)  # jaccard's blocks, or these few texts were one
     generator = np.random.default_rng(0)
-    words = (20_000 * generator.random((2000, 80)) ** 3).astype(int)
-    texts = [" ".join(map(str, row)) for row in words]
-    tracemalloc.start()
-    self_bleu(texts)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 200e6
+    drawn = (5000 * generator.random((2, 1500, 30)) ** 3).astype(int)
+    texts, others = ([" ".join(map(str, row)) for row in part] for part in drawn)
+    peaks = []
+    for number in (500, 1500):
+        tracemalloc.start()
+        LOADS[metric](texts[:number], others[:number])
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 3.5 * peaks[0] and peaks[1] < 300 * drawn[0].size

@@ -1,5 +1,7 @@
 """Intervals cover what they say and tests reject as often as they say, by simulation; replicates equal brute force."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -29,17 +31,21 @@ NUM_TEXTS = 40
 def draw_texts(generator, number=NUM_TEXTS, words=60):
     """Texts of 3 to 14 words from a Zipf law, each of one of three topics, so that texts differ in more than noise."""
     chances = 1 / np.arange(1, words + 1)
-    texts = []
-    for _ in range(number):
-        drawn = generator.choice(words, size=generator.integers(3, 15), p=chances / chances.sum())
-        texts.append(" ".join(f"w{word}" for word in (drawn + 20 * generator.integers(0, 3)) % words))
-    return texts
+    lengths = generator.integers(3, 15, size=number)
+    drawn = generator.choice(words, size=lengths.sum(), p=chances / chances.sum())
+    drawn = (drawn + np.repeat(20 * generator.integers(0, 3, size=number), lengths)) % words
+    return [" ".join(f"w{word}" for word in row) for row in np.split(drawn, lengths.cumsum()[:-1])]
 
 
 @pytest.fixture(scope="module")
 def corpora():
     generator = np.random.default_rng(1)
     return [draw_texts(generator) for _ in range(400)]
+
+
+@pytest.fixture(scope="module")
+def jaccards(corpora):
+    return np.array([jaccard_similarity(texts) for texts in corpora])
 
 
 @pytest.fixture(scope="module")
@@ -56,33 +62,32 @@ def binomial_range(rate, number):
 
 
 @pytest.mark.parametrize("metric", ["self_bleu", "distinct_n", "jaccard_similarity", "cnd"])
-def test_jackknife_covers_and_its_test_keeps_its_level(metric, corpora, real):
-    settings, references = {}, None
-    function = {"self_bleu": self_bleu, "distinct_n": distinct_n, "jaccard_similarity": jaccard_similarity}.get(metric)
-    number = 150
-    if metric == "cnd":
-        settings, references, number = {"orders": (1, 2)}, real, 60
-        function = lambda texts: float(cnd(texts, real, **settings))  # noqa: E731
-    values = np.array([function(texts) for texts in corpora])
+def test_jackknife_covers_and_its_test_keeps_its_level(metric, corpora, real, request):
+    settings, references, number = {"num_groups": 20}, None, 150
+    if metric == "jaccard_similarity":
+        values = request.getfixturevalue("jaccards")
+    elif metric == "cnd":
+        settings, references, number = {"orders": (1, 2), **settings}, real, 60
+        values = np.array([cnd(texts, real, orders=(1, 2)).cnd for texts in corpora])
+    else:
+        function = {"self_bleu": self_bleu, "distinct_n": distinct_n}[metric]
+        values = np.array([function(texts) for texts in corpora])
     truth = values.mean()
-    found = [
-        metric_interval(metric, texts, references, num_groups=20, seed=seed, **settings)
-        for seed, texts in enumerate(corpora[:number])
-    ]
+    replicates = [metric_replicates(metric, texts, references, **settings) for texts in corpora[:number]]
+    found = [one.interval() for one in replicates]
+    assert metric_interval(metric, corpora[0], references, **settings) == found[0]
     low = binomial_range(0.95, number)[0]
     assert np.mean([interval.low <= truth <= interval.high for interval in found]) >= low
     errors = np.mean([interval.standard_error for interval in found])
     assert 0.9 < errors / values.std() < 1.5  # to the wide side, for CND near 0 by the square root of 2
     # One system against itself, by different texts: rejected in at most 5 of 100 cases
     half = number // 2
-    rejected = [
-        metric_difference(metric, *pair, references, num_groups=20, **settings).significant
-        for pair in zip(corpora[:half], corpora[half:number], strict=True)
-    ]
-    assert np.mean(rejected) <= binomial_range(0.05, half)[1]
+    differences = [one.difference(two) for one, two in zip(replicates[:half], replicates[half:], strict=True)]
+    assert metric_difference(metric, corpora[0], corpora[half], references, **settings) == differences[0]
+    assert np.mean([difference.significant for difference in differences]) <= binomial_range(0.05, half)[1]
 
 
-def test_the_bootstrap_would_not_cover(corpora):
+def test_the_bootstrap_would_not_cover(corpora, jaccards):
     """Why not: resamples hold duplicates; contributions alone give Jaccard half its standard error."""
     texts = corpora[0]
     generator = np.random.default_rng(0)
@@ -90,9 +95,8 @@ def test_the_bootstrap_would_not_cover(corpora):
         resampled = [metric([texts[i] for i in generator.integers(0, len(texts), len(texts))]) for _ in range(50)]
         worst = max if metric is distinct_n else min
         assert (worst(resampled) < metric(texts)) == (metric is distinct_n)  # all on one side
-    truth = np.mean([jaccard_similarity(texts) for texts in corpora])
-    naive = [bootstrap_interval(jaccard_similarity(t, per_text=True), num_resamples=200) for t in corpora[:100]]
-    assert np.mean([interval.low <= truth <= interval.high for interval in naive]) < 0.85
+    naive = [bootstrap_interval(jaccard_similarity(t, per_text=True), num_resamples=200) for t in corpora[:60]]
+    assert np.mean([interval.low <= jaccards.mean() <= interval.high for interval in naive]) < 0.85
 
 
 def test_jackknife_of_a_mean_is_the_textbook_error():
@@ -108,12 +112,7 @@ def test_jackknife_of_a_mean_is_the_textbook_error():
 def test_groups_of_unequal_size_have_the_right_variance():
     """23 texts in 10 groups of 2 or 3: on average the variance of the mean."""
     lengths = np.random.default_rng(0).integers(1, 30, size=23)
-    texts = ["w " * number for number in lengths]
-
-    def mean(part):
-        return np.mean([len(text.split()) for text in part])
-
-    errors = [metric_interval(mean, texts, num_groups=10, seed=seed).standard_error for seed in range(1000)]
+    errors = [mean_replicates(lengths, num_groups=10, seed=seed).standard_error for seed in range(1000)]
     assert np.mean(np.square(errors)) == pytest.approx(lengths.var(ddof=1) / 23, rel=0.05)
 
 
@@ -190,12 +189,13 @@ def test_every_metric_has_an_interval(corpora, real):
         "sacrebleu": sacrebleu(texts, references)["sacrebleu"],
     }
     settings = {"cnd": {"orders": (1, 2)}, "rep_n": {"n": 1}}
+    few = {"num_resamples": 100, "num_groups": 8}
     for metric in [*values, "compression_ratio", "vendi_score", "self_bleu"]:
         given = references if metric in values and metric != "rep_n" else None
-        interval = metric_interval(metric, texts, given, num_resamples=200, **settings.get(metric, {}))
+        interval = metric_interval(metric, texts, given, **few, **settings.get(metric, {}))
         assert interval.low < interval.value < interval.high
         assert interval.value == pytest.approx(values.get(metric, interval.value))
-        assert interval == metric_interval(metric, texts, given, num_resamples=200, **settings.get(metric, {}))
+        assert interval == metric_interval(metric, texts, given, **few, **settings.get(metric, {}))
 
 
 # Bootstrap
@@ -249,13 +249,12 @@ def test_permutation_keeps_its_level_and_finds_differences():
     shared = generator.gamma(2.0, size=(300, 40))
     first, second = (shared + generator.exponential(0.3, size=shared.shape) for _ in range(2))
     weights = generator.integers(1, 9, size=(2, 300, 40)).astype(float)
+    found = [paired_difference(a, b, num_resamples=199) for a, b in zip(first, second, strict=True)]
     for level in (0.8, 0.95):
-        wrong = [
-            paired_difference(a, b, confidence=level, num_resamples=199).significant
-            for a, b in zip(first, second, strict=True)
-        ]
+        wrong = [replace(difference, confidence=level).significant for difference in found]
         low, high = binomial_range(1 - level, 300)
         assert low <= np.mean(wrong) <= high
+    assert paired_difference(first[0], second[0], confidence=0.8, num_resamples=199).p_value == found[0].p_value
     ratios = [
         paired_difference(*part, num_resamples=199).significant for part in zip(first, second, *weights, strict=True)
     ]

@@ -181,7 +181,7 @@ def test_judge_offline_with_the_packaged_model():
 
 
 def test_mauve_tells_equal_from_different(judge, tokenizer):
-    pytest.importorskip("mauve", reason="of the extra `eval-extra`, which a user need not have")
+    pytest.importorskip("mauve", reason="of the extra `eval-all`, which a user need not have")
     generator = np.random.default_rng(0)
 
     def draw(low, high):
@@ -192,7 +192,7 @@ def test_mauve_tells_equal_from_different(judge, tokenizer):
 
 
 def test_bert_score_of_a_local_model(tokenizer, tmp_path):
-    pytest.importorskip("bert_score", reason="of the extra `eval-extra`, which a user need not have")
+    pytest.importorskip("bert_score", reason="of the extra `eval-all`, which a user need not have")
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     torch.manual_seed(0)
     BertModel(BertConfig(vocab_size=len(WORDS), **sizes)).save_pretrained(tmp_path)
@@ -210,8 +210,8 @@ def test_bert_score_of_a_local_model(tokenizer, tmp_path):
     [
         (lambda: rouge(["a"], ["a"]), "rouge_score.rouge_scorer", "eval"),
         (lambda: sacrebleu(["a"], ["a"]), "sacrebleu", "eval"),
-        (lambda: bert_score(["a"], ["a"]), "bert_score", "eval-extra"),
-        (lambda: mauve(["a", "b"], ["a", "b"]), "mauve", "eval-extra"),
+        (lambda: bert_score(["a"], ["a"]), "bert_score", "eval-all"),
+        (lambda: mauve(["a", "b"], ["a", "b"]), "mauve", "eval-all"),
     ],
 )
 def test_missing_package_names_the_extra(monkeypatch, function, module, extra):

@@ -67,6 +67,7 @@ def make_report():
             "num_likelihood_texts": 20,
             "num_samples": 5,
             "likelihood_method": "importance",
+            "word_tokenizer": "whitespace",
             "num_curve_texts": 30,
             "judge": "some-judge",
             "num_judge_texts": 10,

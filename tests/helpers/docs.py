@@ -1,4 +1,7 @@
-"""What the pages' code blocks find beside them."""
+"""Running the code blocks of a page, and the tiny models that they find beside them."""
+
+import re
+from pathlib import Path
 
 from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -18,3 +21,21 @@ def make_demo_folder(folder):
     trace = TraceForConditionalGeneration.from_backbone(folder / "plain-lm", processor)
     trace.save_pretrained(folder / "model")
     processor.save_pretrained(folder / "model")
+
+
+def python_blocks(page: Path) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+
+
+def run_blocks(page: Path, names: dict | None = None) -> dict:
+    """
+    Run a page's blocks one after the other, starting with `names` and nothing else. Only sizes change: two steps on
+    the CPU, 40 texts, and the demo's plain model for what would come from the Hub.
+    """
+    names = {} if names is None else names
+    for block in python_blocks(page):
+        small = re.sub(r"max_steps=\d+", 'max_steps=2, use_cpu=True, report_to="none"', block)
+        small = small.replace('load_texts("reviews")', 'load_texts("reviews", max_texts=40)')
+        small = re.sub(r'\("gpt2"', '("trace-demo/plain-lm"', small)
+        exec(compile(small, page.name, "exec"), names)
+    return names

@@ -2,14 +2,12 @@
 
 import torch
 from datasets import Dataset
-from transformers import GPT2Config, TrainingArguments
+from transformers import GPT2Config
 
 from helpers import tiny
 from modeling_trace.models.configuration_trace import TraceConfig
 from modeling_trace.models.modeling_trace import TraceForConditionalGeneration
-from modeling_trace.training import (
-    TraceTrainer,
-)
+from modeling_trace.training import KLWeightCallback, TraceTrainer, TraceTrainingArguments
 
 PAD, BOS, EOS, SEP, VOCAB_SIZE = 0, 1, 2, 3, 24
 
@@ -67,7 +65,7 @@ class Collator:
         return {"input_ids": input_ids, "attention_mask": (input_ids != PAD).long(), "labels": labels, **self.extra}
 
 
-def make_args(output_dir, **kwargs):
+def make_args(output_dir, args_class=TraceTrainingArguments, **kwargs):
     defaults = {
         "max_steps": 4,
         "per_device_train_batch_size": 2,
@@ -79,14 +77,16 @@ def make_args(output_dir, **kwargs):
         "disable_tqdm": True,
         "use_cpu": True,
     }
-    return TrainingArguments(str(output_dir), **{**defaults, **kwargs})
+    return args_class(str(output_dir), **{**defaults, **kwargs})
 
 
 def make_trainer(output_dir, model=None, trainer_class=TraceTrainer, **kwargs):
-    names = ("kl_schedule", "eval_sample_latents", "train_dataset", "eval_dataset", "callbacks", "data_collator")
-    names += ("latent_lr_factor",)
+    """A trainer of a tiny model; a `kl_schedule` may also be a function, and all that is no other is an argument."""
+    names = ("train_dataset", "eval_dataset", "callbacks", "data_collator", "processing_class")
     own = {name: kwargs.pop(name) for name in names if name in kwargs}
     own = {"train_dataset": make_texts(8), "data_collator": Collator(), **own}
+    if callable(kwargs.get("kl_schedule")):
+        own["callbacks"] = [*own.get("callbacks", ()), KLWeightCallback(kwargs.pop("kl_schedule"))]
     return trainer_class(model or make_model(), make_args(output_dir, **kwargs), **own)
 
 

@@ -9,7 +9,7 @@ from helpers.tiny import BOS, EOS, SEP, VOCAB, backbone_config, make_batch, make
 from transformers import AutoModelForCausalLM
 
 from modeling_trace import TraceForConditionalGeneration
-from modeling_trace.models.segments_trace import segment_layout
+from modeling_trace.models.segments_trace import make_layout
 
 FAMILIES = ["gpt2", "llama", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "gpt_neox"]
 SCALED = ["gemma", "gemma2", "gemma3"]  # multiply embeddings by the root of their size
@@ -103,7 +103,7 @@ def test_the_first_layer_reads_scaled_embeddings_plus_latents(family):
     if family in SCALED:
         embeds = embeds * math.sqrt(32)
     context, segment, decoder = seen
-    packed = segment_layout(out.segment_ids, 32)["packed"][0]
+    packed = make_layout(out.segment_ids, 32).packed[0]
     torch.testing.assert_close(context[0], embeds[: context.shape[1]], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(segment[packed >= 0], embeds[packed[packed >= 0]], atol=1e-5, rtol=1e-5)
     closes = (ids[0] == SEP).long()

@@ -15,7 +15,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch._dynamo.utils import counters
 
 from modeling_trace.models.dynamics_trace import LATENT_DYNAMICS
-from modeling_trace.models.segments_trace import segment_layout
+from modeling_trace.models.segments_trace import make_layout
 
 pytestmark = pytest.mark.slow  # compiling takes from seconds (the dynamics) to minutes
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
@@ -60,7 +60,7 @@ def losses_and_gradients(model, call, batches, with_layout=True, **inputs):
         ids, mask, labels = make_batch([make_text(row, seed) for seed, row in enumerate(lengths)])
         if with_layout:
             # as little in the products as can be, so that segments are packed
-            inputs["segment_layout"] = segment_layout(model._segment_ids(ids, mask, None), 1)
+            inputs["segment_layout"] = make_layout(model._segment_ids(ids, mask, None), 1)
         model.zero_grad()
         torch.manual_seed(0)
         out = call(input_ids=ids, attention_mask=mask, labels=labels, **inputs)
@@ -96,7 +96,7 @@ def test_compiled_training_step_is_one_graph_with_the_same_numbers(name, latent_
 
 def test_without_a_layout_the_step_breaks_where_it_is_made():
     compare_steps("recurrent", "aot_eager", with_layout=False)
-    assert len(counters["graph_break"]) == 1 and "segment_layout" in next(iter(counters["graph_break"]))
+    assert len(counters["graph_break"]) == 1 and "make_layout" in next(iter(counters["graph_break"]))
 
 
 @needs_compiler

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from helpers.tiny import FAMILIES, make_batch, make_text, tiny_config, tiny_model
+from helpers.tiny import FAMILIES, backbone_config, make_batch, make_text, tiny_config, tiny_model
 from transformers import OPTConfig
 
 from modeling_trace import TraceForConditionalGeneration
@@ -144,3 +144,20 @@ def test_the_setting_is_saved(tmp_path):
 def test_bad_values(layers, message):
     with pytest.raises(ValueError, match=message):
         tiny_config(encoder_layers=layers)
+
+
+@pytest.mark.parametrize("settings", [{"encoder_layers": 1}, {}, {"latent_layer": 1}])
+def test_what_the_config_asks_to_record_is_the_decoders(settings):
+    """Hidden states and attention of one pass, however many passes there were and however often."""
+    config = backbone_config(output_hidden_states=True, output_attentions=True, attn_implementation="eager")
+    model = tiny_model(backbone_config=config, **settings)
+    ids, mask, _ = make_batch(TEXTS)
+    hooks = []
+    for _ in range(3):
+        out = model(ids, mask)
+        assert len(out.hidden_states) == 3 and len(out.attentions) == 2
+        assert out.hidden_states[0].shape[:2] == ids.shape
+        model.encode(ids, mask)
+        model.log_likelihood(ids, mask, 2)
+        hooks.append(sum(len(module._forward_hooks) for module in model.modules()))
+    assert hooks[0] == hooks[1] == hooks[2]

@@ -90,7 +90,7 @@ def test_temperature():
     # half the temperature, half the deviation
     deviations = [run(model, "none", latent_temperature=t, max_new_tokens=1, seed=3).latents for t in (0.5, 1.0)]
     torch.testing.assert_close(deviations[0] * 2, deviations[1])
-    with pytest.raises(ValueError, match="`latent_temperature` must be >= 0, got -1"):
+    with pytest.raises(ValueError, match="`latent_temperature` must be a number >= 0, got -1"):
         model.generate(latent_temperature=-1)
 
 

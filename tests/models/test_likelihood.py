@@ -112,15 +112,80 @@ def model_and_integral():
             )
             z.append(mean + torch.exp(0.5 * logvar) * eps[:, 2 * t : 2 * t + 2])
         scores = model(ids.expand(len(grid), -1), latents=torch.stack(z, 1)).logits.double().log_softmax(-1)
-    nats = scores[:, :-1].gather(2, ids[:, 1:, None].expand(len(grid), -1, 1)).sum((1, 2))
-    return model, ids, torch.logsumexp(nats + log_weight, 0).item()
+    nats = scores[:, :-1].gather(2, ids[:, 1:, None].expand(len(grid), -1, 1)).squeeze(2)
+    upto = torch.logsumexp(nats.cumsum(1) + log_weight.unsqueeze(1), 0)  # log p(x_1..i)
+    separators = (ids[0, 1:] == SEP).nonzero().squeeze(1)
+    return model, ids, upto[-1].item(), (upto[separators] - upto[separators - 1]).sum().item()
 
 
 def test_bound_of_a_model_approaches_its_integral():
-    model, ids, exact = model_and_integral()
+    model, ids, exact, of_separators = model_and_integral()
     out = model.log_likelihood(ids, num_samples=4000, generator=seeded(), return_dict=True)
     assert out.log_likelihood.item() == pytest.approx(exact, abs=4 / math.sqrt(out.effective_sample_size.item()))
     assert out.effective_sample_size > 100 and out.elbo.item() < exact - 1  # the law can fail
+    assert out.separator_log_likelihood.item() == pytest.approx(of_separators, abs=0.1) and of_separators < -1
+
+
+# ---- What [SEP] costs ----
+
+
+def log_p_of_separators(model, ids, mask):
+    """Each [SEP] under the whole text before it, by a decoder that hears no latents."""
+    scores = model(ids, attention_mask=mask).logits.double().log_softmax(-1)[:, :-1]
+    nats = scores.gather(2, ids[:, 1:, None]).squeeze(2)
+    return (nats * (ids[:, 1:] == SEP)).sum(dim=1)
+
+
+@pytest.mark.parametrize("method", ["importance", "particle"])
+@pytest.mark.parametrize("max_rows", [None, 3])
+def test_separators_and_the_rest_are_the_whole(method, max_rows):
+    ids, mask, _ = make_batch(TEXTS)
+    settings = {"method": method, "max_rows": max_rows, "return_dict": True}
+    for model in (tiny_model(), tiny_model(latent_layer=1), tiny_model(latent_dynamics="none")):
+        out = model.log_likelihood(ids, mask, 8, generator=seeded(), **settings)
+        assert torch.equal(out.log_likelihood_without_separators, out.log_likelihood - out.separator_log_likelihood)
+        has_separator = (ids == SEP).any(dim=1)
+        assert (out.separator_log_likelihood[has_separator] < -0.1).all()
+        assert (out.separator_log_likelihood[~has_separator] == 0).all() and not has_separator.all()
+        if not model.has_latents:
+            torch.testing.assert_close(out.separator_log_likelihood, log_p_of_separators(model, ids, mask))
+            continue
+        with torch.no_grad():  # the decoder does not hear its latents: every sample pays the same
+            model.latent_injection.weight.zero_()
+        out = model.log_likelihood(ids, mask, 8, generator=seeded(), **settings)
+        wanted = log_p_of_separators(model, ids, mask)
+        torch.testing.assert_close(out.separator_log_likelihood, wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_without_separators_nothing_is_paid_for_them():
+    """Also where the id of [SEP] occurs, or closes a prompt only."""
+    ids, mask, _ = make_batch(TEXTS)
+    for settings in ({}, {"latent_dynamics": "none"}):
+        out = tiny_model(separator="none", **settings).log_likelihood(ids, mask, 4, return_dict=True)
+        assert (out.separator_log_likelihood == 0).all()
+        assert torch.equal(out.log_likelihood_without_separators, out.log_likelihood)
+    prompted, mask, _ = make_batch([[BOS, 9, SEP, 5, 6, 7, EOS]])
+    out = tiny_model(conditional=True).log_likelihood(prompted, mask, 4, return_dict=True)
+    assert (out.separator_log_likelihood == 0).all() and (out.log_likelihood < -1).all()
+
+
+@pytest.mark.parametrize("method", ["importance", "particle"])
+def test_a_data_set_reports_both(method):
+    model = tiny_model()
+    found = evaluate_likelihood(model, rows_of(TEXTS), tiny_processor(), 8, method=method, batch_size=2)
+    summary = found.summary()
+    assert summary["separator_nats_per_text"] > 1
+    both = summary["separator_nats_per_text"] + summary["nats_per_text_without_separators"]
+    assert both == pytest.approx(summary["nats_per_text"], rel=1e-12)
+    texts = found.log_likelihood - found.separator_log_likelihood
+    assert summary["perplexity_without_separators"] == pytest.approx(
+        torch.exp(-texts.sum() / found.tokens.sum()).item()
+    )
+    assert summary["perplexity_without_separators"] < summary["perplexity"]
+    plain = evaluate_likelihood(tiny_model(separator="none"), rows_of(TEXTS), tiny_processor(), 4).summary()
+    assert plain["separator_nats_per_text"] == 0
+    assert plain["nats_per_text_without_separators"] == plain["nats_per_text"]
+    assert plain["perplexity_without_separators"] == plain["perplexity"]
 
 
 @pytest.mark.usefixtures("architecture")
@@ -360,7 +425,7 @@ def test_ancestors_are_drawn_by_weight():
 
 def test_filter_is_unbiased_for_the_integral_of_a_model(monkeypatch):
     monkeypatch.setattr(particles_trace, "_RESAMPLE_BELOW", 1.0)  # at every step: in this model few would be
-    model, ids, exact = model_and_integral()
+    model, ids, exact, _ = model_and_integral()
     out = model.log_likelihood(ids.expand(150, -1), None, 12, method="particle", generator=seeded(), return_dict=True)
     ratio = torch.exp(out.log_likelihood - exact)
     assert mean_within(ratio, 1.0) and ratio.std() / math.sqrt(150) < 0.2
@@ -396,7 +461,7 @@ def test_filter_without_resampling_is_importance_weighting(name, settings, own_d
     for rows in ((ids[:1], mask[:1]), (torch.tensor([text]), None)):
         wanted = model.log_likelihood(*rows, 6, generator=seeded(), return_dict=True)
         found = model.log_likelihood(*rows, 6, method="particle", generator=seeded(), return_dict=True, max_rows=4)
-        names = ["log_likelihood", "effective_sample_size_per_step"]
+        names = ["log_likelihood", "separator_log_likelihood", "effective_sample_size_per_step"]
         for each in names:
             torch.testing.assert_close(found[each], wanted[each], atol=1e-8, rtol=1e-8, equal_nan=True)
         torch.testing.assert_close(

@@ -164,9 +164,10 @@ def test_compiled_scan_is_one_node_however_many_segments():
     assert max(sizes) < 30
 
 
-def test_two_versions_of_the_scan_in_one_process():
+@pytest.mark.parametrize("folder", ["saved-model", "modelo_español", "模型"])
+def test_two_versions_of_the_scan_in_one_process(folder):
     """A saved model brings its own copy of this file, as `transformers_modules.<name>.scan_trace`."""
-    name = "transformers_modules.saved-model.scan_trace"
+    name = f"transformers_modules.{folder}.scan_trace"
     spec = importlib.util.spec_from_file_location(name, scan_trace.__file__)
     other = importlib.util.module_from_spec(spec)
     beside = name.replace("scan", "gaussian")  # which it imports from
@@ -183,6 +184,22 @@ def test_two_versions_of_the_scan_in_one_process():
                 assert torch.equal(own, eager)
     finally:
         del sys.modules[beside]
+
+
+def test_names_that_differ_by_what_an_operator_cannot_have_stay_two():
+    names = set()
+    for folder in ("a-b", "a_b", "a.b", "añb", "a模b", "a_xf1_b"):
+        name = f"transformers_modules.{folder}.scan_trace"
+        spec = importlib.util.spec_from_file_location(name, scan_trace.__file__)
+        module = importlib.util.module_from_spec(spec)
+        beside = name.replace("scan", "gaussian")
+        sys.modules[beside] = gaussian_trace
+        try:
+            spec.loader.exec_module(module)
+        finally:
+            del sys.modules[beside]
+        names.add(module._scan_op._qualname)
+    assert len(names) == 6 and all(name.isascii() for name in names)
 
 
 def dynamics(seed=0, **settings):

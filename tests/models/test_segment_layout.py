@@ -18,7 +18,7 @@ from modeling_trace.models.segments_trace import (
     SegmentRule,
     gather_positions,
     last_token_index,
-    segment_layout,
+    make_layout,
     token_positions,
 )
 
@@ -34,18 +34,18 @@ LENGTHS = [[1] * 12, [3, 1, 4, 2], [5]]  # tokens in the segments of each text
 def test_every_segment_is_in_one_row(lengths, hidden_size, side):
     ids, mask, _ = make_batch([make_text(row, seed) for seed, row in enumerate(lengths)], side)
     segments = SegmentRule(SEP, BOS).segment_ids(ids, mask)
-    layout = segment_layout(segments, hidden_size)
-    count = layout["num_segments"]
+    layout = make_layout(segments, hidden_size)
+    count = layout.num_segments
     assert count == max(map(len, lengths))
-    assert torch.equal(layout["ends"], last_token_index(segments, count))
-    last_tokens = [layout["ends"][row, len(own) - 1] for row, own in enumerate(lengths)]
-    assert layout["context_length"] == 1 + max(last_tokens)
-    if layout["packed"] is None:
+    assert torch.equal(layout.ends, last_token_index(segments, count))
+    last_tokens = [layout.ends[row, len(own) - 1] for row, own in enumerate(lengths)]
+    assert layout.context_length == 1 + max(last_tokens)
+    if layout.packed is None:
         return
     whole = ids.shape[1] * (3 * hidden_size + ids.shape[1])
-    assert layout["packed"][0].numel() * (3 * hidden_size + layout["packed"].shape[2]) < whole
+    assert layout.packed[0].numel() * (3 * hidden_size + layout.packed.shape[2]) < whole
     for row, own in enumerate(lengths):
-        packed = layout["packed"][row]
+        packed = layout.packed[row]
         found = {}
         for place in packed:
             for segment in set(segments[row, place[place >= 0]].tolist()):
@@ -53,14 +53,14 @@ def test_every_segment_is_in_one_row(lengths, hidden_size, side):
                 found[segment] = place[(place >= 0) & (segments[row, place] == segment)].tolist()
         wanted = {t: (segments[row] == t).nonzero().flatten().tolist() for t in range(1, len(own) + 1)}
         assert found == wanted
-        ends = packed.flatten()[layout["packed_ends"][row, : len(own)]]
-        assert torch.equal(ends, layout["ends"][row, 1 : len(own) + 1])
+        ends = packed.flatten()[layout.packed_ends[row, : len(own)]]
+        assert torch.equal(ends, layout.ends[row, 1 : len(own) + 1])
 
 
 def test_packed_where_it_is_less_work():
     def layout(lengths, hidden_size=256):
         ids, mask, _ = make_batch([make_text(lengths)])
-        return segment_layout(SegmentRule(SEP, BOS).segment_ids(ids, mask), hidden_size)["packed"]
+        return make_layout(SegmentRule(SEP, BOS).segment_ids(ids, mask), hidden_size).packed
 
     assert layout([10] * 10).shape == (1, 10, 11)
     assert layout([1] * 50).shape == (1, 50, 2)
@@ -109,10 +109,10 @@ def test_loss_and_gradients_are_those_of_whole_passes(family, options, lengths, 
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
     ids, mask, labels = make_batch([make_text([2] + row, seed) for seed, row in enumerate(lengths)], side)
-    assert segment_layout(model._segment_ids(ids, mask, None), 1)["packed"] is not None
+    assert make_layout(model._segment_ids(ids, mask, None), 1).packed is not None
     # as little in the products as can be, so that rows are packed
-    original = segment_layout
-    monkeypatch.setattr("modeling_trace.models.encoding_trace.segment_layout", lambda ids, _: original(ids, 1))
+    original = make_layout
+    monkeypatch.setattr("modeling_trace.models.encoding_trace.make_layout", lambda ids, _: original(ids, 1))
 
     state = copy.deepcopy(model.state_dict())
 
@@ -148,7 +148,7 @@ def test_a_training_step_asks_the_device_no_more_than_the_backbone(options):
     model = tiny_model(**options).train()
     ids, mask, labels = make_batch([make_text(row, seed) for seed, row in enumerate(LENGTHS[:2])])
     plain = GPT2LMHeadModel(model.config.backbone_config).train()
-    layout = segment_layout(model._segment_ids(ids, mask, None), 1)
+    layout = make_layout(model._segment_ids(ids, mask, None), 1)
     with Questions() as own:
         model(ids, mask, labels, segment_layout=layout).loss.backward()
     with Questions() as without:
@@ -166,7 +166,7 @@ def test_trainer_works_the_layout_out(tmp_path):
     batch = trainer.data_collator(list(make_texts(4)))
     trainer.compute_loss(trainer.model, batch)
     segments = trainer.model._segment_ids(batch["input_ids"], batch["attention_mask"], None)
-    assert torch.equal(given[0]["ends"], segment_layout(segments, 1)["ends"])
+    assert torch.equal(given[0].ends, make_layout(segments, 1).ends)
 
 
 @pytest.mark.parametrize("dynamics", ["independent", "context"])
@@ -174,8 +174,8 @@ def test_nothing_is_packed_where_no_pass_reads_segments_alone(dynamics):
     model = tiny_model(latent_dynamics=dynamics)
     ids, mask, _ = make_batch([make_text([2] * 20)])
     segments = model._segment_ids(ids, mask, None)
-    assert segment_layout(segments, 1)["packed"] is not None
-    assert segment_layout(segments, model.packed_hidden_size)["packed"] is None
+    assert make_layout(segments, 1).packed is not None
+    assert make_layout(segments, model.packed_hidden_size).packed is None
 
 
 def test_trainer_numbers_segments_as_the_model_does(tmp_path, monkeypatch):
@@ -184,4 +184,4 @@ def test_trainer_numbers_segments_as_the_model_does(tmp_path, monkeypatch):
     trainer = make_trainer(tmp_path / "known", model)
     monkeypatch.delitem(LATENT_DYNAMICS, "single")
     for made in (trainer, make_trainer(tmp_path / "unknown", model)):
-        assert next(iter(made.get_train_dataloader()))["segment_layout"]["num_segments"] == 1
+        assert next(iter(made.get_train_dataloader()))["segment_layout"].num_segments == 1

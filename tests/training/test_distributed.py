@@ -11,8 +11,8 @@ from helpers.training import make_args, make_texts, make_trainer
 from transformers import TrainingArguments
 
 from modeling_trace.cli.main import main
-from modeling_trace.training import check_processes
-from modeling_trace.training.distributed import OneOrder
+from modeling_trace.training import check_distributed_settings
+from modeling_trace.training.batches import SharedOrderSampler
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ SPLIT, UNEVEN, DISPATCH = (
 )
 def test_what_does_not_divide(tmp_path, two_processes, settings, datasets, message):
     with pytest.raises(ValueError, match=message) as error:
-        check_processes(make_args(tmp_path, **settings), **datasets)
+        check_distributed_settings(make_args(tmp_path, **settings), **datasets)
     assert "\n" not in str(error.value)
 
 
@@ -86,12 +86,12 @@ def test_what_does_not_divide(tmp_path, two_processes, settings, datasets, messa
     ],
 )
 def test_what_does(tmp_path, two_processes, settings, datasets):
-    check_processes(make_args(tmp_path, **settings), **datasets)
+    check_distributed_settings(make_args(tmp_path, **settings), **datasets)
 
 
 def test_one_process_has_nothing_to_divide(tmp_path):
     for settings in (SPLIT, UNEVEN, DISPATCH):
-        check_processes(make_args(tmp_path, **settings), stream(3), stream(3))
+        check_distributed_settings(make_args(tmp_path, **settings), stream(3), stream(3))
     with pytest.raises(ValueError, match="must fill a batch of 2 texts .1 processes"):
         make_trainer(tmp_path, train_dataset=make_texts(1), dataloader_drop_last=True)
 
@@ -107,7 +107,7 @@ def test_command_line_says_so_before_loading(tmp_path, two_processes, capsys, mo
 def test_one_order_in_all_processes(tmp_path, two_processes):
     trainer = make_trainer(tmp_path / "out", train_dataset=make_texts(20), train_sampling_strategy="group_by_length")
     sampler = trainer._get_train_sampler()
-    assert isinstance(sampler, OneOrder) and len(sampler) == 20
+    assert isinstance(sampler, SharedOrderSampler) and len(sampler) == 20
     orders = []
     for epoch, seed in ((None, 1), (0.0, 2), (1.0, 3), (1.4, 4)):  # 1.4: resumed in the second pass
         trainer.state.epoch = epoch

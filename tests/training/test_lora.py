@@ -186,6 +186,43 @@ def test_target_modules_stay_in_the_backbone(folder):
     assert lora_config(fresh(folder, "gpt2"), r=3).lora_alpha == 6
 
 
+@pytest.mark.parametrize("dynamics", ["recurrent", "parallel", "independent", "context", "single"])
+@pytest.mark.parametrize("place", [{}, {"latent_layer": 1}])
+def test_adapters_on_all_linear_layers_all_learn(folder, dynamics, place):
+    """Also those of the latent networks; what an adapter cannot follow is not a linear layer."""
+    if place and dynamics == "context":
+        return  # reads the whole text
+    model = fresh(folder, "llama", latent_dynamics=dynamics, **place)
+    model = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules="all-linear"))
+    names = {
+        name.split(".lora_A")[0].removeprefix("base_model.model.") for name in model.state_dict() if ".lora_A." in name
+    }
+    assert {"dynamics.posterior_network", "latent_injection"} <= names
+    assert ("state_reader.value" in names) == bool(place)
+    assert not any("recurrent" in name for name in names)
+    assert ("dynamics.prior_network" in names) == (dynamics in ("parallel", "context"))
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:  # else A has no gradient yet
+            torch.nn.init.normal_(parameter, std=0.1)
+    ids, mask, labels = batch(model)
+    torch.manual_seed(0)
+    model.train()(input_ids=ids, attention_mask=mask, labels=labels).loss.backward()
+    still = [name for name, p in model.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
+    assert still == []
+    before = scores(model.eval())
+    merged = scores(model.merge_and_unload())  # what was trained is what is saved
+    torch.testing.assert_close(merged[0], before[0], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(merged[1], before[1], atol=1e-4, rtol=1e-4)
+
+
+def test_an_adapter_on_what_is_no_layer_is_refused(folder):
+    for name in ("prior_network", "recurrent_mean"):
+        dynamics = "parallel" if name == "recurrent_mean" else "recurrent"
+        model = fresh(folder, "llama", latent_dynamics=dynamics)
+        with pytest.raises(ValueError, match="(?s)Target module .*(PriorNetwork|RecurrentMatrix).* is not supported"):
+            peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=[name]))
+
+
 def test_peft_learns_of_a_backbone_in_4_bits(folder):
     """Its tuner asks the model, which is not the one that was loaded in 4 bits. GGUF weights are not: they train."""
     lm = AutoModelForCausalLM.from_pretrained(folder / "llama")

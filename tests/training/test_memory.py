@@ -11,7 +11,7 @@ from helpers.training import make_args, make_model, make_texts, make_trainer
 
 from modeling_trace.cli.main import main
 from modeling_trace.training import TraceTrainer, TrainingMemoryError
-from modeling_trace.training.memory import OptimizerStepCallback, run_must_fit, step_must_fit
+from modeling_trace.training.guards import OptimizerStepCallback, guard_run_memory, guard_step_memory
 
 CONFIG = """\
 backbone_config: {model_type: gpt2, n_layer: 2, n_embd: 16, n_head: 2}
@@ -62,23 +62,23 @@ def fail_in(monkeypatch, fail, training=True, step=1, fits=0):
 @pytest.mark.parametrize("fail", [cuda, cpu, windows, driver])
 def test_every_kind_of_error(tmp_path, fail):
     inputs = {"input_ids": torch.zeros(2, 17)}
-    with pytest.raises(TrainingMemoryError) as error, step_must_fit(make_args(tmp_path), inputs, training=True):
+    with pytest.raises(TrainingMemoryError) as error, guard_step_memory(make_args(tmp_path), inputs, training=True):
         fail()
     assert isinstance(error.value, torch.OutOfMemoryError) and type(error.value.__cause__) is not TrainingMemoryError
     assert "got 2 with texts of up to 17 tokens" in str(error.value) and "\n" not in str(error.value)
     optimizer_step = OptimizerStepCallback()
-    with pytest.raises(TrainingMemoryError), run_must_fit(make_args(tmp_path), 1, optimizer_step):
+    with pytest.raises(TrainingMemoryError), guard_run_memory(make_args(tmp_path), 1, optimizer_step):
         optimizer_step.on_pre_optimizer_step(None, None, None)
         fail()
     # while logits are gathered or a checkpoint is written, it is not the optimizer
-    with pytest.raises(RuntimeError) as error, run_must_fit(make_args(tmp_path), 1, optimizer_step):
+    with pytest.raises(RuntimeError) as error, guard_run_memory(make_args(tmp_path), 1, optimizer_step):
         optimizer_step.on_pre_optimizer_step(None, None, None)
         optimizer_step.on_optimizer_step(None, None, None)
         fail()
     assert not isinstance(error.value, TrainingMemoryError)
     # Transformers, which looks for a batch size, sees PyTorch's own error
     args = make_args(tmp_path, auto_find_batch_size=True)
-    with pytest.raises(RuntimeError) as error, step_must_fit(args, inputs, training=True):
+    with pytest.raises(RuntimeError) as error, guard_step_memory(args, inputs, training=True):
         fail()
     assert not isinstance(error.value, TrainingMemoryError)
 

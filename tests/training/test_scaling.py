@@ -127,7 +127,6 @@ def test_two_processes_resume_to_the_same_weights(config, tmp_path, streaming):
     launch("ddp", *arguments, "--gradient_accumulation_steps", "2", "--output_dir", str(whole))
     resumed.mkdir()
     shutil.copytree(whole / "checkpoint-5", resumed / "checkpoint-5")  # in the second pass over the texts
-    shutil.copy(whole / "train_texts.json", resumed)
     arguments += ["--gradient_accumulation_steps", "2", "--resume_from_checkpoint", "true"]
     launch("ddp", *arguments, "--output_dir", str(resumed))
     assert_same(load_file(whole / "model.safetensors"), load_file(resumed / "model.safetensors"))
@@ -264,7 +263,6 @@ def test_stream_resumes_in_a_later_pass(config, tmp_path):
     assert main([*arguments, "--output_dir", str(whole)]) == 0
     resumed.mkdir()
     shutil.copytree(whole / "checkpoint-9", resumed / "checkpoint-9")  # 26 texts by 4: in the second pass
-    shutil.copy(whole / "train_texts.json", resumed)
     assert main([*arguments, "--output_dir", str(resumed), "--resume_from_checkpoint", "true"]) == 0
     assert_same(load_file(whole / "model.safetensors"), load_file(resumed / "model.safetensors"))
     metrics = json.loads((whole / "metrics.json").read_text())
@@ -279,7 +277,7 @@ def test_stream_trains_tokenizer_and_punkt_on_its_first_texts(config, tmp_path, 
     output = capsys.readouterr().out
     assert "Training the tokenizer on the first 100,000 texts of the stream." in output
     assert "from the first million characters of the stream" in output
-    assert "on a stream of texts, 6 kept back for validation" in output
+    assert "on a stream of texts, 6 held out for validation" in output
 
 
 def test_bad_row_of_a_stream_is_one_line(config, tmp_path, capsys):

@@ -26,13 +26,21 @@ from helpers.training import (
     weights,
 )
 from tokenizers import Tokenizer, models
-from transformers import GPT2Config, PreTrainedTokenizerFast, Trainer, TrainerCallback
+from transformers import (
+    EarlyStoppingCallback,
+    GPT2Config,
+    PreTrainedTokenizerFast,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 
 from modeling_trace.models.modeling_trace import TraceForConditionalGeneration
 from modeling_trace.training import (
     CollapseWarningCallback,
     KLWeightCallback,
     TraceTrainer,
+    TraceTrainingArguments,
     TrainingDivergedError,
     check_output_dir,
     constant_schedule,
@@ -104,7 +112,7 @@ def test_accumulated_small_batches_equal_one_big_batch(tmp_path, trainer_class, 
 
 
 class CountingCollator(Collator):
-    """Keeps what it pads."""
+    """Remembers the texts that it saw and how much it padded."""
 
     def __init__(self):
         super().__init__()
@@ -238,7 +246,7 @@ def test_a_given_callback_replaces_the_schedule(tmp_path):
 
 
 def test_bad_schedules_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="one of .*'linear'.* got 'cosine'"):
+    with pytest.raises(ValueError, match="must be linear, cyclical or constant, got 'cosine'"):
         make_trainer(tmp_path, kl_schedule="cosine")
     with pytest.raises(ValueError, match="`schedule` must map progress"):
         KLWeightCallback(0.5)
@@ -444,9 +452,9 @@ def test_interrupted_run_resumes_exactly(uninterrupted, tmp_path, event):
 # ---- Warnings ----
 
 
-def log_evaluation(callback, *, weight=1.0, step=7, **figures):
+def log_evaluation(callback, *, weight=1.0, step=7, **metrics):
     """One evaluation of 100 texts whose latents pay for themselves, but for what is given."""
-    found = {"kl": 20.0, "kl_per_segment": 5.0, "latent_gain": 20.0, "gain_per_nat": 1.0, "texts": 100} | figures
+    found = {"kl": 20.0, "kl_per_segment": 5.0, "latent_gain": 20.0, "gain_per_nat": 1.0, "texts": 100} | metrics
     model = make_model()
     model.kl_weight.fill_(weight)
     trainer_state = type("State", (), {"is_world_process_zero": True, "global_step": step})
@@ -584,23 +592,25 @@ def test_data_sets_that_cannot_be_used(tmp_path):
         make_trainer(tmp_path, train_dataset=splits)
     with pytest.raises(ValueError, match=r"`eval_dataset`.*'train', 'test'.*Use dataset\['validation'\]"):
         make_trainer(tmp_path, eval_dataset=splits)
-    with pytest.raises(
-        ValueError, match=r"`train_dataset` has no column `input_ids`, only \['text'\].*prepare_dataset"
-    ):
-        make_trainer(tmp_path, train_dataset=raw)
-    with pytest.raises(ValueError, match=r"`eval_dataset\['b'\]` has no column `input_ids`"):
-        make_trainer(tmp_path, eval_dataset={"a": texts, "b": raw})
+    with pytest.raises(ValueError, match=r"`train_dataset` has neither .* `text` nor `input_ids`, only \['body'\]"):
+        make_trainer(tmp_path, train_dataset=raw.rename_column("text", "body"))
+    with pytest.raises(ValueError, match=r"`eval_dataset\['b'\]` has neither .* dataset.rename_column\('x', 'text'\)"):
+        make_trainer(tmp_path, eval_dataset={"a": texts, "b": raw.rename_column("text", "x")})
     with pytest.raises(ValueError, match=r"has no column `input_ids`, only \['ids'\]"):
         make_trainer(tmp_path, train_dataset=[{"ids": [1, 2]}])
     with pytest.raises(ValueError, match="`train_dataset` is empty"):
         make_trainer(tmp_path, train_dataset=texts.select([]))
     with pytest.raises(ValueError, match="`processing_class` is needed to pad texts"):
         make_trainer(tmp_path, data_collator=None)
+    with pytest.raises(ValueError, match="`processing_class` is needed to tokenize texts"):
+        make_trainer(tmp_path, train_dataset=raw)
 
 
 def test_settings_that_cannot_work(tmp_path):
-    with pytest.raises(ValueError, match="`label_smoothing_factor` must be 0, got 0.1"):
-        make_trainer(tmp_path, label_smoothing_factor=0.1)
+    for args_class in (TraceTrainingArguments, TrainingArguments):
+        with pytest.raises(ValueError, match="`label_smoothing_factor` must be 0.* got 0.1") as error:
+            make_trainer(tmp_path, args_class=args_class, label_smoothing_factor=0.1)
+        assert "\n" not in str(error.value)
     args = make_args(tmp_path)
     assert args.n_gpu <= 1
     args._n_gpu = 2
@@ -639,6 +649,62 @@ def test_output_folder_of_another_model(tmp_path):
         check_output_dir(tmp_path / "other", make_config(), str(tmp_path / "checkpoint-2"))
     with pytest.raises(ValueError, match="`resume_from_checkpoint` .* holds another model: `latent_size`"):
         check_output_dir(tmp_path / "new", make_config(latent_size=8), str(tmp_path / "checkpoint-2"))
+
+
+@pytest.mark.parametrize("latent_dynamics", ["recurrent", "none"])
+def test_plain_trainer_that_smooths_labels_is_refused(tmp_path, latent_dynamics):
+    """It takes the labels away and smooths unshifted ones: no ELBO, and a model that copies its input."""
+    model = make_model(latent_dynamics=latent_dynamics)
+    settings = {"args_class": TrainingArguments, "label_smoothing_factor": 0.1}
+    with pytest.raises(ValueError, match="label_smoothing_factor") as error:
+        make_trainer(tmp_path, model, Trainer, **settings).train()
+    assert "\n" not in str(error.value)
+
+
+# ---- The best checkpoint ----
+
+
+BEST = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1}
+BEST |= {"load_best_model_at_end": True, "eval_dataset": make_texts(2)}
+
+
+@pytest.fixture
+def found_by_evaluation(monkeypatch):
+    """Evaluations find of a metric what the test says: 3, 1, 2 and 4."""
+    evaluation_loop = TraceTrainer.evaluation_loop
+
+    def find(name):
+        values = iter((3.0, 1.0, 2.0, 4.0))
+
+        def loop(*args, **kwargs):
+            output = evaluation_loop(*args, **kwargs)
+            output.metrics[name] = next(values)
+            return output
+
+        monkeypatch.setattr(TraceTrainer, "evaluation_loop", loop)
+
+    return find
+
+
+@pytest.mark.parametrize("args_class", [TraceTrainingArguments, TrainingArguments])
+@pytest.mark.parametrize(
+    "metric,best",
+    [("reconstruction", 2), ("eval_kl", 2), ("kl_per_dim", 2), ("latent_gain", 4), ("loss", 2), ("accuracy", 4)],
+)
+def test_best_checkpoint_is_the_best(tmp_path, found_by_evaluation, args_class, metric, best):
+    found_by_evaluation(f"eval_{metric.removeprefix('eval_')}")
+    trainer = make_trainer(tmp_path, args_class=args_class, metric_for_best_model=metric, **BEST)
+    trainer.train()
+    assert trainer.state.best_global_step == best
+
+
+@pytest.mark.parametrize("metric,last", [("kl", 3), ("gain_per_nat", 2)])
+def test_early_stopping_knows_which_way_is_better(tmp_path, found_by_evaluation, metric, last):
+    found_by_evaluation(f"eval_{metric}")
+    callbacks = [EarlyStoppingCallback(early_stopping_patience=1)]
+    trainer = make_trainer(tmp_path, callbacks=callbacks, metric_for_best_model=metric, **BEST)
+    trainer.train()
+    assert trainer.state.global_step == last
 
 
 # ---- Defaults ----

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ...data.writing import write_whole
+from ...utils import atomic_write
 
 VERSION = 2  # to be raised with every change to what a result holds: older ones are then computed again
 
@@ -53,7 +53,7 @@ class EvaluationCache:
             self.num_reused += name not in self._computed
             return saved["value"]
         value = json.loads(json.dumps(compute()))  # the same types whether new or saved
-        write_whole(path, json.dumps({"settings": settings, "value": value}))
+        atomic_write(path, json.dumps({"settings": settings, "value": value}))
         self._computed.add(name)
         return value
 

@@ -78,7 +78,8 @@ def compare(
             raise ValueError(f"`{next(iter(texts))}` is for a `dataset` to load, got it with EvaluationData.")
         data = dataset
     else:
-        data = load_real_texts(dataset, conditional=systems[0].config.conditional, **texts)
+        given = {"conditional": systems[0].config.conditional, "word_tokenizer": settings.word_tokenizer}
+        data = load_real_texts(dataset, **given, **texts)
     if output is None:
         with tempfile.TemporaryDirectory() as folder:
             return compare_systems(systems, data, settings, EvaluationCache(folder))
@@ -192,7 +193,7 @@ def _check_packages(data: EvaluationData, settings: EvaluationSettings) -> None:
             require(module, "a report on texts with prompts")
     for name in ("bert_score", "mauve"):
         if name in settings.extra_metrics:
-            require(name, name, "eval-extra")
+            require(name, name, "eval-all")
 
 
 __all__ = ["compare", "compare_systems", "evaluate"]

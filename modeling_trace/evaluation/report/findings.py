@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
+from ..words import find_unsuited
 from .metric_values import DIVERSITY, METRICS
 from .results import Metrics, Results
 from .settings import EvaluationSettings
@@ -25,7 +26,8 @@ def make_findings(results: Results, tests: Sequence[dict[str, Any]]) -> list[str
         tests (`Sequence[dict]`): of all tables.
     """
     data, settings = results.data, results.settings
-    findings = []
+    unsuited = find_unsuited(data.real, settings.word_tokenizer)
+    findings = [] if unsuited is None else [unsuited]
     for system in results.systems:
         if system.has_latents:
             name = system.name

@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+from ..words import describe_words
 from .decoding import DESCRIPTIONS, setting_label
 from .settings import METHOD_NAMES
 
@@ -59,6 +60,7 @@ def conditions(report: dict[str, Any]) -> str:
         f". Likelihood and representation: {settings['num_likelihood_texts']} real texts, {settings['num_samples']} "
         f"latent samples each, by {METHOD_NAMES[settings['likelihood_method']]}.",
     ]
+    sentences.append(f" Words are {describe_words(settings['word_tokenizer'])}.")
     if settings["judge"] is not None:
         sentences.append(f" Judge: {settings['judge']}, on {settings['num_judge_texts']} texts.")
     return "".join(sentences)

@@ -6,14 +6,15 @@ from typing import Any
 from datasets import Dataset
 from transformers import set_seed
 
-from ...data import prepare_dataset, write_texts
+from ...data import generate_texts, prepare_dataset
 from ..likelihood import evaluate_likelihood
+from ..words import cut_words
 from .cache import EvaluationCache
 from .decoding import DECODING, plane_settings, sampling_at
 from .fingerprints import digest
 from .latent_measurement import measure_latents
 from .metric_values import PER_STEP
-from .real_texts import EvaluationData, cut_words
+from .real_texts import EvaluationData
 from .settings import EvaluationSettings
 from .systems import EvaluatedSystem, SystemPlan
 
@@ -79,14 +80,14 @@ def _generate_sets(system, data, settings, cache, plan):
             generated += cache.get_or_compute(
                 name, key, lambda todo=todo, seed=block_seed: generate(todo, decoding, seed)
             )
-        return [{**row, "text": cut_words(row["text"], data.max_words)} for row in generated]
+        return [{**row, "text": cut_words(row["text"], data.max_words, settings.word_tokenizer)} for row in generated]
 
     def generate(todo, decoding, seed):
         draws_latents = system.has_latents and decoding.get("latent_temperature") != 0
         same = not draws_latents and not decoding["do_sample"] and todo[0] is None
         model = system.model()  # before the seed: loading may draw numbers
         set_seed(seed)
-        generated = write_texts(
+        generated = generate_texts(
             model,
             system.processor,
             todo[:1] if same else todo,  # where nothing is drawn, there is one text
@@ -122,7 +123,7 @@ def _likelihood(system, rows, settings, cache, key, limit) -> dict[str, list]:
             f"{system.file_name}/likelihood-{number}",
             {
                 **{**key, "num_samples": settings.num_samples, "method": settings.likelihood_method},
-                **{"start": start, "count": len(block)},
+                **{"start": start, "count": len(block), "word_tokenizer": settings.word_tokenizer},
             },
             lambda block=block, number=number: _block_likelihood(system, block, settings, number, limit),
         )
@@ -140,6 +141,7 @@ def _block_likelihood(system, rows, settings, seed, limit) -> dict[str, list]:
         method=settings.likelihood_method,
         batch_size=min(settings.batch_size, 16),
         seed=seed,
+        word_tokenizer=settings.word_tokenizer,
     )
     names = ("log_likelihood", "ess", "reconstruction", "kl", "neg_elbo", "tokens", "words", *PER_STEP)
     return {name: getattr(result, name).tolist() for name in names}

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from ...models.backbones_trace import resolve_backbone
 from ..diversity import bleu, rep_n, vendi_score
 from ..jackknife import Replicates, make_groups, mean_replicates, metric_replicates
 from ..quality import ROUGE_TYPES, bert_score, judge_perplexity, load_judge, mauve, rouge
+from ..words import count_words, word_splitter
 from .cache import EvaluationCache
 from .fingerprints import digest, file_fingerprint
 from .real_texts import EvaluationData
@@ -88,12 +90,14 @@ class Judges:
 
         def compute():
             model, tokenizer = self._load()
-            judged = judge_perplexity(list(texts), model, tokenizer, batch_size=self.settings.batch_size)
+            batch_size = self.settings.batch_size
+            judged = judge_perplexity(list(texts), model, tokenizer, batch_size=batch_size, **words)
             return [judged.nats.tolist(), judged.words.tolist()]
 
         if self.settings.judge is None:
             return None
-        return self._get("judge", {"judge": self._identity, "texts": digest(list(texts))}, compute, label)
+        words = {"word_tokenizer": self.settings.word_tokenizer}
+        return self._get("judge", {"judge": self._identity, "texts": digest(list(texts)), **words}, compute, label)
 
     def mauve(self, texts: Sequence[str], real: Sequence[str], label: str) -> float | None:
         """MAUVE with the judge's features, or None."""
@@ -164,7 +168,7 @@ def text_metrics(
     All metrics of one set of texts.
 
     Args:
-        rows (`Sequence[dict]` or `Sequence[str]`): texts as `write_texts` returns them, or real ones.
+        rows (`Sequence[dict]` or `Sequence[str]`): texts as `generate_texts` returns them, or real ones.
         data ([`EvaluationData`]): what they are compared with.
         judges ([`Judges`]): with the settings and the cache of the evaluation.
         label (`str`): what the texts are called where a metric of them cannot be had.
@@ -178,6 +182,7 @@ def text_metrics(
     is_real = isinstance(rows[0], str)
     texts = list(rows) if is_real else [row["text"] for row in rows]
     texts_digest = digest(texts)
+    words = {"word_tokenizer": settings.word_tokenizer}
     metrics: dict[str, Replicates | float] = {}
 
     def wanted(metric: str) -> bool:
@@ -191,7 +196,7 @@ def text_metrics(
             made = compute()
             return {"value": made.value, "left_out": made.left_out.tolist(), "sizes": made.sizes.tolist()}
 
-        key = {"texts": texts_digest, **key}
+        key = {"texts": texts_digest, **words, **key}
         try:
             saved = cache.get_or_compute(f"metrics/{metric}-{digest(key)}", key, packed)
         except ValueError as error:  # such as texts too short for n-grams
@@ -199,28 +204,31 @@ def text_metrics(
             return
         metrics[metric] = Replicates(saved["value"], np.array(saved["left_out"]), np.array(saved["sizes"]))
 
-    add("self_bleu", lambda: metric_replicates("self_bleu", texts))
-    add("distinct_2", lambda: metric_replicates("distinct_n", texts, n=2))
-    add("jaccard", lambda: metric_replicates("jaccard_similarity", texts))
+    add("self_bleu", lambda: metric_replicates("self_bleu", texts, **words))
+    add("distinct_2", lambda: metric_replicates("distinct_n", texts, n=2, **words))
+    add("jaccard", lambda: metric_replicates("jaccard_similarity", texts, **words))
     if data.references:
         references = digest(data.references)
-        add("cnd", lambda: metric_replicates("cnd", texts, data.references), references=references)
-        vocabulary = len({word for text in data.references for word in text.split()})
+        add("cnd", lambda: metric_replicates("cnd", texts, data.references, **words), references=references)
+        split = word_splitter(settings.word_tokenizer)
+        vocabulary = len({word for text in data.references for word in split(text)})
         ead = {"vocab_size": vocabulary, "n": 1}
-        add("ead_1", lambda: metric_replicates("expectation_adjusted_distinct", texts, **ead), **ead)
+        add("ead_1", lambda: metric_replicates("expectation_adjusted_distinct", texts, **ead, **words), **ead)
     if data.prompts is None and data.references:
-        add("bleu_to_set", lambda: mean_replicates(bleu(texts, data.references, per_text=True)), references=references)
+        key = {"references": references}
+        add("bleu_to_set", lambda: mean_replicates(bleu(texts, data.references, per_text=True, **words)), **key)
     elif data.prompts is not None and not is_real:
         key = {"real": digest(data.real)}
-        add("bleu", lambda: mean_replicates(bleu(texts, data.real, paired=True, per_text=True)), **key)
-        add("sacrebleu", lambda: metric_replicates("sacrebleu", texts, data.real, num_groups=SLOW_GROUPS), **key)
+        add("bleu", lambda: mean_replicates(bleu(texts, data.real, paired=True, per_text=True, **words)), **key)
+        few_groups = {"num_groups": SLOW_GROUPS, **words}
+        add("sacrebleu", lambda: metric_replicates("sacrebleu", texts, data.real, **few_groups), **key)
         for kind in ROUGE_TYPES:
-            add(kind, lambda kind=kind: mean_replicates(rouge(texts, data.real, per_text=True)[kind]), **key)
+            add(kind, lambda kind=kind: mean_replicates(rouge(texts, data.real, per_text=True, **words)[kind]), **key)
         if "bert_score" in settings.extra_metrics and wanted("bert_score"):
             scores = judges.bert_score(texts, data.real, label)
             if scores is not None:
                 metrics["bert_score"] = mean_replicates(scores)
-    add("rep_4", lambda: mean_replicates(rep_n(texts, n=4, per_text=True)))
+    add("rep_4", lambda: mean_replicates(rep_n(texts, n=4, per_text=True, **words)))
     add("compression", lambda: metric_replicates("compression_ratio", texts, num_groups=SLOW_GROUPS))
     if wanted("judge"):
         judged = judges.perplexity(texts[:num_judged], label)
@@ -235,12 +243,11 @@ def text_metrics(
             metrics["mauve"] = value
     if wanted("vendi_score") and "vendi_score" in settings.extra_metrics:
         few = texts[:VENDI_TEXTS]
-        key = {"texts": digest(few)}
-        metrics["vendi_score"] = cache.get_or_compute(
-            f"metrics/vendi_score-{digest(key)}", key, lambda: vendi_score(few)
-        )
+        key = {"texts": digest(few), **words}
+        compute = partial(vendi_score, few, **words)
+        metrics["vendi_score"] = cache.get_or_compute(f"metrics/vendi_score-{digest(key)}", key, compute)
     metrics["different"] = float(len(set(texts)))
-    metrics["words"] = float(np.mean([len(text.split()) for text in texts]))
+    metrics["words"] = float(count_words(texts, settings.word_tokenizer).mean())
     if not is_real:
         metrics["finished"] = 100 * float(np.mean([row["finished"] for row in rows]))
     return metrics

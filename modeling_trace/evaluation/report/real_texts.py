@@ -1,7 +1,6 @@
 """The real texts of an evaluation: which ones, how many, and whether a system was trained on them."""
 
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,7 +9,8 @@ import yaml
 from transformers.utils import logging
 
 from ...data import load_texts
-from ..ngrams import check_texts
+from ..ngrams import validate_texts
+from ..words import WHITESPACE, cut_words
 from .settings import MIN_TEXTS, check_least
 
 NUM_TEXTS = 1000
@@ -21,6 +21,8 @@ TRAINING_TEXTS = (
     "prompt_column",
     "conditional",
     "drop_empty",
+    "encoding",
+    "delimiter",
     "split",
     "validation_split",
     "max_texts",
@@ -61,24 +63,29 @@ def load_real_texts(
     prompt_column: str | None = None,
     conditional: bool = False,
     drop_empty: bool = False,
+    encoding: str | None = None,
+    delimiter: str | None = None,
     split: str = "train",
     validation_split: float | int | str | None = 0.1,
     max_texts: int | None = None,
     num_texts: int | None = None,
     allow_fewer: bool = False,
     max_words: int | None = None,
+    word_tokenizer: str = WHITESPACE,
 ) -> EvaluationData:
     """
     The texts that training with the same arguments holds out.
 
     Args:
         dataset (`str`, `os.PathLike` or `datasets.Dataset`), text_column (`str`, *optional*), prompt_column (`str`,
-            *optional*), conditional (`bool`), drop_empty (`bool`), split (`str`), validation_split (`float`, `int`,
-            `str`, *optional*), max_texts (`int`, *optional*): as for [`load_texts`]. Of `split` and
-            `validation_split`, the validation texts are evaluated on; all of `split` for `None`.
+            *optional*), conditional (`bool`), drop_empty (`bool`), encoding (`str`, *optional*), delimiter (`str`,
+            *optional*), split (`str`), validation_split (`float`, `int`, `str`, *optional*), max_texts (`int`,
+            *optional*): as for [`load_texts`]. Of `split` and `validation_split`, the validation texts are evaluated
+            on; all of `split` for `None`.
         num_texts (`int`, *optional*): real texts to use, drawn at random; 1,000 by default, or as many as there are.
         allow_fewer (`bool`): use fewer texts than `num_texts` where there are no more.
         max_words (`int`, *optional*): cut every text after that many words.
+        word_tokenizer (`str`, *optional*, defaults to `"whitespace"`): what words are, see [`word_splitter`].
 
     Returns:
         [`EvaluationData`]. Its references are the rest of these texts, or training texts where that are fewer than
@@ -96,13 +103,15 @@ def load_real_texts(
         prompt_column=prompt_column,
         conditional=conditional,
         drop_empty=drop_empty,
+        encoding=encoding,
+        delimiter=delimiter,
         split=split,
         validation_split=validation_split,
         max_texts=max_texts,
     )
     name = str(dataset) if isinstance(dataset, (str, os.PathLike)) else "texts in memory"
     pool = train if validation is None else validation
-    check_texts(pool["text"], "dataset")  # before they are shuffled, for the numbers of the rows
+    validate_texts(pool["text"], "dataset")  # before they are shuffled, for the numbers of the rows
     pool = pool.shuffle(seed=0)
     if len(pool) < MIN_TEXTS:
         raise ValueError(f"`dataset` must hold at least three texts to evaluate on, got {len(pool)}. Use more texts.")
@@ -119,30 +128,24 @@ def load_real_texts(
         notes.append(f"{count} texts were asked for; the data hold {len(pool)}, so all metrics are of {len(pool)}.")
         count = len(pool)
     uncut = pool["text"][:count]
-    references = [cut_words(text, max_words) for text in pool["text"][count:]]
+    length = max_words, word_tokenizer
+    references = [cut_words(text, *length) for text in pool["text"][count:]]
     if len(references) < FEW_REFERENCES and validation is not None:
         train = train.shuffle(seed=0).select(range(min(NUM_TEXTS, len(train))))
-        references = [cut_words(text, max_words) for text in train["text"]]
+        references = [cut_words(text, *length) for text in train["text"]]
         notes.append(
             f"Too few validation texts are left beside the {count}, so texts are compared with {len(references)} "
             "training texts for CND: a model that knows them by heart would look good."
         )
     return EvaluationData(
         name=name,
-        real=[cut_words(text, max_words) for text in uncut],
+        real=[cut_words(text, *length) for text in uncut],
         references=references,
         prompts=pool["prompt"][:count] if conditional else None,
         max_words=max_words,
         uncut=uncut,
         notes=notes,
     )
-
-
-def cut_words(text: str, max_words: int | None) -> str:
-    """The first `max_words` words of a text, with the spaces that it has."""
-    if max_words is None:
-        return text
-    return re.match(rf"(?:\s*\S+){{0,{max_words}}}", text)[0]
 
 
 def find_training_texts(systems: Sequence, data: EvaluationData) -> list[str]:
@@ -212,4 +215,4 @@ def _words(text: str) -> str:
     return " ".join(text.split())
 
 
-__all__ = ["NUM_TEXTS", "EvaluationData", "cut_words", "find_training_texts", "load_real_texts"]
+__all__ = ["NUM_TEXTS", "EvaluationData", "find_training_texts", "load_real_texts"]

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, fields
 
+from ..words import WHITESPACE, word_splitter
 from .decoding import DECODING
 
 METHOD_NAMES = {  # of the likelihood
@@ -39,8 +40,10 @@ class EvaluationSettings:
         device (`str`, *optional*): where systems and judge run; `"cuda"`, `"mps"` or `"cpu"`, by default the first of
             them that is available.
         confidence (`float`): of the intervals and tests.
+        word_tokenizer (`str`): what words are in every metric of them and in `max_words`, see [`word_splitter`].
 
     Raises:
+        ImportError: for a `word_tokenizer` whose package is missing.
         ValueError: for values that cannot be.
     """
 
@@ -59,8 +62,10 @@ class EvaluationSettings:
     batch_size: int = 32
     device: str | None = None
     confidence: float = 0.95
+    word_tokenizer: str = WHITESPACE
 
     def __post_init__(self):
+        word_splitter(self.word_tokenizer)
         for field in fields(self):
             if isinstance(getattr(self, field.name), list):
                 setattr(self, field.name, tuple(getattr(self, field.name)))

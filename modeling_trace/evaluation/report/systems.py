@@ -102,10 +102,10 @@ def make_plan(system: EvaluatedSystem, data: EvaluationData, settings: Evaluatio
         ValueError: for prompts that fill the context, and `max_new_tokens` that do not fit it.
     """
     limit = getattr(system.config.get_text_config(), "max_position_embeddings", None)
-    rows = system.processor.encode(data.real, prompts=data.prompts)
+    rows = system.processor.encode_rows(data.real, prompts=data.prompts)
     starts = [1] * len(rows)
     if data.prompts is not None:
-        starts = [len(ids) for ids in system.processor.encode(None, prompts=data.prompts)]
+        starts = [len(ids) for ids in system.processor.encode_rows(None, prompts=data.prompts)]
     room = math.inf if limit is None else limit - max(starts)
     if room < 1:
         raise ValueError(f"`dataset` has a prompt that fills the context of '{system.name}', {limit} tokens. Cut it.")

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from ...data.writing import write_whole
+from ...utils import atomic_write
 from .html_page import html_page
 from .markdown import markdown_report
 from .systems import file_name
@@ -41,14 +41,14 @@ def write_report(report: dict[str, Any], folder: str | os.PathLike) -> None:
                 for number, rows in enumerate(sets):
                     end = f"-{number + 1}" if len(sets) > 1 else ""
                     path = temporary / decoding / f"{file_name(name)}{end}.jsonl"
-                    write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+                    atomic_write(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         os.chmod(temporary, folder.stat().st_mode & 0o777)
         shutil.rmtree(folder / "texts", ignore_errors=True)
         os.replace(temporary, folder / "texts")
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     for name, text in zip(FILES, (markdown, values, page), strict=True):
-        write_whole(folder / name, text + "\n")
+        atomic_write(folder / name, text + "\n")
 
 
 def check_output(folder: str | os.PathLike) -> None:

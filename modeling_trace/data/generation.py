@@ -1,9 +1,6 @@
-"""Texts from a model, one row for each prompt, and files that are written whole or not at all."""
+"""Texts from a model, one row for each prompt."""
 
-import os
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +9,7 @@ from transformers.utils.logging import tqdm
 from .processor import TraceProcessor
 
 
-def write_texts(
+def generate_texts(
     model,
     processor: TraceProcessor,
     prompts: Sequence[str | None],
@@ -22,7 +19,7 @@ def write_texts(
     **settings,
 ) -> list[dict[str, Any]]:
     """
-    Write one text for each prompt.
+    Generate one text for each prompt.
 
     Each text is a row of its own for `generate()`, also under beam search: its latents, and so its beams, are its own.
     Texts are repeatable for the same seed (`transformers.set_seed`) and batch size.
@@ -32,7 +29,7 @@ def write_texts(
         processor ([`TraceProcessor`]): the model's own.
         prompts (`Sequence[str | None]`): one for each text; `None` for a text from nothing. A conditional model writes
             on its prompt, others continue it.
-        batch_size (`int`, *optional*, defaults to 32): texts that are written at once.
+        batch_size (`int`, *optional*, defaults to 32): texts that are generated at once.
         description (`str`, *optional*): in front of the progress bar.
         settings: of `generate()`, such as `max_new_tokens`.
 
@@ -61,21 +58,4 @@ def write_texts(
     return rows
 
 
-def write_whole(path: str | os.PathLike, content: str) -> None:
-    """A text file, written beside its place and then moved there."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with open(descriptor, "w", encoding="utf-8") as file:
-            file.write(content)
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)  # temporary files are made for their owner alone
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-
-
-__all__ = ["write_texts", "write_whole"]
+__all__ = ["generate_texts"]

@@ -1,0 +1,38 @@
+# What CI runs, by name. `pip install -e ".[dev]"` brings every tool.
+PYTHON ?= python
+WHEELS ?= dist
+
+.PHONY: help lint format types test slow docs coverage bench wheel
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+lint: ## ruff: rules and format
+	ruff check .
+	ruff format --check .
+
+format: ## mend what ruff can mend
+	ruff check --fix .
+	ruff format .
+
+types: ## mypy, by the settings of pyproject.toml
+	mypy
+
+test: ## the quick tests
+	$(PYTHON) -m pytest --durations=10
+
+slow: ## the tests marked slow: compilers, processes, longer trainings
+	$(PYTHON) -m pytest -m slow --durations=10
+
+docs: ## every code block of README.md, docs/ and the docstrings; every link
+	$(PYTHON) -m pytest tests/test_readme.py tests/test_docs.py tests/test_docstrings.py
+
+coverage: ## the quick tests, with the lines that they miss
+	$(PYTHON) -m pytest --cov --cov-report=term --cov-report=xml
+
+bench: ## benchmarks/ at size small; BENCH="--size tiny" for another
+	$(PYTHON) benchmarks/run_all.py $(BENCH)
+
+wheel: ## build sdist and wheel, and see that it carries what is no Python
+	$(PYTHON) -m build --outdir $(WHEELS)
+	$(PYTHON) -m zipfile --list $(WHEELS)/modeling_trace-*.whl | grep modeling_trace/py.typed

@@ -1,0 +1,168 @@
+"""Training that is killed or has no space left: it resumes exactly, and no folder is half a model."""
+
+import errno
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.training import make_texts, make_trainer, weights
+from safetensors.torch import load_file
+from transformers.trainer_utils import get_last_checkpoint
+
+from modeling_trace import TraceForConditionalGeneration
+from modeling_trace.training.checkpoints import SAVING, written_whole
+
+STEPS = 12
+SAVES = {"max_steps": STEPS, "save_strategy": "steps", "save_steps": 1, "save_total_limit": 3}
+
+
+def train(folder: Path) -> None:
+    """From the last checkpoint where there is one, to the end."""
+    folder.mkdir(exist_ok=True)
+    last = get_last_checkpoint(folder)
+    trainer = make_trainer(folder, train_dataset=make_texts(16), **SAVES)
+    trainer.train(resume_from_checkpoint=last)
+    trainer.save_model()
+
+
+def whole(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed") / "run"
+    train(folder)
+    return folder
+
+
+def models_in(folder: Path) -> list[Path]:
+    """Every folder that a reader would take for a model."""
+    return sorted({path.parent for path in folder.rglob("config.json") if SAVING not in path.parts})
+
+
+def train_until(folder: Path, last_write: int) -> None:
+    """Killed, as by the system, before it opens, makes, moves or removes a file of `folder` for the n-th time."""
+    writes = 0
+
+    def count(event, arguments):
+        nonlocal writes
+        if event in ("open", "os.mkdir", "os.rename", "os.remove") and str(arguments[0]).startswith(str(folder)):
+            writes += 1
+            if writes == last_write:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(count)
+    train(folder)
+
+
+def in_a_process(function, *arguments) -> int:
+    process = multiprocessing.get_context("fork").Process(target=function, args=arguments)
+    process.start()
+    process.join()
+    return process.exitcode
+
+
+@pytest.mark.slow
+def test_killed_at_twenty_moments_it_resumes_to_the_same_weights(tmp_path, undisturbed):
+    """Most moments are in the middle of saving, where a run has most to lose."""
+    moments = random.Random(0)
+    wanted, kills, runs = whole(undisturbed), 0, 0
+    while kills < 20:
+        folder = tmp_path / f"run-{runs}"
+        runs += 1
+        while in_a_process(train_until, folder, moments.randrange(10, 150)) == -signal.SIGKILL:
+            kills += 1
+            for model in models_in(folder):  # each is whole
+                TraceForConditionalGeneration.from_pretrained(model)
+        assert not (folder / SAVING).exists()
+        found = whole(folder)
+        assert found.keys() == wanted.keys() and all(torch.equal(found[name], wanted[name]) for name in wanted)
+    assert runs < 15
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_and_training_goes_on_from_there(tmp_path, undisturbed, monkeypatch):
+    folder = tmp_path / "run"
+    trainer = make_trainer(folder, train_dataset=make_texts(16), **SAVES)
+    save = type(trainer)._save_rng_state
+
+    def full(self, output_dir):
+        if self.state.global_step == 5:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return save(self, output_dir)
+
+    monkeypatch.setattr(type(trainer), "_save_rng_state", full)
+    with pytest.raises(OSError, match="No space left"):
+        trainer.train()
+    assert Path(get_last_checkpoint(folder)).name == "checkpoint-4" and not (folder / SAVING).exists()
+    monkeypatch.undo()
+    train(folder)
+    assert all(torch.equal(whole(folder)[name], value) for name, value in whole(undisturbed).items())
+
+
+def test_the_best_checkpoint_is_known_by_its_own_name(tmp_path):
+    best = {"metric_for_best_model": "loss", "load_best_model_at_end": True, "eval_strategy": "steps", "eval_steps": 1}
+    trainer = make_trainer(
+        tmp_path, train_dataset=make_texts(8), eval_dataset=make_texts(3), **SAVES | best | {"max_steps": 3}
+    )
+    trainer.train()
+    step = trainer.state.best_global_step
+    assert trainer.state.best_model_checkpoint == str(tmp_path / f"checkpoint-{step}")
+    state = (tmp_path / "checkpoint-3" / "trainer_state.json").read_text()
+    assert f'"best_model_checkpoint": "{tmp_path}/checkpoint-{step}"' in state and SAVING not in state
+    saved = whole(tmp_path / f"checkpoint-{step}")
+    own = weights(trainer.model)
+    assert all(torch.equal(own[name], value) for name, value in saved.items())
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in folder.iterdir()}
+
+
+def test_an_error_while_a_model_is_written_changes_nothing(tmp_path):
+    (tmp_path / "config.json").write_text("old")
+    (tmp_path / "model.safetensors").write_text("old")
+    with pytest.raises(OSError, match="full"), written_whole(tmp_path) as saving:
+        (saving / "model.safetensors").write_text("new")
+        raise OSError("full")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
+        "config.json": "old",
+        "model.safetensors": "old",
+    }
+    # shards of an earlier, larger model do not stay beside the new one
+    (tmp_path / "model-00001-of-00002.safetensors").write_text("old")
+    (tmp_path / "model.safetensors.index.json").write_text("old")
+    with written_whole(tmp_path) as saving:
+        for name in ("config.json", "model.safetensors"):
+            (saving / name).write_text("new")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
+        "config.json": "new",
+        "model.safetensors": "new",
+    }
+
+
+def spoil(path: Path, kind: str) -> None:
+    content = bytearray(path.read_bytes())
+    if kind == "truncated":
+        content = content[: len(content) // 2]
+    elif kind == "empty":
+        content = b""
+    elif kind == "header":
+        content[0] ^= 0xFF
+    path.write_bytes(bytes(content))
+
+
+@pytest.mark.parametrize("kind", ["truncated", "empty", "header"])
+def test_broken_weights_are_one_line_that_names_the_file(tmp_path, undisturbed, kind):
+    folder = tmp_path / "checkpoint-12"
+    shutil.copytree(undisturbed / "checkpoint-12", folder)
+    spoil(folder / "model.safetensors", kind)
+    with pytest.raises(Exception) as caught:
+        TraceForConditionalGeneration.from_pretrained(folder)
+    assert "\n" not in str(caught.value)
