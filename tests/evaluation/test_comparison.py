@@ -13,19 +13,28 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from helpers.tiny import tiny_config
 from scipy import stats
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from modeling_trace import TraceForConditionalGeneration, load_model
 from modeling_trace.cli import compare as command
 from modeling_trace.cli.main import main
-from modeling_trace.data import TraceProcessor, load_texts, review_dataset
+from modeling_trace.data import (
+    FixedLengthSegmenter,
+    TraceProcessor,
+    load_texts,
+    prepare_dataset,
+    review_dataset,
+    train_tokenizer,
+)
 from modeling_trace.evaluation import (
     EvaluationData,
     EvaluationSettings,
     Replicates,
     compare,
     evaluate,
+    evaluate_likelihood,
     load_real_texts,
     mean_replicates,
     metric_replicates,
@@ -674,6 +683,35 @@ def test_weights_in_memory_that_change_are_measured_anew(folder, tmp_path):
     model.generation_config.repetition_penalty = 1.5
     _, reused = nats(tmp_path / "out")
     assert reused == 7  # those of the real texts alone, which are too few for CND
+
+
+def test_what_separators_cost_is_shown_for_the_systems_that_generate_them(tmp_path):
+    """One vocabulary, with and without [SEP] in the texts: a part of nats/text for the one, nothing for the other."""
+    torch.manual_seed(0)
+    texts = real_texts(12)
+    tokenizer = train_tokenizer(texts, 300)
+    models = []
+    for separator in ("token", "none"):
+        processor = TraceProcessor(tokenizer, FixedLengthSegmenter(4), separator=separator)
+        ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad", "sep")}
+        backbone = {"model_type": "gpt2", "n_layer": 1, "n_embd": 16, "n_head": 2, "n_positions": 128}
+        backbone["vocab_size"] = len(processor.tokenizer)
+        config = tiny_config(backbone_config=backbone, separator=separator, segment_length=4, **ids)
+        models.append((TraceForConditionalGeneration(config).eval(), processor))
+    data = EvaluationData("mine", texts[:8], texts[8:])
+    what = EvaluationSettings(num_samples=2, decoding=("top-k",), curve_temperatures=(), max_new_tokens=4)
+    found = compare(models, data, tmp_path / "out", names=["with", "without"], settings=what)
+
+    model, processor = models[0]
+    order = Dataset.from_dict({"text": data.real})
+    expected = evaluate_likelihood(model, prepare_dataset(order, processor), processor, 2, batch_size=16, seed=0)
+    value = cell(found, "likelihood", "with", "sep_nats")["value"]
+    assert value == pytest.approx(expected.separator_nats_per_text) and value > 0
+    rest = cell(found, "likelihood", "with", "nats")["value"] - value
+    assert rest == pytest.approx(expected.nats_per_text_without_separators)
+    assert cell(found, "likelihood", "without", "sep_nats") is None
+    assert not any(test["metric"] == "sep_nats" for test in found["tests"])  # less is not better by itself
+    assert all("nats of [SEP]" in (tmp_path / "out" / name).read_text() for name in ("report.md", "report.html"))
 
 
 def test_half_written_results_are_computed_again(tmp_path):

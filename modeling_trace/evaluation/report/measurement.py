@@ -143,7 +143,8 @@ def _block_likelihood(system, rows, settings, seed, limit) -> dict[str, list]:
         seed=seed,
         word_tokenizer=settings.word_tokenizer,
     )
-    names = ("log_likelihood", "ess", "reconstruction", "kl", "neg_elbo", "tokens", "words", *PER_STEP)
+    names = ("log_likelihood", "separator_log_likelihood", "ess", "reconstruction", "kl", "neg_elbo")
+    names += ("tokens", "words", *PER_STEP)
     return {name: getattr(result, name).tolist() for name in names}
 
 

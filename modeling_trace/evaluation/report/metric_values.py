@@ -24,6 +24,7 @@ logger = logging.get_logger(__name__)
 METRICS = {
     "neg_elbo": ("-ELBO", -1, 1),
     "nats": ("nats/text", -1, 1),
+    "sep_nats": ("nats of [SEP]", 0, 2),
     "reconstruction": ("reconstruction", 0, 1),
     "kl": ("KL", 0, 1),
     "kl_per_dim": ("KL/segment/dim.", 0, 3),
@@ -276,6 +277,8 @@ def likelihood_metrics(
         "ppl": mean_replicates(nats, tokens).map(np.exp),
         "ppl_word": mean_replicates(nats, words).map(np.exp),
     }
+    if values["separator_log_likelihood"].any():  # all 0 where no [SEP] is generated
+        metrics["sep_nats"] = mean_replicates(-values["separator_log_likelihood"])
     if representation is None:
         return metrics
     segments = sum(sum(value == value for value in row) for row in likelihood["kl_per_segment_position"])

@@ -11,7 +11,7 @@ from .settings import METHOD_NAMES
 from .systems import REAL
 from .tables import BOUNDS, make_column, make_difference_table, make_table
 
-LIKELIHOOD = ("nats", "neg_elbo", "reconstruction", "kl", "kl_per_dim", "mi", "au")
+LIKELIHOOD = ("nats", "sep_nats", "neg_elbo", "reconstruction", "kl", "kl_per_dim", "mi", "au")
 LIKELIHOOD += ("ess", "ess_step", "resampled", "ppl", "ppl_word")
 LATENT_USE = ("kl", "own_z", "other_z", "prior_z", "gain", "gain_per_nat", "shared_offset", "au")
 
@@ -55,7 +55,8 @@ def make_tables(results: Results) -> tuple[list[dict[str, Any]], list[dict[str, 
         "Likelihood of real texts and what the latents do for it",
         LIKELIHOOD,
         results.likelihood,
-        "Nats per text, summed over tokens, segments and dimensions; [SEP] is paid for in nats and is no token. "
+        "Nats per text, summed over tokens, segments and dimensions; [SEP] is paid for in nats and is no token; "
+        "nats of [SEP]: that part of nats/text, so that the rest is for the text itself. "
         f"nats/text, PPL and PPL/word are upper bounds by {METHOD_NAMES[settings.likelihood_method]}; exact for "
         "models without latents. ESS: effective sample size of a text's draws, of a particle filter the least of its "
         "steps; ESS/step: after each segment.",
