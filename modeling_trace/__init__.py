@@ -20,6 +20,7 @@ _EXPORTS = {
     "TraceTrainer": "training",
     "TraceTrainingArguments": "training",
     "gamma_for_rate": "models.gaussian_trace",
+    "load_model": "loading",
     "middle_layer": "models.configuration_trace",
     "register_latent_dynamics": "models.dynamics_trace",
 }
@@ -27,6 +28,7 @@ _SUBPACKAGES = ("data", "evaluation", "models", "training")
 
 if TYPE_CHECKING:
     from .data import TraceProcessor as TraceProcessor
+    from .loading import load_model as load_model
     from .models.cache_trace import TraceCache as TraceCache
     from .models.configuration_trace import TraceConfig as TraceConfig
     from .models.configuration_trace import middle_layer as middle_layer
@@ -79,6 +81,7 @@ __all__ = [
     "TraceTrainer",
     "TraceTrainingArguments",
     "gamma_for_rate",
+    "load_model",
     "middle_layer",
     "register_latent_dynamics",
 ]

@@ -8,7 +8,7 @@ from argparse import Namespace
 from collections.abc import Callable
 from typing import Any
 
-from .generate import add_decoding, check_output, find_device, load_config, load_model, take_decoding
+from .generate import add_decoding, check_output, take_decoding
 from .parser import CommandParser, flag, printable
 
 NUM_TEXTS = 10  # of a data set
@@ -72,6 +72,7 @@ def load(arguments: Namespace, check: Callable | None = None):
     from transformers import set_seed
 
     from ..data import TraceProcessor, load_texts
+    from ..loading import find_device, load_config, load_model
 
     device = find_device(arguments.device)
     config = load_config(arguments.model)
@@ -105,7 +106,7 @@ def load(arguments: Namespace, check: Callable | None = None):
         check(config, processor, rows)
     seed = arguments.seed if arguments.seed is not None else torch.seed() % 2**32
     set_seed(seed)
-    model = load_model(arguments.model).to(device).eval()
+    model, _ = load_model(arguments.model, device)
     return model, processor, texts, prompts, limit, seed
 
 

@@ -12,7 +12,7 @@ def run(argv: list[str] | None = None) -> int:
         "evaluate",
         "PATH-OR-HUB-ID",
         "Measure a trained model on real texts and write a report: likelihood, representation, quality and diversity "
-        "with intervals beside the figures of real text; what may not be concluded; random texts.",
+        "with intervals beside those of real text; what may not be concluded; random texts.",
     )
 
 

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import os
-import shlex
 import sys
 from argparse import Namespace
 from typing import TYPE_CHECKING, Any
@@ -11,14 +10,10 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from transformers.hf_argparser import string_to_bool
 
-from ..utils import one_line
 from .parser import CommandParser, flag, help_level, printable
 
 if TYPE_CHECKING:  # at run time each function imports what it needs: --help answers without torch
-    import torch
-    from transformers import PreTrainedConfig
-
-    from ..models.modeling_trace import TraceForConditionalGeneration
+    pass
 
 PRINTED_BESIDE_FILE = 10  # texts shown when all of them go to a file
 # Settings of generate() that ask for sampling by being given.
@@ -83,6 +78,7 @@ def run(argv: list[str] | None = None) -> int:
     from transformers import set_seed
 
     from ..data import TraceProcessor, fitting_max_new_tokens, generate_texts, save_rows
+    from ..loading import find_device, load_config, load_model
 
     device = find_device(arguments.device)
     config = load_config(arguments.model)
@@ -93,7 +89,7 @@ def run(argv: list[str] | None = None) -> int:
     if processor.conditional and arguments.prompt is None:
         raise ValueError("this is a conditional model, which needs a prompt. Give it one: --prompt 'A walk'")
     max_new_tokens = fitting_max_new_tokens(processor, config, prompts, arguments.max_new_tokens)
-    model = load_model(arguments.model).to(device).eval()
+    model, _ = load_model(arguments.model, device)
     if not has_latents and not decoding.get("do_sample", model.generation_config.do_sample):
         print(
             "warning: a plain language model has no latents, so without sampling all texts of a prompt are the same. "
@@ -197,24 +193,6 @@ def check_output(arguments: Namespace) -> None:
         raise ValueError(f"`output` cannot be written, got '{output}': no permission for '{folder}'.")
 
 
-def find_device(name: str | None) -> "torch.device":
-    """The device of that name, or the best one available."""
-    import torch
-
-    available = [
-        *(["cuda"] if torch.cuda.is_available() else []),
-        *(["mps"] if torch.backends.mps.is_available() else []),
-        "cpu",
-    ]
-    try:
-        device = torch.device(name or available[0])
-    except RuntimeError:
-        raise ValueError(f"`device` must be one of {', '.join(available)}, got '{name}'.") from None
-    if device.type not in available or (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()):
-        raise ValueError(f"`device` '{name}' is not available. Use {' or '.join(available)}.")
-    return device
-
-
 def _latent_settings(arguments: Namespace, has_latents: bool) -> dict[str, Any]:
     settings = {}
     for name in ("latent_temperature", "min_segment_length", "max_segment_length"):
@@ -227,41 +205,6 @@ def _latent_settings(arguments: Namespace, has_latents: bool) -> dict[str, Any]:
 
 
 # ---- Model and prompts ----
-
-
-def load_config(name: str) -> "PreTrainedConfig":
-    """The model's configuration: says in one line what is wrong with a folder or id, before any weights are read."""
-    from transformers import AutoConfig
-
-    from ..models import TraceConfig  # registers it
-
-    is_folder = os.path.isdir(name)
-    if not is_folder and (os.path.exists(name) or name.startswith((".", "/", "~")) or name.count("/") > 1):
-        raise ValueError(f"there is no folder '{name}'. Use the output folder of `modeling-trace train`, or a Hub id.")
-    try:
-        config = AutoConfig.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        what = "holds no model" if is_folder else "is neither a folder here nor a model on the Hub"
-        raise ValueError(f"'{name}' {what}: {one_line(error)}") from None
-    if config.model_type != TraceConfig.model_type:
-        raise ValueError(
-            f"'{name}' is a {config.model_type} model, not TRACE. Turn it into one: modeling-trace train --backbone "
-            f"{shlex.quote(os.path.abspath(name) if is_folder else name)}"
-        )
-    return config
-
-
-def load_model(name: str) -> "TraceForConditionalGeneration":
-    """The model in a folder or under a Hub id; of an adapter, the language model with the adapter merged into it."""
-    from transformers.utils.peft_utils import find_adapter_config_file
-
-    from ..models.modeling_trace import TraceForConditionalGeneration
-
-    if find_adapter_config_file(name) is not None:
-        from ..training import load_adapter_model  # the Trainer takes long to import
-
-        return load_adapter_model(name).merge_and_unload()
-    return TraceForConditionalGeneration.from_pretrained(name)
 
 
 # ---- Output ----
@@ -279,9 +222,6 @@ def _print_texts(rows: list[dict[str, Any]], output: str | None, seed: int) -> N
 __all__ = [
     "add_decoding",
     "check_output",
-    "find_device",
-    "load_config",
-    "load_model",
     "run",
     "take_decoding",
 ]

@@ -30,10 +30,10 @@ class MakeArguments:
 
 @dataclasses.dataclass
 class ReadArguments:
-    """What was rated, and where the figures go."""
+    """What was rated, and where the results go."""
 
     key: str | None = flag(None, f"The key of the sheets. Default: {KEY_NAME} beside them.")
-    output: str | None = flag(None, "Markdown file for the table; all figures go beside it as JSON.")
+    output: str | None = flag(None, "Markdown file for the table; all results go beside it as JSON.")
     overwrite: bool = flag(False, "Replace those files where they exist.")
     confidence: float = flag(0.95, "Of the intervals of the means.")
     significance: float = flag(0.05, "Share of studies in which chance alone may make a difference significant.")
@@ -135,10 +135,11 @@ def _read(argv: list[str]) -> int:
     arguments = parser.parse(argv)
     if not arguments.sheets:
         raise ValueError(f"the sheets are missing. Use: {USAGE.splitlines()[1]}")
-    figures = _check_output(arguments)
+    json_path = _check_output(arguments)
     first = Path(arguments.sheets[0])
     key = arguments.key or (first if first.is_dir() else first.parent) / KEY_NAME
-    from ..evaluation.human_study.sheets import read_sheets, summarise, summary_table
+    from ..evaluation.human_study.reading import read_sheets
+    from ..evaluation.human_study.statistics import summarise, summary_table
 
     summary = summarise(
         read_sheets(arguments.sheets[0] if len(arguments.sheets) == 1 else arguments.sheets, key),
@@ -147,25 +148,27 @@ def _read(argv: list[str]) -> int:
     )
     table = summary_table(summary)
     print(table, end="")
-    if figures is not None:
+    if json_path is not None:
         Path(arguments.output).write_text(table, encoding="utf-8")
-        figures.write_text(json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-        print(f"\nThe table is in {arguments.output}, all figures are in {figures}.")
+        json_path.write_text(
+            json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
+        )
+        print(f"\nThe table is in {arguments.output}, all results are in {json_path}.")
     return 0
 
 
 def _check_output(arguments: Namespace) -> Path | None:
-    """The file for the figures, once it is sure that both can be written."""
+    """The file for the results, once it is sure that both can be written."""
     from .generate import check_output  # loads torch
 
     if arguments.output is None:
         return None
-    figures = Path(arguments.output).with_suffix(".json")
-    if str(figures) == arguments.output:
-        raise ValueError("`output` must be a Markdown file, such as table.md; the figures go beside it as JSON.")
-    for path in (arguments.output, str(figures)):
+    json_path = Path(arguments.output).with_suffix(".json")
+    if str(json_path) == arguments.output:
+        raise ValueError("`output` must be a Markdown file, such as table.md; the results go beside it as JSON.")
+    for path in (arguments.output, str(json_path)):
         check_output(Namespace(output=path, overwrite=arguments.overwrite))
-    return figures
+    return json_path
 
 
 __all__ = ["run"]

@@ -1,4 +1,4 @@
-"""Evaluation of trained models: what their texts are like, to people and by figures."""
+"""Evaluation of trained models: what their texts are like, to people and by metrics."""
 
 from .diversity import (
     bleu,
@@ -10,17 +10,19 @@ from .diversity import (
     self_bleu,
     vendi_score,
 )
-from .human_study.sheets import make_sheets, paired_tests, read_sheets, summarise, summary_table
+from .human_study.reading import read_sheets
+from .human_study.sheets import make_sheets
+from .human_study.statistics import paired_tests, summarise, summary_table
 from .intervals import bootstrap_interval, metric_difference, metric_interval, paired_difference
 from .jackknife import Difference, Interval, Replicates, mean_replicates, metric_replicates
 from .latent_use import LatentUse, SharedOffset, latent_use, shared_offset
 from .likelihood import LikelihoodResult, evaluate_likelihood
 from .metrics import TextMetric, load_metric
 from .quality import Cnd, JudgePerplexity, bert_score, cnd, judge_perplexity, mauve, rouge, sacrebleu
-from .report.cache import Parts
-from .report.comparison import compare_systems
+from .report.comparison import compare, evaluate
 from .report.decoding import DECODING
-from .report.systems import EvaluationData, EvaluationSettings, System
+from .report.real_texts import EvaluationData, load_real_texts
+from .report.settings import EvaluationSettings
 from .report.writing import write_report
 from .representation import (
     ActiveUnits,
@@ -46,27 +48,27 @@ __all__ = [
     "LatentUse",
     "LikelihoodResult",
     "MutualInformation",
-    "Parts",
     "Replicates",
     "SharedOffset",
-    "System",
     "TextMetric",
     "active_units",
     "bert_score",
     "bleu",
     "bootstrap_interval",
     "cnd",
-    "compare_systems",
+    "compare",
     "compression_ratio",
     "distinct_n",
     "encode_states",
     "encode_texts",
+    "evaluate",
     "evaluate_likelihood",
     "expectation_adjusted_distinct",
     "jaccard_similarity",
     "judge_perplexity",
     "latent_use",
     "load_metric",
+    "load_real_texts",
     "make_sheets",
     "mauve",
     "mean_replicates",

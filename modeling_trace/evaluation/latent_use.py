@@ -106,8 +106,8 @@ class LatentUse:
 
     def summary(self) -> dict[str, float]:
         """One value for each name; nats are means over texts."""
-        found = {name: getattr(self, name).mean().item() for name in ("own", "other", "prior", "kl")}
-        return {"texts": len(self.own), **found, "gain": self.gain, "gain_per_nat": self.gain_per_nat}
+        means = {name: getattr(self, name).mean().item() for name in ("own", "other", "prior", "kl")}
+        return {"texts": len(self.own), **means, "gain": self.gain, "gain_per_nat": self.gain_per_nat}
 
 
 @torch.no_grad()
@@ -237,9 +237,9 @@ def shared_offset(texts: EncodedTexts, *, seed: int = 0, generator: torch.Genera
     parts, first = [], None
     with evaluation_mode(texts.dynamics):
         for t, (_, _, p_mean, p_logvar, mean, _) in enumerate(texts.paths(noise)):
-            there = texts.mask[:, t]
-            parts.append(_offset(((mean - p_mean) * torch.exp(-0.5 * p_logvar))[there]))
-            first = _offset(mean[there]) if first is None else first
+            has_step = texts.mask[:, t]
+            parts.append(_offset(((mean - p_mean) * torch.exp(-0.5 * p_logvar))[has_step]))
+            first = _offset(mean[has_step]) if first is None else first
     number, shared, squares = torch.tensor(parts, dtype=torch.float64).unbind(dim=1)  # each (S,)
     usable = number > 1
     number, of_all, all_squares = number[usable], shared[usable], squares[usable]

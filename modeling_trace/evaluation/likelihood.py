@@ -186,7 +186,7 @@ def evaluate_likelihood(
     if method == "particle":  # draws of q of their own, so that no text's depend on how texts are batched
         like = {"generator": generator, "device": generator.device}
         elbo_generator = torch.Generator().manual_seed(int(torch.randint(2**62, (), **like)))
-    per_text, kls, steps_ess, steps_resampled, tokens, words = [], [], [], [], [], []
+    scores, kls, steps_ess, steps_resampled, tokens, words = [], [], [], [], [], []
     for batch in iterate_batches(model, data, processor, batch_size, "Likelihood"):
         ids, mask = batch["input_ids"], batch["attention_mask"]
         settings = {"max_rows": max_rows, "return_dict": True}
@@ -198,8 +198,8 @@ def evaluate_likelihood(
         kl = torch.zeros(len(ids), 0, model.config.latent_size) if out.kl is None else out.kl
         kl = kl.cpu().double()
         steps = torch.arange(1, kl.shape[1] + 1)
-        has_segment = steps <= segment_ids.amax(dim=1, keepdim=True).cpu()
-        kls.append(kl.masked_fill(~has_segment.unsqueeze(-1), math.nan))
+        has_step = steps <= segment_ids.amax(dim=1, keepdim=True).cpu()
+        kls.append(kl.masked_fill(~has_step.unsqueeze(-1), math.nan))
         if bound.effective_sample_size_per_step is not None:
             ess = bound.effective_sample_size_per_step.cpu().double()
             resampled = torch.zeros_like(ess) if bound.resampled is None else bound.resampled.cpu().double()
@@ -210,14 +210,14 @@ def evaluate_likelihood(
             *(bound.log_likelihood, bound.separator_log_likelihood, bound.effective_sample_size),
             *(out.reconstruction.mean(dim=1), out.elbo),
         )
-        per_text.append(torch.stack([value.cpu().double() for value in values]))
+        scores.append(torch.stack([value.cpu().double() for value in values]))
         counted = target_mask(segment_ids, model.config.conditional)
         for separator in {model.config.sep_token_id, processor.sep_token_id} - {None}:
             counted = counted & (ids != separator)
         tokens += counted.sum(dim=1).tolist()
         texts = processor.batch_decode([row[real.bool()] for row, real in zip(ids.cpu(), mask.cpu(), strict=True)])
         words += count_words(texts, word_tokenizer).tolist()
-    log_likelihood, separators, ess, reconstruction, elbo = torch.cat(per_text, dim=1)
+    log_likelihood, separators, ess, reconstruction, elbo = torch.cat(scores, dim=1)
     width = max(kl.shape[1] for kl in kls)
     kl = _join(kls, width)  # (N, S, D)
     per_segment = kl.sum(dim=2)

@@ -51,12 +51,13 @@ class EncodedTexts:
     mask: torch.BoolTensor
 
     def __post_init__(self):
-        own = self.dynamics
+        dynamics = self.dynamics
         # by methods, not by isinstance: PEFT wraps the latent networks, and a user's subclass may override some
-        self._known_prior = _is_method(own, RecurrentDynamics, "prior", "_prior_inputs", "_prior_from_inputs")
-        self._known_combine = _is_method(own, LatentDynamics, "combine")
-        self._prior_reads_latents = own.reads_previous
-        self._posterior_reads_latents = own.reads_previous and not (self._known_combine and not own.residual_posterior)
+        self._known_prior = _is_method(dynamics, RecurrentDynamics, "prior", "_prior_inputs", "_prior_from_inputs")
+        self._known_combine = _is_method(dynamics, LatentDynamics, "combine")
+        self._prior_reads_latents = dynamics.reads_previous
+        adds_no_prior = self._known_combine and not dynamics.residual_posterior
+        self._posterior_reads_latents = dynamics.reads_previous and not adds_no_prior
 
     def __len__(self) -> int:
         return len(self.mask)
@@ -92,9 +93,10 @@ class EncodedTexts:
         """
         previous = torch.zeros_like(self.delta_mean[:, 0])
         for t in range(self.mask.shape[1]):
-            found = self.posterior(previous, self.inputs[:, t], self.delta_mean[:, t], self.delta_logvar[:, t], t)
-            latents = reparameterize(found[2], found[3], noise[t])
-            yield previous, latents, *found
+            encoded = self.inputs[:, t], self.delta_mean[:, t], self.delta_logvar[:, t]
+            prior_mean, prior_logvar, mean, logvar = self.posterior(previous, *encoded, t)
+            latents = reparameterize(mean, logvar, noise[t])
+            yield previous, latents, prior_mean, prior_logvar, mean, logvar
             previous = latents
 
     def log_density(self, latents, previous, t: int, rows, columns) -> torch.Tensor:
@@ -109,30 +111,30 @@ class EncodedTexts:
         Returns:
             `torch.Tensor` of shape `(I, J)`, float64.
         """
-        own = (self.inputs[columns, t], self.delta_mean[columns, t], self.delta_logvar[columns, t])
+        encoded = (self.inputs[columns, t], self.delta_mean[columns, t], self.delta_logvar[columns, t])
         table = None
         if t == 0 or not self._posterior_reads_latents:  # z_0 = 0 for all texts: q depends on j alone
-            *_, mean, logvar = self.posterior(torch.zeros_like(previous[:1]), *own, t)
+            *_, mean, logvar = self.posterior(torch.zeros_like(previous[:1]), *encoded, t)
             table = _separable(latents, torch.zeros_like(latents), mean, logvar)
         elif self._known_prior and self._known_combine and self.dynamics.bound is None:
             p, a = linear_float32(previous, self.dynamics._recurrent_weight()).chunk(2, dim=-1)
-            (u, b), (_, delta_mean, delta_logvar) = own[0].chunk(2, dim=-1), own
+            (u, b), (_, delta_mean, delta_logvar) = encoded[0].chunk(2, dim=-1), encoded
             if self.dynamics.residual_scale == "prior":
                 table = _separable(latents - p, a, u, b + delta_logvar, delta_mean * torch.exp(0.5 * b))
             else:
                 table = _separable(latents - p, a, u + delta_mean, b + delta_logvar)
-        return self._by_pairs(latents, previous, t, own) if table is None else table
+        return self._by_pairs(latents, previous, t, encoded) if table is None else table
 
-    def _by_pairs(self, latents, previous, t, own):
+    def _by_pairs(self, latents, previous, t, encoded):
         count, size = latents.shape
-        widest = size if self._known_prior or not self._prior_reads_latents else max(size, own[0].shape[-1])
+        widest = size if self._known_prior or not self._prior_reads_latents else max(size, encoded[0].shape[-1])
         high = min(count, 32)
         wide = max(1, _BLOCK // (high * widest))
-        table = latents.new_empty(count, len(own[0]))
+        table = latents.new_empty(count, len(encoded[0]))
         for i in range(0, count, high):
             z, last = (x[i : i + high].unsqueeze(1) for x in (latents, previous))
-            for j in range(0, len(own[0]), wide):
-                *_, mean, logvar = self.posterior(last, *(x[j : j + wide].unsqueeze(0) for x in own), t)
+            for j in range(0, len(encoded[0]), wide):
+                *_, mean, logvar = self.posterior(last, *(x[j : j + wide].unsqueeze(0) for x in encoded), t)
                 table[i : i + high, j : j + wide] = gaussian_log_density(z, mean, logvar).sum(dim=-1)
         return table
 
@@ -277,7 +279,7 @@ def mutual_information(
         noise = standard_normal(texts.delta_mean.transpose(0, 1), generator)
         steps = [step[:2] for step in texts.paths(noise)]
         lengths = texts.mask.sum(dim=1)
-        own = torch.zeros(num_segments, dtype=torch.float64, device=device)
+        per_step = torch.zeros(num_segments, dtype=torch.float64, device=device)
         # as the text that z^i comes from, and as one of those that z^i is compared with
         as_own, as_other = torch.zeros(2, num_segments, count, dtype=torch.float64, device=device)
         joint = torch.zeros((), dtype=torch.float64, device=device)
@@ -285,25 +287,25 @@ def mutual_information(
         for block in tqdm(blocks, desc="Mutual information", disable=len(blocks) == 1):
             table = torch.zeros(len(block), count, dtype=torch.float64, device=device)
             for t, (previous, latents) in enumerate(steps):
-                there = texts.mask[block, t]
-                rows, columns = block[there], texts.mask[:, t].nonzero().squeeze(1)
+                has_step = texts.mask[block, t]
+                rows, columns = block[has_step], texts.mask[:, t].nonzero().squeeze(1)
                 if len(rows) == 0:
                     continue
                 log_q = texts.log_density(latents[rows], previous[rows], t, rows, columns)
                 place = torch.searchsorted(columns, rows)
                 mixture = log_q.logsumexp(dim=1)
                 excess = log_q.gather(1, place.unsqueeze(1)).squeeze(1) - mixture + math.log(len(columns))
-                own[t] += excess.sum()
+                per_step[t] += excess.sum()
                 as_own[t, rows] = excess
                 as_other[t, columns] += (log_q - mixture.unsqueeze(1)).exp().sum(dim=0)
-                table[there.nonzero(), columns] += log_q
+                table[has_step.nonzero(), columns] += log_q
             long_enough = lengths >= lengths[block].unsqueeze(1)
             mixture = (
                 table.masked_fill(~long_enough, -math.inf).logsumexp(dim=1) - long_enough.sum(dim=1).double().log()
             )
             joint += (table.gather(1, block.unsqueeze(1)).squeeze(1) - mixture).sum()
         num_texts = texts.mask.sum(dim=0)
-        per_step = own / num_texts
+        per_step /= num_texts
         weights = texts.mask.t() * (count / num_texts).unsqueeze(1)
         influence = (weights * (as_own - per_step.unsqueeze(1) - (as_other - 1))).sum(dim=0)
         at_least = (lengths >= lengths.unsqueeze(1)).sum(dim=1).double()

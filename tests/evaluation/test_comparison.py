@@ -1,33 +1,48 @@
-"""`modeling-trace evaluate` and `compare`: the figures are right, nothing is marked by chance, and nothing is lost."""
+"""`modeling-trace evaluate` and `compare`: the metrics are right, nothing is marked by chance, and nothing is lost."""
 
+import dataclasses
 import gc
+import inspect
 import json
 import math
+import os
 import shutil
-from argparse import Namespace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from helpers.tiny import tiny_config
 from scipy import stats
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from modeling_trace import TraceForConditionalGeneration
+from modeling_trace import TraceForConditionalGeneration, load_model
 from modeling_trace.cli import compare as command
-from modeling_trace.cli import real_texts as real_texts_of_command
 from modeling_trace.cli.main import main
-from modeling_trace.data import TraceProcessor, load_texts, review_dataset
+from modeling_trace.data import (
+    FixedLengthSegmenter,
+    TraceProcessor,
+    load_texts,
+    prepare_dataset,
+    review_dataset,
+    train_tokenizer,
+)
 from modeling_trace.evaluation import (
+    EvaluationData,
+    EvaluationSettings,
     Replicates,
+    compare,
+    evaluate,
+    evaluate_likelihood,
+    load_real_texts,
     mean_replicates,
     metric_replicates,
 )
-from modeling_trace.evaluation.report import comparison, findings
+from modeling_trace.evaluation.report import findings, fingerprints, metric_values, settings, systems
 from modeling_trace.evaluation.report import latent_measurement as measure_latents
 from modeling_trace.evaluation.report import measurement as measure
-from modeling_trace.evaluation.report import metric_values as figures
-from modeling_trace.evaluation.report.cache import Parts
+from modeling_trace.evaluation.report.cache import EvaluationCache
 from modeling_trace.evaluation.report.decoding import DECODING, plane_settings, sampling_at, setting_label
 from modeling_trace.evaluation.report.equal_quality import (
     envelope_at,
@@ -37,14 +52,9 @@ from modeling_trace.evaluation.report.equal_quality import (
     interpolate,
 )
 from modeling_trace.evaluation.report.markdown import markdown_report
-from modeling_trace.evaluation.report.systems import (
-    EvaluationData,
-    EvaluationSettings,
-    System,
-    check_fit,
-    weights_fingerprint,
-)
-from modeling_trace.evaluation.report.tables import make_column, make_table
+from modeling_trace.evaluation.report.real_texts import find_training_texts
+from modeling_trace.evaluation.report.systems import EvaluatedSystem, check_systems
+from modeling_trace.evaluation.report.tables import make_column, make_difference_table, make_table
 from modeling_trace.evaluation.words import cut_words
 
 NUM_TEXTS = 20
@@ -95,9 +105,9 @@ def read(output) -> dict:
     return json.loads((output / "report.json").read_text(encoding="utf-8"))
 
 
-def cell(report: dict, table: str, row: str, figure: str) -> dict:
+def cell(report: dict, table: str, row: str, metric: str) -> dict:
     found = next(one for one in report["tables"] if one["id"] == table)
-    place = [column["figure"] for column in found["columns"]].index(figure)
+    place = [column["metric"] for column in found["columns"]].index(metric)
     return next(one for one in found["rows"] if one["name"] == row)["cells"][place]
 
 
@@ -107,7 +117,7 @@ def real_texts(count: int) -> list[str]:
     return [cut_words(text, 12) for text in validation.shuffle(seed=0)["text"][:count]]
 
 
-# ---- Figures ----
+# ---- Metrics ----
 
 
 def test_plain_language_model_is_scored_by_its_backbones_own_loss(folder, report):
@@ -138,7 +148,7 @@ def test_plain_language_model_is_scored_by_its_backbones_own_loss(folder, report
     assert cell(found, "overview", "gpt2", "neg_elbo") is None  # as in Table 2: it has no ELBO
 
 
-def test_figures_are_those_of_the_texts_that_are_written(report):
+def test_metrics_are_those_of_the_texts_that_are_written(report):
     found = read(report)
     real = real_texts(NUM_TEXTS)
     for decoding in ("greedy", "top-k"):
@@ -178,7 +188,7 @@ def test_what_latents_carry_stands_in_a_table_of_the_systems_that_have_some(repo
 
 def test_report_is_written_in_three_forms(report):
     found = read(report)
-    assert {path.name for path in report.iterdir()} == {"parts", "texts", "report.md", "report.json", "report.html"}
+    assert {path.name for path in report.iterdir()} == {"cache", "texts", "report.md", "report.json", "report.html"}
     markdown = (report / "report.md").read_text(encoding="utf-8")
     assert markdown.startswith("# Comparison of gpt2, trace-r") and "## What does not hold" in markdown
     for table in found["tables"]:
@@ -196,7 +206,7 @@ def test_report_is_written_in_three_forms(report):
     }
     for name, points in found["curves"].items():
         # neither tokens nor latents are drawn: one text, which is no end of a line
-        assert [point["figures"]["different"]["value"] == 1 for point in points] == [True] + [False] * (
+        assert [point["metrics"]["different"]["value"] == 1 for point in points] == [True] + [False] * (
             len(points) - 1
         )
         assert not points[0]["on_envelope"] and any(point["on_envelope"] for point in points)
@@ -262,7 +272,7 @@ def test_one_table_in_twenty_has_a_mark_by_chance(monkeypatch):
 
 
 def constant(value: float, error: float, seed: int = 0) -> Replicates:
-    """A figure with about that standard error, of 400 texts."""
+    """A metric with about that standard error, of 400 texts."""
     noise = np.random.default_rng(seed).normal(size=400)
     noise = (noise - noise.mean()) / noise.std(ddof=1)
     return mean_replicates(value + error * 20 * noise)
@@ -285,7 +295,7 @@ def test_marks_need_a_difference_from_every_other_system(values, marks):
     table, tests = make_table("x", "", [make_column("self_bleu", 400)], rows)
     found = {row["name"]: row["cells"][0]["mark"] for row in table["rows"] if row["cells"][0]["mark"]}
     assert found == marks and len(tests) == 3
-    higher = {name: {"distinct_2": figures["self_bleu"].map(np.negative)} for name, figures in rows.items()}
+    higher = {name: {"distinct_2": metrics["self_bleu"].map(np.negative)} for name, metrics in rows.items()}
     table, _ = make_table("x", "", [make_column("distinct_2", 400)], higher)
     assert {row["name"]: row["cells"][0]["mark"] for row in table["rows"] if row["cells"][0]["mark"]} == marks
 
@@ -302,13 +312,13 @@ def test_a_loose_upper_bound_is_not_shown_to_be_worse():
         rows = {"plain": {"ppl": constant(10, 0.1)}, "trace": {"ppl": constant(20, 0.1, 1), "ess": ess}}
         table, _ = make_table("x", "", [make_column("ppl", 400)], rows)
         assert [row["cells"][0]["mark"] for row in table["rows"]] == marks
-    # a bound that is below the exact figure is no question
+    # a bound that is below the exact metric is no question
     rows = {"plain": {"ppl": constant(10, 0.1)}, "trace": {"ppl": constant(5, 0.1, 1), "ess": 1.0}}
     table, _ = make_table("x", "", [make_column("ppl", 400)], rows)
     assert [row["cells"][0]["mark"] for row in table["rows"]] == [None, "best"]
 
 
-def test_figures_that_are_no_numbers_are_not_tested():
+def test_metrics_that_are_no_numbers_are_not_tested():
     """Holm's procedure of statsmodels takes a NaN for significant."""
     broken = Replicates(2.0, np.array([2.0, np.nan] * 25), np.full(50, 8))
     infinite = Replicates(math.inf, np.full(50, math.inf), np.full(50, 8))
@@ -336,7 +346,7 @@ def test_mutual_information_at_its_cap_is_not_shown_to_be_less():
     assert [row["cells"][0]["mark"] for row in table["rows"]] == [None, None]
 
 
-def test_interpolation_is_on_the_line_and_carries_the_errors_of_both_figures():
+def test_interpolation_is_on_the_line_and_carries_the_errors_of_both_metrics():
     points = [(constant(1.0, 0.0), constant(10.0, 0.3, 1)), (constant(3.0, 0.0), constant(20.0, 0.4, 2))]
     found = interpolate(points, 1.5)
     assert found.value == pytest.approx(12.5)
@@ -377,16 +387,19 @@ def test_the_envelope_is_never_worse_than_a_curve_that_it_is_made_from(seed):
             assert height == pytest.approx(min(curves))  # and no better than the best of them
 
 
-def figure(value: float, error: float, generator) -> Replicates:
-    """A figure of 50 texts with noise of that standard error."""
+def noisy_metric(value: float, error: float, generator) -> Replicates:
+    """A metric of 50 texts with noise of that standard error."""
     texts = value + error * math.sqrt(50) * generator.normal(size=50)
     return Replicates(texts.mean(), (texts.sum() - texts) / 49, np.ones(50))
 
 
 def test_one_curve_is_its_envelope():
     generator = np.random.default_rng(0)
-    row = [(figure(quality, 0.05, generator), figure(90 - 10 * quality, 1.0, generator)) for quality in (2, 3, 4)]
-    far = [(figure(quality, 0.05, generator), figure(9, 1.0, generator)) for quality in (5, 6)]
+    row = [
+        (noisy_metric(quality, 0.05, generator), noisy_metric(90 - 10 * quality, 1.0, generator))
+        for quality in (2, 3, 4)
+    ]
+    far = [(noisy_metric(quality, 0.05, generator), noisy_metric(9, 1.0, generator)) for quality in (5, 6)]
     only, found = envelope_at([row, far], 2.6), interpolate(row, 2.6)  # nothing to choose: the other is elsewhere
     assert only.value == found.value and (only.left_out == found.left_out).all()
 
@@ -405,7 +418,7 @@ def test_the_choice_among_many_curves_is_no_advantage():
             qualities = [np.linspace(4, 8, 6) + shift for shift in shifts]
             systems.append(
                 [
-                    [(figure(q, 0.06, generator), figure(130 - 10 * q, 1.2, generator)) for q in row]
+                    [(noisy_metric(q, 0.06, generator), noisy_metric(130 - 10 * q, 1.2, generator)) for q in row]
                     for row in qualities
                 ]
             )
@@ -423,7 +436,7 @@ def curve_of(points, latent=None, error=0.01) -> list[dict]:
     """A row of a system's points from (temperature, nats per word, Self-BLEU)."""
     return [
         {"temperature": temperature, "latent_temperature": latent}
-        | {"figures": {"judge": constant(math.exp(quality), 0.0), "self_bleu": constant(diversity, error, 5)}}
+        | {"metrics": {"judge": constant(math.exp(quality), 0.0), "self_bleu": constant(diversity, error, 5)}}
         for temperature, quality, diversity in points
     ]
 
@@ -448,7 +461,7 @@ def test_equal_quality_is_over_the_range_that_all_envelopes_share():
     assert equal_quality_table({"a": first, "b": row(1, 1.5, 1.0, 0.5) + row(4.6, 5, 1.0, 1.0)}, 400) is None
     # one text, repeated, is no end of a line
     greedy = curve_of([(0.0, 0.5, 99.9)])
-    greedy[0]["figures"]["different"] = 1.0
+    greedy[0]["metrics"]["different"] = 1.0
     again, *_ = equal_quality_table({"a": first + greedy, "b": second}, 400)
     assert again == table and envelope_of(first + greedy) == envelope_of(first)
     # between which settings that is
@@ -498,10 +511,10 @@ def test_goes_on_where_it_was_stopped(folder, report, tmp_path, capsys, monkeypa
         patch.setattr(measure_latents, "active_units", stopped)  # the last part that needs weights
         code, out, err = run(capsys, *arguments)
     assert code == 130 and "the same command goes on from here" in err
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"parts"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"cache"}
     assert len(written) == 13
     code, out, err = run(capsys, *arguments)
-    assert code == 0 and len(written) == 13 and "finished parts of an earlier run" in out, err
+    assert code == 0 and len(written) == 13 and "results of an earlier run were used again" in out, err
     again, whole = read(tmp_path / "out"), read(report)
     assert again == whole
     # other settings are computed anew
@@ -571,7 +584,7 @@ def test_a_model_without_numbers_does_not_stop_the_others(folder, tmp_path, caps
 
 def test_a_judge_that_cannot_read_one_set_reads_the_others(folder, report, tmp_path, capsys, monkeypatch):
     """More texts on the curve than the judge reads of the rest, and one set that it refuses."""
-    judge_perplexity, calls = figures.judge_perplexity, []
+    judge_perplexity, calls = metric_values.judge_perplexity, []
 
     def picky(texts, *args, **settings):
         calls.append(len(texts))
@@ -579,7 +592,7 @@ def test_a_judge_that_cannot_read_one_set_reads_the_others(folder, report, tmp_p
             raise ValueError("`texts[0]` must have at most 64 tokens, got 65.")
         return judge_perplexity(texts, *args, **settings)
 
-    monkeypatch.setattr(figures, "judge_perplexity", picky)
+    monkeypatch.setattr(metric_values, "judge_perplexity", picky)
     arguments = ["compare", folder / "gpt2", folder / "trace-r", "--dataset", "reviews", *DATA, *SMALL]
     arguments += ["--num_judge_texts", 4, "--num_curve_texts", 8, "--judge", folder / "judge"]
     code, out, err = run(capsys, *arguments, "--output", tmp_path / "out")
@@ -592,7 +605,7 @@ def test_a_judge_that_cannot_read_one_set_reads_the_others(folder, report, tmp_p
     )
     assert cell(found, "decoding-greedy", "trace-r", "judge") is None
     assert cell(found, "decoding-top-k", "trace-r", "judge")["value"] > 1
-    assert all("judge" in point["figures"] for points in found["curves"].values() for point in points)
+    assert all("judge" in point["metrics"] for points in found["curves"].values() for point in points)
 
 
 def test_likelihood_is_of_texts_that_all_systems_can_read(folder, tmp_path, capsys):
@@ -610,33 +623,116 @@ def test_likelihood_is_of_texts_that_all_systems_can_read(folder, tmp_path, caps
     assert lengths == [min(8, 20 - int(note.split()[0]))]
 
 
-def test_other_files_are_other_parts(folder, tmp_path):
+def test_results_are_found_by_content(folder, tmp_path):
+    """The same bytes are the same model, wherever and whenever they were written; other weights never are."""
     shutil.copytree(folder / "trace-r", tmp_path / "m")
     config = TraceForConditionalGeneration.from_pretrained(tmp_path / "m").config
-    found = [weights_fingerprint(str(tmp_path / "m"), config)]
-    assert found == [weights_fingerprint(str(tmp_path / "m"), config)]
-    with open(tmp_path / "m" / "dynamics_trace.py", "a") as file:
-        file.write("# other code\n")
-    found.append(weights_fingerprint(str(tmp_path / "m"), config))
-    (tmp_path / "base").mkdir()
-    (tmp_path / "m" / "adapter_config.json").write_text(
-        json.dumps({"base_model_name_or_path": str(tmp_path / "base")})
-    )
-    found.append(weights_fingerprint(str(tmp_path / "m"), config))
-    (tmp_path / "base" / "model.safetensors").write_text("new weights")
-    found.append(weights_fingerprint(str(tmp_path / "m"), config))
-    assert len(set(found)) == 4
+
+    def fingerprint():
+        return fingerprints.saved_model_fingerprint(str(tmp_path / "m"), config)
+
+    found = [fingerprint()]
+    assert found == [fingerprints.saved_model_fingerprint(str(folder / "trace-r"), config)]
+    weights = tmp_path / "m" / "model.safetensors"
+    before, stat = weights.read_bytes(), weights.stat()
+    changed = before[:-1] + bytes([before[-1] ^ 1])  # one bit, with the size and the time of before
+    weights.write_bytes(changed)
+    os.utime(weights, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert (weights.stat().st_size, weights.stat().st_mtime_ns) == (stat.st_size, stat.st_mtime_ns)
+    found.append(fingerprint())
+    weights.write_bytes(before)
+    assert fingerprint() == found[0]  # also with another time
+    (tmp_path / "m" / "README.md").write_text("a page for readers")
+    (tmp_path / "m" / "optimizer.pt").write_bytes(b"what training resumes from")
+    assert fingerprint() == found[0]
+    for name in ("dynamics_trace.py", "generation_config.json", "tokenizer.json"):
+        with open(tmp_path / "m" / name, "a") as file:
+            file.write("\n")
+        found.append(fingerprint())
+    base, adapter = tmp_path / "base", tmp_path / "m" / "adapter_config.json"
+    base.mkdir()
+    adapter.write_text(json.dumps({"base_model_name_or_path": str(base)}))
+    found.append(fingerprint())
+    (base / "model.safetensors").write_text("new weights")
+    found.append(fingerprint())
+    assert len(set(found)) == 7
+    adapter.write_text(json.dumps({"base_model_name_or_path": "a/base-on-the-hub"}))
+    assert fingerprint() is None  # only the loaded weights tell
 
 
-def test_half_written_parts_are_computed_again(tmp_path):
-    parts = Parts(tmp_path)
-    assert parts.get("a/b", {"x": (1, 2)}, lambda: [1.5, float("inf")]) == [1.5, float("inf")]
-    assert parts.get("a/b", {"x": [1, 2]}, lambda: 1 / 0) == [1.5, float("inf")]
-    assert parts.get("a/b", {"x": [1, 3]}, lambda: "new") == "new"
+def test_weights_in_memory_that_change_are_measured_anew(folder, tmp_path):
+    model, processor = load_model(folder / "gpt2", "cpu")
+    texts = real_texts(20)
+    data = EvaluationData("mine", texts[:8], texts[8:])
+    what = EvaluationSettings(num_likelihood_texts=5, decoding=("top-k",), curve_temperatures=(), max_new_tokens=5)
+
+    def nats(folder):
+        report = compare([(model, processor)], data, folder, names=["mine"], settings=what)
+        return cell(report, "likelihood", "mine", "nats")["value"], report["num_reused"]
+
+    before, reused = nats(tmp_path / "out")
+    assert reused == 0
+    again, reused = nats(tmp_path / "out")
+    assert again == before and reused > 0
+    with torch.no_grad():
+        model.get_input_embeddings().weight.mul_(1.5)
+    after, _ = nats(tmp_path / "out")
+    assert after == nats(None)[0] != before  # as without any cache
+    model.train()
+    assert nats(None)[0] == after and model.training  # in eval mode, and left as it was
+    model.generation_config.repetition_penalty = 1.5
+    _, reused = nats(tmp_path / "out")
+    assert reused == 7  # those of the real texts alone, which are too few for CND
+
+
+def test_what_separators_cost_is_shown_for_the_systems_that_generate_them(tmp_path):
+    """One vocabulary, with and without [SEP] in the texts: a part of nats/text for the one, nothing for the other."""
+    torch.manual_seed(0)
+    texts = real_texts(12)
+    tokenizer = train_tokenizer(texts, 300)
+    models = []
+    for separator in ("token", "none"):
+        processor = TraceProcessor(tokenizer, FixedLengthSegmenter(4), separator=separator)
+        ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad", "sep")}
+        backbone = {"model_type": "gpt2", "n_layer": 1, "n_embd": 16, "n_head": 2, "n_positions": 128}
+        backbone["vocab_size"] = len(processor.tokenizer)
+        config = tiny_config(backbone_config=backbone, separator=separator, segment_length=4, **ids)
+        models.append((TraceForConditionalGeneration(config).eval(), processor))
+    data = EvaluationData("mine", texts[:8], texts[8:])
+    what = EvaluationSettings(num_samples=2, decoding=("top-k",), curve_temperatures=(), max_new_tokens=4)
+    found = compare(models, data, tmp_path / "out", names=["with", "without"], settings=what)
+
+    model, processor = models[0]
+    order = Dataset.from_dict({"text": data.real})
+    expected = evaluate_likelihood(model, prepare_dataset(order, processor), processor, 2, batch_size=16, seed=0)
+    value = cell(found, "likelihood", "with", "sep_nats")["value"]
+    assert value == pytest.approx(expected.separator_nats_per_text) and value > 0
+    rest = cell(found, "likelihood", "with", "nats")["value"] - value
+    assert rest == pytest.approx(expected.nats_per_text_without_separators)
+    assert cell(found, "likelihood", "without", "sep_nats") is None
+    assert not any(test["metric"] == "sep_nats" for test in found["tests"])  # less is not better by itself
+    assert all("nats of [SEP]" in (tmp_path / "out" / name).read_text() for name in ("report.md", "report.html"))
+
+
+def test_half_written_results_are_computed_again(tmp_path):
+    cache = EvaluationCache(tmp_path)
+    assert cache.get_or_compute("a/b", {"x": (1, 2)}, lambda: [1.5, float("inf")]) == [1.5, float("inf")]
+    assert cache.get_or_compute("a/b", {"x": [1, 2]}, lambda: 1 / 0) == [1.5, float("inf")]
+    assert cache.get_or_compute("a/b", {"x": [1, 3]}, lambda: "new") == "new"
     for content in ('{"settings": {"x": [1', "[]", '{"settings": {"x": [1, 3]}}'):
         (tmp_path / "a/b.json").write_text(content)
-        assert parts.get("a/b", {"x": [1, 3]}, lambda: "newer") == "newer"
+        assert cache.get_or_compute("a/b", {"x": [1, 3]}, lambda: "newer") == "newer"
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["b.json"]
+
+
+def test_only_results_of_an_earlier_run_count_as_such(tmp_path):
+    """A run that meets its own result twice, as of real texts on two tables, reuses nothing of an earlier one."""
+    for runs in range(3):
+        cache = EvaluationCache(tmp_path)
+        for _ in range(2):
+            cache.get_or_compute("a", {}, lambda: 1)
+        cache.get_or_compute(f"new{runs}", {}, lambda: 1)
+        assert cache.num_reused == (0 if runs == 0 else 2)
 
 
 @pytest.mark.parametrize("judge", ["nowhere", pytest.param("nowhere.gguf", marks=pytest.mark.slow)])
@@ -684,7 +780,7 @@ def test_conditional_systems_are_measured_against_their_references(tmp_path, cap
     assert found["data"]["conditional"] and found["tables"][0]["title"].endswith(
         "beam search, 10 beams: only latents are drawn"
     )
-    assert [column["figure"] for column in found["tables"][0]["columns"]][:4] == ["bleu", "rouge1", "rouge2", "rougeL"]
+    assert [column["metric"] for column in found["tables"][0]["columns"]][:4] == ["bleu", "rouge1", "rouge2", "rougeL"]
     rows = [json.loads(line) for line in (tmp_path / "out/texts/beam/m.jsonl").read_text().splitlines()]
     assert len({row["prompt"] for row in rows}) == 12
     assert "compared with 28 training texts" in " ".join(found["findings"])  # 12 of 12 are evaluated on
@@ -703,9 +799,9 @@ def test_reports_say_which_estimator_of_the_likelihood(folder, report, tmp_path,
     table = {
         each: next(t for t in one["tables"] if t["id"] == "likelihood") for each, one in enumerate((weighted, found))
     }
-    labels = [{column["figure"]: column["label"] for column in table[each]["columns"]} for each in (0, 1)]
-    for figure in ("nats", "ppl", "ppl_word"):
-        assert labels[1][figure] == labels[0][figure].replace(" ↓", " (particle) ↓") != labels[0][figure]
+    labels = [{column["metric"]: column["label"] for column in table[each]["columns"]} for each in (0, 1)]
+    for metric in ("nats", "ppl", "ppl_word"):
+        assert labels[1][metric] == labels[0][metric].replace(" ↓", " (particle) ↓") != labels[0][metric]
     assert "by importance weighting" in table[0]["caption"] and "by a particle filter" in table[1]["caption"]
     assert "4 latent samples each, by a particle filter" in (tmp_path / "out" / "report.md").read_text()
     assert "2 latent samples each, by importance weighting" in (report / "report.md").read_text()
@@ -764,40 +860,162 @@ def test_findings_name_texts_of_other_lengths():
     assert "(50 words): b 30." in found and "all texts of b are the same" in found
 
 
-def test_runs_that_may_have_seen_the_texts_are_named(folder, report, tmp_path, capsys):
-    arguments = [folder / "gpt2", folder / "trace-r", "--dataset", "reviews", *DATA[:2], "--max_words", 12, *SMALL[:6]]
-    arguments += ["--max_new_tokens", 6, "--curve_temperatures", "--judge", "none", "--decoding", "top-k"]
-    arguments += ["--validation_split", 0.5]
-    code, out, err = run(capsys, "compare", *arguments, "--output", tmp_path / "out")
+def test_texts_of_other_lengths_are_not_marked_as_more_diverse():
+    """Distinct of 11 words a text against 49 is higher by the length alone."""
+    names = ("distinct_2", "self_bleu", "judge", "ppl")
+    values = {"short": (90.0, 10.0, 9.0, 9.0), "long": (60.0, 30.0, 20.0, 20.0)}
+
+    def marks(words):
+        rows = {
+            name: {metric: constant(value, 0.1, seed) for metric, value in zip(names, own, strict=True)}
+            | {"words": words[name], "different": 9.0}
+            for seed, (name, own) in enumerate(values.items())
+        }
+        columns = [make_column(metric, 400) for metric in names]
+        table, tests = make_table("decoding-top-k", "", columns, rows)
+        differences = make_difference_table("x", "", columns, rows)
+        stars = [one["mark"] for one in differences["rows"][0]["cells"]]
+        found = findings._lengths({"top-k": rows}, {"words": 40.0}, tests)
+        undecided = findings._undecided("top-k", tests)
+        return [one["mark"] for one in table["rows"][0]["cells"]], stars, found, undecided
+
+    found, stars, notes, undecided = marks({"short": 11.0, "long": 49.0})
+    assert found == [None, None, None, "best"] and stars == [None, None, "differs", "differs"]
+    assert any("are not compared where lengths differ much: short and long (11 and 49 words)" in one for one in notes)
+    assert any("--max_words 11" in one for one in notes) and undecided == []
+    found, stars, notes, _ = marks({"short": 40.0, "long": 49.0})
+    assert found == ["best", "best", None, "best"] and stars == ["differs"] * 4
+    assert not any("are not compared" in one for one in notes)
+
+
+def test_equal_quality_does_not_compare_texts_of_other_lengths():
+    def systems_of(words):
+        curves = {name: curve_of([(0.1, 1, low), (0.9, 5, low - 8)]) for name, low in (("a", 98.0), ("b", 90.0))}
+        for name, curve in curves.items():
+            for point, count in zip(curve, words[name], strict=True):
+                point["metrics"]["words"] = count
+        return curves
+
+    same, tests, _ = equal_quality_table(systems_of({"a": (12.0, 50.0), "b": (12.0, 50.0)}), 400)
+    assert [one["mark"] for one in same["rows"][1]["cells"]] == ["best"] * 3
+    other, tests, _ = equal_quality_table(systems_of({"a": (12.0, 50.0), "b": (12.0, 12.0)}), 400)
+    assert [one["mark"] for one in other["rows"][1]["cells"]] == [None] * 3
+    # at 2, 3 and 4 nats per word, on the line between both points
+    assert [test["lengths"] for test in tests] == [[pytest.approx(12 + 9.5 * n), pytest.approx(12)] for n in (1, 2, 3)]
+    assert [[one["value"] for one in row["cells"]] for row in other["rows"]] == [
+        [one["value"] for one in row["cells"]] for row in same["rows"]
+    ]
+
+
+# ---- Texts that a system was trained on ----
+
+
+def trained_on(tmp_path, **trained) -> SimpleNamespace:
+    """A system whose folder says what it was trained on."""
+    path = tmp_path / f"m{len(list(tmp_path.glob('m*')))}"
+    path.mkdir()
+    (path / "train_config.yaml").write_text(json.dumps(trained))  # which is YAML, too
+    return SimpleNamespace(name="m", path=str(path))
+
+
+@pytest.fixture
+def reviews_file(tmp_path):
+    """40 texts in a column of another name, beside a column of numbers."""
+    texts = [f"Text {number} of  many." for number in range(40)]
+    rows = [{"review": text, "stars": number % 5} for number, text in enumerate(texts)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(tmp_path / "a.jsonl")
+
+
+def test_held_out_texts_were_not_trained_on_whatever_the_flags_are_called(reviews_file, tmp_path):
+    named = trained_on(tmp_path, dataset=reviews_file, text_column="review", validation_split=0.25)
+    found = trained_on(tmp_path, dataset=reviews_file, text_column=None, validation_split=0.25)
+    for column in (None, "review"):
+        data = load_real_texts(reviews_file, text_column=column, validation_split=0.25)
+        assert len(data.real) == 10 and find_training_texts([named, found], data) == []
+
+
+def test_the_same_texts_are_found_under_any_name(reviews_file, tmp_path):
+    system = trained_on(tmp_path, dataset=reviews_file, text_column="review", validation_split=0.25)
+    rows = [json.loads(line) for line in open(reviews_file)]
+    renamed = [{"story": "  ".join(row["review"].split())} for row in rows]  # other name, column and white space
+    (tmp_path / "b.jsonl").write_text("".join(json.dumps(row) + "\n" for row in renamed))
+    for dataset in (str(tmp_path / "b.jsonl"), Dataset.from_list(renamed), reviews_file):
+        data = load_real_texts(dataset, validation_split=None, num_texts=40)
+        (note,) = find_training_texts([system], data)
+        assert note.startswith(f"m was trained on 30 of the 40 real texts, as texts of '{reviews_file}'")
+    # cut texts are looked for as they were, and another division is seen
+    data = load_real_texts(reviews_file, validation_split=0.5, max_words=1)
+    held_out = set(load_real_texts(reviews_file, validation_split=0.25).real)
+    number = sum(text not in held_out for text in data.uncut)
+    assert 0 < number < 20 and set(data.real) == {"Text"}
+    (note,) = find_training_texts([system], data)
+    assert f"trained on {number} of the 20 real texts" in note
+    # and among texts in memory
+    own = EvaluationData("mine", [text for text in data.uncut if text not in held_out][:1] + ["Another.", "More."], [])
+    (note,) = find_training_texts([system], own)
+    assert "trained on 1 of the 3 real texts" in note
+
+
+def test_files_are_read_as_training_read_them(tmp_path):
+    """Encoding and delimiter, of the texts of the evaluation and of those that a system was trained on; and words."""
+    path = tmp_path / "a.csv"
+    rows = [f"{number};Caf\xe9, the {number}." for number in range(40)]
+    path.write_text("\n".join(["id;text", *rows]) + "\n", encoding="latin-1")
+    read_as = {"text_column": "text", "encoding": "latin-1", "delimiter": ";"}
+    data = load_real_texts(str(path), **read_as, validation_split=0.25, max_words=5, word_tokenizer="characters")
+    assert data.real == ["Caf\xe9,"] * 10 and all(text.startswith("Caf\xe9, the ") for text in data.uncut)
+    system = trained_on(tmp_path, dataset=str(path), **read_as, validation_split=None)
+    (note,) = find_training_texts([system], data)
+    assert "trained on 10 of the 10 real texts" in note
+
+
+def test_training_texts_that_cannot_be_read_are_no_clean_bill(reviews_file, tmp_path):
+    data = load_real_texts(reviews_file)
+    gone = trained_on(tmp_path, dataset=str(tmp_path / "gone.jsonl"))
+    stream = trained_on(tmp_path, dataset=reviews_file, streaming=True)
+    (tmp_path / "bare").mkdir()
+    notes = find_training_texts([gone, stream, SimpleNamespace(name="m", path=str(tmp_path / "bare"))], data)
+    assert len(notes) == 2
+    assert all(note.startswith("Whether m was trained on these texts is not known") for note in notes)
+    assert "gone.jsonl" in notes[0] and "they were a stream" in notes[1]
+
+
+def test_the_report_names_systems_that_were_trained_on_its_texts(folder, report, tmp_path, capsys):
+    """Five training texts and 15 held-out ones, in a file and a column of other names."""
+    train, held_out = load_texts("reviews", max_texts=160, validation_split=120)
+    rows = [{"story": text} for text in train["text"][:5] + held_out["text"][:15]]
+    (tmp_path / "copy.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    arguments = [folder / "trace-r", "--dataset", tmp_path / "copy.jsonl", "--validation_split", "none"]
+    arguments += ["--max_words", 12, *SMALL[:4], "--num_samples", 1, "--max_new_tokens", 6, "--curve_temperatures"]
+    arguments += ["--judge", "none", "--decoding", "top-k", "--output", tmp_path / "out"]
+    code, out, err = run(capsys, "evaluate", *arguments)
     assert code == 0, err
-    found = [one for one in read(tmp_path / "out")["findings"] if "it may have seen these texts" in one]
-    assert len(found) == 2 and all("another `validation_split` (120, here 0.5)" in one for one in found)
-    assert not any("it may have seen these texts" in one for one in read(report)["findings"])
-
-
-def test_another_split_or_path_is_seen_for_what_it_is(tmp_path):
-    (tmp_path / "data").mkdir()
-    (tmp_path / "link").symlink_to(tmp_path / "data")
-    (tmp_path / "m").mkdir()
-    trained = "dataset: {}\nsplit: train\nvalidation_split: 0.1\nmax_texts: null\ndrop_empty: false\n"
-
-    def warned(dataset, split, validation_split, max_texts=None):
-        (tmp_path / "m" / "train_config.yaml").write_text(trained.format(tmp_path / "data"))
-        arguments = Namespace(dataset=dataset, split=split, max_texts=max_texts, drop_empty=False, text_column=None)
-        system = Namespace(name="m", path=str(tmp_path / "m"))
-        return bool(real_texts_of_command._seen_in_training(arguments, validation_split, [system]))
-
-    same, other = str(tmp_path / "link"), str(tmp_path)
-    assert not warned(same, "train", 0.1) and not warned(same, "test", None) and not warned(same, "train", "test")
-    assert warned(same, "train", None) and warned(same, "test", "train") and not warned(other, "train", None)
-    assert warned(same, "train", 0.1, max_texts=150)
+    found = read(tmp_path / "out")["findings"]
+    assert any(one.startswith("trace-r was trained on 5 of the 20 real texts, as texts of 'reviews'") for one in found)
+    assert not any("was trained on" in one for one in read(report)["findings"])
 
 
 # ---- Small things ----
 
 
+def test_names_of_the_command_line_are_those_of_the_library():
+    assert command.DECODING_NAMES == tuple(DECODING)
+    assert command.LIKELIHOOD_METHODS == tuple(settings.METHOD_NAMES)
+    assert command.EXTRA_METRICS == settings.EXTRA_METRICS
+    fields = {field.name for field in dataclasses.fields(EvaluationSettings)}
+    told = {"dataset", "conditional", "word_tokenizer"}  # by the models and the settings
+    texts = set(inspect.signature(load_real_texts).parameters) - told
+    assert texts == set(command.TEXTS)
+    arguments = vars(command._parse(["m", "--dataset", "d", "--output", "o"], "compare", "", ""))
+    assert set(arguments) == fields | texts | {"models", "names", "dataset", "output"}
+    defaults = EvaluationSettings(**{name: arguments[name] for name in fields})
+    assert dataclasses.replace(defaults, judge=None) == EvaluationSettings()
+    for name, parameter in inspect.signature(load_real_texts).parameters.items():
+        assert name not in texts or arguments[name] == parameter.default
+
+
 def test_decoding_presets_are_the_papers():
-    assert tuple(DECODING) == command.DECODING_NAMES
     assert DECODING["greedy"] == {"do_sample": False, "num_beams": 1} == sampling_at(0)
     assert DECODING["beam"]["num_beams"] == 10 and DECODING["top-k"]["top_k"] == 50
     assert sampling_at(0.5) == {**DECODING["temperature"], "temperature": 0.5}
@@ -873,7 +1091,7 @@ def test_markdown_shows_texts_as_they_are(report):
     ],
 )
 def test_bad_flags(flags, message, folder, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(command, "load_model", lambda *a, **k: pytest.fail("weights are read before the check"))
+    monkeypatch.setattr(systems, "load_model", lambda *a, **k: pytest.fail("weights are read before the check"))
     arguments = [folder / "gpt2", folder / "trace-r", "--dataset", "reviews", "--max_texts", 160]
     arguments += ["--validation_split", 120, "--output", tmp_path / "out", *flags]
     code, out, err = run(capsys, "compare", *arguments)
@@ -907,10 +1125,10 @@ def test_conditional_and_other_systems_do_not_mix(folder):
         config = TraceForConditionalGeneration.from_pretrained(folder / "trace-r").config
         config.conditional = conditional
         processor = TraceProcessor.from_pretrained(folder / "trace-r")
-        return System(name, name, config, processor, lambda: None, "")
+        return EvaluatedSystem(name, config, processor, "cpu")
 
     with pytest.raises(ValueError, match="^systems must all be conditional or none, got b among 2. "):
-        check_fit([system("a", False), system("b", True)])
+        check_systems([system("a", False), system("b", True)])
 
 
 @pytest.mark.parametrize(
@@ -938,20 +1156,58 @@ def test_fewer_texts_only_when_asked(folder, tmp_path, capsys):
     code, _, err = run(capsys, "evaluate", *arguments, "--allow_fewer", "--output", tmp_path / "out")
     assert code == 0, err
     found = read(tmp_path / "out")
-    assert "100 texts were asked for; the data hold 24, so all figures are of 24." in found["findings"]
+    assert "100 texts were asked for; the data hold 24, so all metrics are of 24." in found["findings"]
     assert any(finding.startswith("No real texts were left to compare n-grams with") for finding in found["findings"])
     assert found["data"]["num_real"] == 24
 
 
-def test_a_data_class_is_enough_for_python_users(folder, tmp_path):
-    """`compare_systems` without the command line."""
-    path = folder / "gpt2"
-    model = TraceForConditionalGeneration.from_pretrained(path).eval()
-    processor = TraceProcessor.from_pretrained(path)
-    system = System("mine", str(path), model.config, processor, lambda: model, "1")
-    texts = real_texts(20)
-    settings = EvaluationSettings(num_likelihood_texts=5, decoding=("top-k",), curve_temperatures=())
-    found = comparison.compare_systems(
-        [system], EvaluationData("mine", texts[:8], texts[8:]), settings, Parts(tmp_path)
+# ---- In Python ----
+
+
+def test_python_says_what_the_command_says(folder, report, tmp_path):
+    """The same systems, texts and settings: the same report, whether from paths, and whatever is written."""
+    what = EvaluationSettings(
+        num_samples=2,
+        num_likelihood_texts=8,
+        num_judge_texts=6,
+        num_curve_texts=6,
+        max_new_tokens=12,
+        curve_temperatures=(0, 0.8, 1.0),
+        curve_latent_temperatures=(0, 1.0),
+        judge=str(folder / "judge"),
     )
-    assert found["tables"][0]["rows"][1]["name"] == "mine"
+    which = {"max_texts": 160, "validation_split": 120, "max_words": 12, "num_texts": NUM_TEXTS}
+    shutil.copytree(report / "cache", tmp_path / "out" / "cache")
+    found = compare([folder / "gpt2", folder / "trace-r"], "reviews", tmp_path / "out", settings=what, **which)
+    assert read(tmp_path / "out") == read(report) and set(found["texts"]) == {"greedy", "top-k"}
+    # nothing was computed: all that they depend on is the same
+    files = {path.relative_to(tmp_path / "out") for path in (tmp_path / "out" / "cache").rglob("*.json")}
+    assert files == {path.relative_to(report) for path in (report / "cache").rglob("*.json")}
+    assert found["num_reused"] >= len(files)
+
+
+def test_models_in_memory_are_measured_where_they_are(folder):
+    model, processor = load_model(folder / "trace-r", "cpu")
+    texts = real_texts(20)
+    data = EvaluationData("mine", texts[:8], texts[8:])
+    what = EvaluationSettings(num_likelihood_texts=5, decoding=("top-k",), curve_temperatures=(), num_samples=2)
+    found = evaluate((model, processor), data, name="mine", settings=what)
+    assert found["tables"][0]["rows"][1]["name"] == "mine" and found["systems"][0]["path"] == "in memory"
+    saved = evaluate(folder / "trace-r", data, name="mine", settings=what)
+    assert saved["tables"] == found["tables"] and saved["texts"] == found["texts"]
+
+
+def test_bad_arguments_in_python(folder):
+    data = EvaluationData("mine", real_texts(8), [])
+    for models, message in (
+        (folder / "gpt2", "`models` must be a list of one or more"),
+        ([], "`models` must be a list of one or more"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            compare(models, data)
+    with pytest.raises(ValueError, match="^`max_words` is for a `dataset` to load, got it with EvaluationData"):
+        evaluate(folder / "gpt2", data, max_words=3)
+    with pytest.raises(ValueError, match="^`decoding` must hold at least one, got none"):
+        EvaluationSettings(decoding=())
+    with pytest.raises(ValueError, match="^`num_likelihood_texts` must be at most `num_texts`, got 9 and 8. Lower it"):
+        evaluate(folder / "gpt2", data, settings=EvaluationSettings(num_likelihood_texts=9))

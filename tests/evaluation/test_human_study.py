@@ -1,4 +1,4 @@
-"""Human evaluation: blinded sheets, reading them back, and the figures."""
+"""Human evaluation: blinded sheets, reading them back, and what they say."""
 
 import csv
 import io
@@ -18,14 +18,9 @@ from sklearn import metrics
 
 from modeling_trace.cli.main import main
 from modeling_trace.evaluation.human_study import sheets as human
-from modeling_trace.evaluation.human_study.sheets import (
-    make_sheets,
-    paired_tests,
-    read_sheets,
-    sheet_csv,
-    summarise,
-    summary_table,
-)
+from modeling_trace.evaluation.human_study.reading import read_sheets
+from modeling_trace.evaluation.human_study.sheets import make_sheets, sheet_csv
+from modeling_trace.evaluation.human_study.statistics import paired_tests, summarise, summary_table
 
 SYSTEMS = ("zebra-R", "quokka", "no_yak")
 CRITERIA = ("fluency", "coherence", "novelty")
@@ -393,7 +388,7 @@ def test_sets_of_sheets_that_do_not_fit_are_refused(study, tmp_path):
         read_sheets(tmp_path / "nowhere", key)
 
 
-# ---- Figures ----
+# ---- Statistics ----
 
 
 def rows_of(table, systems=("a",), criterion="fluency"):
@@ -466,9 +461,9 @@ def test_agreement_that_is_not_defined_is_none():
 
 def test_means_and_intervals():
     summary = summarise(rows_of([[1, 3, 5], [3, 3, 3]]))  # texts: 2, 3, 4
-    figure = summary["means"]["a"]["fluency"]
+    mean = summary["means"]["a"]["fluency"]
     half = 4.302652730 / 3**0.5  # t of 2 degrees of freedom at 0.975, times the standard error
-    assert figure == pytest.approx({"mean": 3, "low": 3 - half, "high": 3 + half})
+    assert mean == pytest.approx({"mean": 3, "low": 3 - half, "high": 3 + half})
     assert summary["num_items"] == summary["num_groups"] == 3 and summary["num_ratings"] == 6
     assert "| a | 3.00 ± 2.48 |" in summary_table(summary)
 

@@ -1,4 +1,4 @@
-"""The HTML page of a report: it stands alone, escapes what it is given, and draws the figures of the report."""
+"""The HTML page of a report: it stands alone, escapes what it is given, and draws the metrics of the report."""
 
 import base64
 import copy
@@ -23,13 +23,13 @@ def cell(value, half=None, mark=None):
 
 
 def column(label, decimals, num_texts):
-    return {"figure": "any", "label": label, "decimals": decimals, "num_texts": num_texts}
+    return {"metric": "any", "label": label, "decimals": decimals, "num_texts": num_texts}
 
 
 def point(temperature, self_bleu, cnd, judge, latent=None, on_envelope=True):
-    figures = {"self_bleu": cell(self_bleu, 1.5), "cnd": cell(cnd, 0.5), "judge": cell(judge, 200.0)}
+    metrics = {"self_bleu": cell(self_bleu, 1.5), "cnd": cell(cnd, 0.5), "judge": cell(judge, 200.0)}
     setting = {"temperature": temperature, "latent_temperature": latent, "on_envelope": on_envelope}
-    return {**setting, "figures": figures}
+    return {**setting, "metrics": metrics}
 
 
 def make_report():
@@ -101,7 +101,7 @@ def make_report():
             }
             for name, latent, low in (("plain", None, 8.0), ("trace", 0.5, 4.0))
         },
-        "real_on_curve": point(0, 3.0, 0.2, 300.0)["figures"],
+        "real_on_curve": point(0, 3.0, 0.2, 300.0)["metrics"],
         "samples": {
             "": {"real text": [{"text": "a real one", "prompt": None}]},
             "top-k": {"plain": [{"text": "", "prompt": None}], "trace": [{"text": "a made one", "prompt": None}]},
@@ -168,7 +168,7 @@ def without_png(monkeypatch):
     monkeypatch.setattr(report_html, "_picture", picture)
 
 
-def test_tables_show_figures_and_marks(without_png):
+def test_tables_show_metrics_and_marks(without_png):
     html = html_page(make_report())
     text = Page(html).text
     for expected in (
@@ -217,7 +217,7 @@ def no_judge(report):
     report["settings"]["judge"] = None
     for curve in report["curves"].values():
         for one in curve:
-            del one["figures"]["judge"]
+            del one["metrics"]["judge"]
             one["on_envelope"] = False
     report["envelopes"] = {name: {"line": [], "settings": []} for name in report["envelopes"]}
     return 4
@@ -227,7 +227,7 @@ def no_references(report):
     report["data"]["num_references"] = 0
     for curve in report["curves"].values():
         for one in curve:
-            del one["figures"]["cnd"]
+            del one["metrics"]["cnd"]
     return 4
 
 
@@ -257,8 +257,8 @@ def seeds(report):
 def nothing_finite(report):
     """As read back from JSON, where NaN is None."""
     for curve in report["curves"].values():
-        curve[0]["figures"]["judge"] = {"value": None, "low": None, "high": None}
-        curve[0]["figures"]["cnd"] = cell(1.0)
+        curve[0]["metrics"]["judge"] = {"value": None, "low": None, "high": None}
+        curve[0]["metrics"]["cnd"] = cell(1.0)
     report["real_on_curve"] = {"self_bleu": None}
     report["positions"]["trace"].update(mi=[None] * 4, mi_cap=[None] * 4, num_texts=[1, 1, 1, 1])
     report["scatter"]["trace"].update(posterior=[[None, None]] * 10, prior=[[math.nan, 0.0]] * 10)
@@ -286,10 +286,10 @@ def test_missing_parts(change, without_png):
     assert repr(report) == before
 
 
-@pytest.mark.parametrize("figure, place", [("cnd", 1), ("judge", 2)])
-def test_plane_draws_the_figures(figure, place):
+@pytest.mark.parametrize("metric, place", [("cnd", 1), ("judge", 2)])
+def test_plane_draws_the_metrics(metric, place):
     axis = Figure().subplots()
-    plot_plane(axis, make_report(), figure)
+    plot_plane(axis, make_report(), metric)
     expected = {  # by temperature: (Self-BLEU, CND, judge)
         "plain": [(40.0, 20.0, 60.0), (5.0, 0.7, 900.0)],
         "trace": [(15.0, 3.0, 250.0), (9.0, 2.0, 400.0), (4.0, -0.1, 2000.0)],
@@ -300,13 +300,13 @@ def test_plane_draws_the_figures(figure, place):
     for name, (line, _, (horizontal, vertical)) in drawn.items():
         for (x, y), row in zip(line.get_xydata().tolist(), expected[name], strict=True):
             assert (x, y) == (row[0], row[place])
-        half = {"cnd": 0.5, "judge": 200.0}[figure]
+        half = {"cnd": 0.5, "judge": 200.0}[metric]
         for bars, dimension, width in ((horizontal, 0, 1.5), (vertical, 1, half)):
             for segment, middle in zip(bars.get_segments(), line.get_xydata(), strict=True):
                 assert segment[:, dimension].tolist() == pytest.approx(
                     [middle[dimension] + d for d in (-width, width)]
                 )
-    assert axis.get_yscale() == {"cnd": "symlog", "judge": "log"}[figure]
+    assert axis.get_yscale() == {"cnd": "symlog", "judge": "log"}[metric]
     low, high = axis.get_ylim()
     assert all(low < row[place] < high for rows in expected.values() for row in rows)
     ends = {(text.get_text(), text.xy) for text in axis.texts}
@@ -315,10 +315,10 @@ def test_plane_draws_the_figures(figure, place):
         for temperature, row in (("0.5", expected["plain"][0]), ("1", expected["plain"][1]))
     }  # of the first system
     others = [line.get_xydata().tolist() for line in axis.lines if line.get_alpha() == 0.5 and len(line.get_xdata())]
-    assert others == [[[11.0, {"cnd": 2.5, "judge": 600.0}[figure]]]]  # not on the line
+    assert others == [[[11.0, {"cnd": 2.5, "judge": 600.0}[metric]]]]  # not on the line
     lines = [line.get_xydata().tolist() for line in axis.lines if line.get_linestyle() != "None"]
     expected = [[[12.0, 100.0], [low, 200.0]] for low in (8.0, 4.0)]  # one for each system, by the judge alone
-    assert lines == (expected if figure == "judge" else [])
+    assert lines == (expected if metric == "judge" else [])
 
 
 def test_without_an_envelope_no_line_is_drawn():

@@ -15,10 +15,7 @@ from modeling_trace.data import FixedLengthSegmenter, TraceProcessor, generate_r
 from modeling_trace.evaluation import (
     EvaluationData,
     EvaluationSettings,
-    Parts,
-    System,
     bleu,
-    compare_systems,
     distinct_n,
     expectation_adjusted_distinct,
     jaccard_similarity,
@@ -31,6 +28,9 @@ from modeling_trace.evaluation import (
     words,
     write_report,
 )
+from modeling_trace.evaluation.report.cache import EvaluationCache
+from modeling_trace.evaluation.report.comparison import compare_systems
+from modeling_trace.evaluation.report.systems import EvaluatedSystem
 from modeling_trace.evaluation.words import count_words, cut_words, encode, find_unsuited, word_splitter
 
 ENGLISH = [review.text for review in generate_reviews(30)]
@@ -198,7 +198,7 @@ def test_reports_say_what_words_are_and_whether_they_suit(tmp_path):
     backbone = {"model_type": "gpt2", "n_layer": 1, "n_embd": 16, "n_head": 2, "n_positions": 128}
     config = tiny_config(backbone_config={**backbone, "vocab_size": len(processor.tokenizer)}, **ids)
     model = TraceForConditionalGeneration(config).eval()
-    system = System("trace", "nowhere", model.config, processor, lambda: model, "weights")
+    system = EvaluatedSystem.from_model(model, processor, name="trace")
     data = EvaluationData("chinese", texts[:12], texts[12:], max_words=6)
     found = {}
     for name in ("whitespace", "characters"):
@@ -206,7 +206,7 @@ def test_reports_say_what_words_are_and_whether_they_suit(tmp_path):
             **{"num_samples": 1, "num_likelihood_texts": 3, "decoding": ("top-k",), "curve_temperatures": ()},
             **{"max_new_tokens": 12, "word_tokenizer": name},
         )
-        report = compare_systems([system], data, chosen, Parts(tmp_path / "parts"))  # one cache for both
+        report = compare_systems([system], data, chosen, EvaluationCache(tmp_path / "cache"))  # one cache for both
         write_report(report, tmp_path / name)
         found[name] = report
     warned = [[text for text in found[name]["findings"] if "word_tokenizer" in text] for name in found]
@@ -220,7 +220,7 @@ def test_reports_say_what_words_are_and_whether_they_suit(tmp_path):
 
     def value(name, table, row, column):
         table = next(one for one in found[name]["tables"] if one["id"] == table)
-        places = [one["figure"] for one in table["columns"]]
+        places = [one["metric"] for one in table["columns"]]
         cells = next(one["cells"] for one in table["rows"] if one["name"] == row)
         return cells[places.index(column)]["value"]
 

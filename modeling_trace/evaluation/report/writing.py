@@ -14,6 +14,8 @@ from .markdown import markdown_report
 from .systems import file_name
 
 FILES = ("report.md", "report.json", "report.html")
+CACHE = "cache"  # the folder with results of an evaluation, beside the files
+NOT_IN_FILES = ("texts", "num_reused")  # of a report
 
 
 def write_report(report: dict[str, Any], folder: str | os.PathLike) -> None:
@@ -22,16 +24,16 @@ def write_report(report: dict[str, Any], folder: str | os.PathLike) -> None:
     in `texts/`, which `modeling-trace human make` takes.
 
     Args:
-        report (`dict`): from [`compare_systems`].
+        report (`dict`): from [`compare`].
         folder (`str` or `os.PathLike`): made where it is missing; an earlier report in it is replaced.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     texts = report["texts"]
-    kept = {name: value for name, value in report.items() if name != "texts"}
-    page = html_page(kept)  # whatever fails does so before a file is touched
-    markdown = markdown_report(kept)
-    figures = json.dumps(_finite(kept), indent=1, ensure_ascii=False, allow_nan=False)
+    content = {name: value for name, value in report.items() if name not in NOT_IN_FILES}
+    page = html_page(content)  # whatever fails does so before a file is touched
+    markdown = markdown_report(content)
+    values = json.dumps(_finite(content), indent=1, ensure_ascii=False, allow_nan=False)
     temporary = Path(tempfile.mkdtemp(dir=folder, prefix=".texts."))
     try:
         for decoding, systems in texts.items():
@@ -45,8 +47,20 @@ def write_report(report: dict[str, Any], folder: str | os.PathLike) -> None:
         os.replace(temporary, folder / "texts")
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    for name, content in zip(FILES, (markdown, figures, page), strict=True):
-        atomic_write(folder / name, content + "\n")
+    for name, text in zip(FILES, (markdown, values, page), strict=True):
+        atomic_write(folder / name, text + "\n")
+
+
+def check_output(folder: str | os.PathLike) -> None:
+    """Raise a ValueError for a folder that holds something else than a report, or cannot be written."""
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"`output` must be a folder, got the file '{folder}'.")
+    if folder.is_dir() and any(folder.iterdir()) and not any((folder / name).exists() for name in (CACHE, *FILES)):
+        raise ValueError(f"`output` '{folder}' holds something else than a report. Choose another folder.")
+    above = next(part for part in (folder, *folder.absolute().parents) if part.exists())
+    if not os.access(above, os.W_OK):
+        raise ValueError(f"`output` cannot be written, got '{folder}': no permission for '{above}'.")
 
 
 def _finite(value):
@@ -58,4 +72,4 @@ def _finite(value):
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-__all__ = ["FILES", "write_report"]
+__all__ = ["CACHE", "FILES", "check_output", "write_report"]

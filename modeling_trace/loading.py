@@ -1,0 +1,104 @@
+"""A trained model with its processor, from a folder or the Hub, on a device."""
+
+import os
+import shlex
+
+import torch
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.utils.peft_utils import find_adapter_config_file
+
+from .data import TraceProcessor
+from .models.modeling_trace import TraceForConditionalGeneration
+from .utils import one_line
+
+
+def load_model(
+    name_or_path: str | os.PathLike, device: str | torch.device | None = None
+) -> tuple[TraceForConditionalGeneration, TraceProcessor]:
+    """
+    A trained model and its processor, ready to generate and to be evaluated.
+
+    Args:
+        name_or_path (`str` or `os.PathLike`): a folder that [`TraceTrainer`] or `modeling-trace train` saved, or a Hub
+            id. Of an adapter (`train --lora_r`), the model is the language model with the adapter merged into it.
+        device (`str` or `torch.device`, *optional*): `"cuda"`, `"mps"` or `"cpu"`; the first of them that is available
+            by default.
+
+    Returns:
+        [`TraceForConditionalGeneration`], in eval mode, and [`TraceProcessor`].
+
+    Raises:
+        ValueError: where there is no TRACE model, or no such device.
+
+    Example:
+
+    ```python
+    model, processor = load_model("runs/trace")
+    print(processor.batch_decode(model.generate(num_return_sequences=4, max_new_tokens=60)))
+    ```
+    """
+    name = str(name_or_path)
+    device = find_device(device)
+    load_config(name)
+    processor = TraceProcessor.from_pretrained(name)
+    if find_adapter_config_file(name) is not None:
+        from .training import load_adapter_model  # the Trainer takes long to import
+
+        model = load_adapter_model(name).merge_and_unload()
+    else:
+        model = TraceForConditionalGeneration.from_pretrained(name)
+    return model.to(device).eval(), processor
+
+
+def load_config(name_or_path: str | os.PathLike) -> PreTrainedConfig:
+    """
+    The configuration of a trained model, before any weights are read.
+
+    Args:
+        name_or_path (`str` or `os.PathLike`): as for [`load_model`].
+
+    Raises:
+        ValueError: in one line, what is wrong with the folder or id.
+    """
+    name = str(name_or_path)
+    is_folder = os.path.isdir(name)
+    if not is_folder and (os.path.exists(name) or name.startswith((".", "/", "~")) or name.count("/") > 1):
+        raise ValueError(f"there is no folder '{name}'. Give a folder that `modeling-trace train` wrote, or a Hub id.")
+    try:
+        config = AutoConfig.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        what = "holds no model" if is_folder else "is neither a folder here nor a model on the Hub"
+        raise ValueError(f"'{name}' {what}: {one_line(error)}") from None
+    if config.model_type != "trace":
+        raise ValueError(
+            f"'{name}' is a {config.model_type} model, not TRACE. Turn it into one: modeling-trace train "
+            f"--backbone {shlex.quote(os.path.abspath(name) if is_folder else name)}"
+        )
+    return config
+
+
+def find_device(name: str | torch.device | None = None) -> torch.device:
+    """
+    The device of that name, or the best one available.
+
+    Args:
+        name (`str` or `torch.device`, *optional*): such as `"cuda:1"`.
+
+    Raises:
+        ValueError: for a device that is not available.
+    """
+    available = [
+        *(["cuda"] if torch.cuda.is_available() else []),
+        *(["mps"] if torch.backends.mps.is_available() else []),
+        "cpu",
+    ]
+    try:
+        device = torch.device(name or available[0])
+    except RuntimeError:
+        raise ValueError(f"`device` must be one of {', '.join(available)}, got '{name}'.") from None
+    if device.type not in available or (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()):
+        raise ValueError(f"`device` '{name}' is not here. Use {' or '.join(available)}.")
+    return device
+
+
+__all__ = ["find_device", "load_config", "load_model"]
