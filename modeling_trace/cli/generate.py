@@ -5,15 +5,12 @@ import dataclasses
 import os
 import sys
 from argparse import Namespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 from transformers.hf_argparser import string_to_bool
 
 from .parser import CommandParser, flag, help_level, printable
-
-if TYPE_CHECKING:  # at run time each function imports what it needs: --help answers without torch
-    pass
 
 PRINTED_BESIDE_FILE = 10  # texts shown when all of them go to a file
 # Settings of generate() that ask for sampling by being given.

@@ -224,7 +224,7 @@ def test_bad_input_is_one_line_before_the_weights_are_read(
 ):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("modeling_trace.cli.editing.load_model", lambda *_: pytest.fail("the weights are read"))
-    monkeypatch.setattr("modeling_trace.cli.generate.load_model", lambda *_: pytest.fail("the weights are read"))
+    monkeypatch.setattr("modeling_trace.loading.load_model", lambda *_: pytest.fail("the weights are read"))
     folders = {"{reviews}": reviews, "{stories}": stories}
     code, _, err = run(capsys, *(folders.get(flag, flag) for flag in flags))
     last = err.strip().splitlines()[-1]
