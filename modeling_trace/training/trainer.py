@@ -9,12 +9,12 @@ import re
 
 import torch
 from torch.distributed.fsdp import FSDPModule
-from transformers import Trainer, set_seed
+from transformers import PreTrainedTokenizerBase, Trainer, set_seed
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging
 
-from ..data import TraceDataCollator
+from ..data import TraceDataCollator, TraceProcessor
 from ..data.collator import check_collator
 from .batches import SegmentCollator, SharedOrderSampler
 from .callbacks import CollapseWarningCallback, GracefulStopCallback, KLWeightCallback, get_kl_weight
@@ -199,7 +199,7 @@ class TraceTrainer(WholeCheckpointsMixin, Trainer):
         self._alone_before = None  # latents and number of segments of an evaluation batch of one text
         self._owns_output_dir = False
         check_processor(processing_class, self.model)
-        if processing_class is not None:
+        if isinstance(processing_class, (TraceProcessor, PreTrainedTokenizerBase)):
             check_collator(self.data_collator, processing_class)
         config = self.model.config
         # batches that one process reads for all are cut into tensors of one shape, which a layout is not

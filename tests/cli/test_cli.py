@@ -87,7 +87,7 @@ def test_training_leaves_all_that_is_needed(trained):
     assert model.config.segment_length == processor.segment_length == 10
     assert model.config.sep_token_id == processor.sep_token_id
     assert len(processor.tokenizer) == model.config.backbone_config.vocab_size == 399  # nothing is added for segments
-    assert model.config.backbone_config.n_positions == 64
+    assert model.config.backbone_config.n_positions == 128
     metrics = json.loads((Path(trained) / "metrics.json").read_text())
     assert metrics["train_texts"] == 180
     assert metrics["eval_texts"] == 20
@@ -162,7 +162,7 @@ def test_plain_language_model_becomes_trace(plain, tmp_path, capsys):
     # two small steps away from the language model that it started from
     name = "backbone.h.0.mlp.c_fc.weight"
     assert (weights(output_dir)[name] - weights(plain)[name]).abs().max() < 1e-3
-    assert "max_length: 64" in (Path(output_dir) / "train_config.yaml").read_text()
+    assert "max_length: 128" in (Path(output_dir) / "train_config.yaml").read_text()
 
 
 def test_backbone_without_its_tokenizer(empty_folder, capsys):
@@ -294,7 +294,10 @@ BAD_TRAINING = [
     (["--segmenter", "regex"], "`segment_pattern` is needed"),
     (["--segmenter", "sentence", "--segment_length", "12"], "`segment_length` is for segmenter fixed, got 12"),
     (["--kl_schedule", "cosine"], "`kl_schedule` must be linear, cyclical or constant, got 'cosine'"),
-    (["--kl_cycles", "3"], "got it with 'linear'. Use --kl_schedule cyclical, or leave kl_cycles out."),
+    (
+        ["--kl_cycles", "3"],
+        "`kl_cycles` is for kl_schedule cyclical, got it with 'linear'. Use that one, or leave kl_cycles out.",
+    ),
     (["--kl_delay", "0.9", "--kl_ramp", "0.5"], "`kl_delay` + `kl_ramp` must be <= 1, got 0.9 + 0.5"),
     (["--kl_schedule", "cyclical", "--kl_cycles", "0"], "`kl_cycles` must be a whole number >= 1, got 0"),
     (["--backbone_config", "gpt2"], "`backbone_config`: must be a mapping"),
@@ -479,10 +482,10 @@ BAD_GENERATION = [
     (["--num_beams", "0"], "`num_beams` must be an integer >= 1"),
     (["--output", "no/texts.jsonl"], "Make 'no' first."),
     (["--output", "."], "`output` must be a file, got the folder '.'"),
-    (["--prompt", "a b c d " * 50], "must leave room in the model's context of 64 tokens"),
+    (["--prompt", "a b c d " * 50], "must leave room in the model's context of 128 tokens"),
     (["--prompt", " "], "`text` must not be empty"),
     (["--prompt", "one <|endoftext|> two"], "control token '<|endoftext|>'"),
-    (["--max_new_tokens", "5000"], "Use 63 or less"),
+    (["--max_new_tokens", "5000"], "Use 127 or less"),
     (["--device", "tpux"], "`device` must be one of"),
 ]
 

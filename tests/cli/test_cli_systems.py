@@ -223,7 +223,6 @@ def test_bad_input_is_one_line_before_the_weights_are_read(
     reviews, stories, capsys, flags, message, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("modeling_trace.cli.editing.load_model", lambda *_: pytest.fail("the weights are read"))
     monkeypatch.setattr("modeling_trace.loading.load_model", lambda *_: pytest.fail("the weights are read"))
     folders = {"{reviews}": reviews, "{stories}": stories}
     code, _, err = run(capsys, *(folders.get(flag, flag) for flag in flags))

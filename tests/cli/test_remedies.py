@@ -120,8 +120,8 @@ TRAINING = {
     ],
     "a flag of LoRA alone": ["--backbone", "{models}/plain", "--lora_alpha", "3"],
     "a rank of none": ["--backbone", "{models}/plain", "--lora_r", "0"],
-    "a text longer than the context": ["--backbone", "{models}/plain", "--max_length", "100"],
-    "a segment longer than the context": ["--backbone", "{models}/plain", "--segment_length", "100"],
+    "a text longer than the context": ["--backbone", "{models}/plain", "--max_length", "1000"],
+    "a segment longer than the context": ["--backbone", "{models}/plain", "--segment_length", "1000"],
     "a folder named like the Hub's": ["--backbone", "gpt2"],
 }
 

@@ -1087,7 +1087,7 @@ def test_markdown_shows_texts_as_they_are(report):
             ["--extra_metrics", "mauve", "--judge", "none"],
             "`extra_metrics` has 'mauve', which needs a `judge`, got none",
         ),
-        (["--device", "cuda:7"], "`device` 'cuda:7' is not here"),
+        (["--device", "cuda:7"], "`device` 'cuda:7' is not available"),
     ],
 )
 def test_bad_flags(flags, message, folder, tmp_path, capsys, monkeypatch):
