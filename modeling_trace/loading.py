@@ -97,7 +97,7 @@ def find_device(name: str | torch.device | None = None) -> torch.device:
     except RuntimeError:
         raise ValueError(f"`device` must be one of {', '.join(available)}, got '{name}'.") from None
     if device.type not in available or (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()):
-        raise ValueError(f"`device` '{name}' is not here. Use {' or '.join(available)}.")
+        raise ValueError(f"`device` '{name}' is not available. Use {' or '.join(available)}.")
     return device
 
 

