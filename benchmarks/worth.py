@@ -266,7 +266,7 @@ def main(argv=None) -> None:
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--learning_rate", type=float, default=1e-3)
-    parser.add_argument("--num_texts", type=int, default=800, help="kept back, to measure on")
+    parser.add_argument("--num_texts", type=int, default=800, help="held out, to measure on")
     parser.add_argument("--max_texts", type=int, default=None)
     arguments = parser.parse_args(argv)
     for seed in arguments.seeds:

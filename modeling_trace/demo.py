@@ -24,7 +24,7 @@ from .data import (
     train_tokenizer,
 )
 from .models.modeling_trace import TraceForConditionalGeneration
-from .training import TraceTrainer, linear_schedule
+from .training import KLWeightCallback, TraceTrainer, linear_schedule
 
 # A GPT-2 that two CPU cores train in minutes. Without dropout, which blurs what latents are read from.
 BACKBONE = {"n_layer": 2, "n_head": 4, "n_embd": 128, "n_positions": 160}
@@ -166,8 +166,7 @@ def _train(
         train_dataset=prepare_dataset(training, processor),
         eval_dataset=prepare_dataset(validation, processor),
         processing_class=processor,
-        kl_schedule=schedule,
-        callbacks=list(callbacks),
+        callbacks=[*callbacks, *([] if schedule is None else [KLWeightCallback(schedule)])],
     )
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(_BarOnly)

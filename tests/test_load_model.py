@@ -56,7 +56,7 @@ def test_adapters_are_merged(folder, tmp_path):
         ("{folder}", "cpu", "^'.*' holds no model: "),
         ("{folder}/gpt2", "cpu", "^'.*' is a gpt2 model, not TRACE. Turn it into one: "),
         ("{folder}/model", "gpu", "^`device` must be one of .*, got 'gpu'"),
-        ("{folder}/model", "cuda:99", "^`device` 'cuda:99' is not here. Use "),
+        ("{folder}/model", "cuda:99", "^`device` 'cuda:99' is not available. Use "),
     ],
 )
 def test_bad_names_are_one_line(folder, name, device, message):

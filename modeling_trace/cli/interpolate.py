@@ -8,7 +8,7 @@ from .parser import flag
 
 @dataclasses.dataclass
 class InterpolateArguments:
-    """How many steps."""
+    """Steps between the two texts."""
 
     num_steps: int = flag(5, "Number of texts from one to the other, both ends included.")
 

@@ -58,7 +58,7 @@ def load_texts(
         validation_split (`float`, `int`, `str`, *optional*, defaults to 0.1): a fraction or a number of the training
             texts to keep back, or the name of a split, or `None`.
         max_texts (`int`, *optional*): use at most so many texts of each split, drawn at random.
-        seed (`int`, *optional*, defaults to 0): for the drawing and for the texts kept back.
+        seed (`int`, *optional*, defaults to 0): for the draw of texts and of those held out.
         streaming (`bool`, *optional*, defaults to `False`): read the training texts as they are needed, in place of
             all of them first; so does an `IterableDataset`. They are drawn at random from a buffer of 10,000.
             `max_texts` then means the first ones, and `validation_split` a number of texts at the head of the stream,

@@ -140,7 +140,7 @@ class LatentEditingMixin:
         """
         if self.has_latents and self.one_latent_per_text:
             raise ValueError(
-                "`segments` cannot be drawn again with `latent_dynamics='single'`, whose one latent is the whole "
+                "`segments` cannot be resampled with `latent_dynamics='single'`, whose one latent is the whole "
                 "text's. Use generate() for a new text."
             )
         segments = [segments] if isinstance(segments, int) else list(segments)

@@ -183,7 +183,7 @@ def test_conditional_models_keep_the_prompt():
 @pytest.mark.parametrize(
     "dynamics,call,message",
     [
-        ("single", lambda m, i, k: m.edit(i, k, segments=[1]), "`segments` cannot be drawn again with `latent_dyn"),
+        ("single", lambda m, i, k: m.edit(i, k, segments=[1]), "`segments` cannot be resampled with `latent_dyn"),
         ("recurrent", lambda m, i, k: m.edit(i, k, segments=[3]), "got 3, but text 1 has only 2"),
         ("recurrent", lambda m, i, k: m.edit(i, k, segments=[0]), "must be numbers of segments, counted from 1"),
         ("recurrent", lambda m, i, k: m.edit(i, k, segments=[]), "must be numbers of segments, counted from 1"),
