@@ -1,6 +1,6 @@
 """
-Compares trained models on the same held-out texts: likelihood, quality and diversity with intervals and tests, and what
-may not be concluded. The report is a page, report.html, beside report.md and report.json.
+Compares trained models on the same held-out texts: likelihood, quality and diversity with intervals and tests, and
+what may not be concluded. The report is a page, report.html, beside report.md and report.json.
 
     python examples/compare.py --smoke --output /tmp/smoke
     python examples/compare.py --models gpt2-reviews trace-model --dataset reviews --output comparison
@@ -47,7 +47,7 @@ def train_small(output: str) -> list[str]:
 
 
 def main(argv: list[str] | None = None) -> dict | None:
-    (script,) = parse(ScriptArguments, argv)
+    (script,) = parse((ScriptArguments,), argv)
     settings = {"num_samples": script.num_samples, "decoding": tuple(script.decoding), "judge": script.judge}
     settings |= {"max_new_tokens": script.max_new_tokens, "device": script.device}
     if script.smoke:

@@ -135,7 +135,7 @@ def draw_map(axis, latents: torch.Tensor, labels: torch.Tensor, names: list[str]
 
 
 def main(argv: list[str] | None = None) -> str | None:
-    (script,) = parse(ScriptArguments, argv)
+    (script,) = parse((ScriptArguments,), argv)
     if script.smoke:
         script.model, script.num_texts, script.num_draws = os.path.join(script.output, "model"), 40, 4
         train_model(["--smoke", "--use_cpu", "--output_dir", script.model])
@@ -149,7 +149,7 @@ def main(argv: list[str] | None = None) -> str | None:
 
     source = review_dataset() if script.dataset == "reviews" else script.dataset
     _, held_out = load_texts(source, text_column=script.text_column, validation_split=script.validation_split)
-    held_out = held_out.select(range(min(script.num_texts, len(held_out))))
+    held_out = held_out[: script.num_texts]
     rows = [{"input_ids": ids} for ids in processor.encode_rows(held_out["text"], max_length=script.max_length)]
     collate, latents = TraceDataCollator(processor), []
     for start in range(0, len(rows), 32):

@@ -45,11 +45,11 @@ def parse(dataclasses, argv: list[str] | None = None):
         if unknown := sorted(values.keys() - {action.dest for action in parser._actions}):
             raise ValueError(f"`config` '{known.config}' has no argument `{unknown[0]}` to set. See --help.")
         parser.set_defaults(**values)
-    return parser.parse_args_into_dataclasses(flags)
+    return parser.parse_args_into_dataclasses(flags)[: len(dataclasses)]  # without what only the file's flag needs
 
 
 def main(argv: list[str] | None = None) -> dict[str, float]:
-    script, training, *_ = parse((ScriptArguments, TraceTrainingArguments), argv)
+    script, training = parse((ScriptArguments, TraceTrainingArguments), argv)
     if script.smoke:
         make_small(script, training)
     settings = {**named_settings(system=script.system), **(training.model_init_kwargs or {})}

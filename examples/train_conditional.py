@@ -31,18 +31,18 @@ class ScriptArguments:
     smoke: bool = field(default=False, metadata={"help": "A small random GPT-2, a few texts, a few steps."})
 
 
-def reviews_with_prompts():
+def reviews_with_prompts(num_reviews: int):
     """The built-in reviews; a prompt reads `bakery: product, price, price`."""
-    reviews = review_dataset()
+    reviews = review_dataset(num_reviews)
     return reviews.map(lambda row: {"prompt": f"{row['business']}: {', '.join(row['aspects'])}"})
 
 
 def main(argv: list[str] | None = None) -> list[dict]:
-    script, training, *_ = parse((ScriptArguments, TraceTrainingArguments), argv)
+    script, training = parse((ScriptArguments, TraceTrainingArguments), argv)
     if script.smoke:
         make_small(script, training)
     train, validation = load_texts(
-        reviews_with_prompts() if script.dataset == "reviews" else script.dataset,
+        reviews_with_prompts(script.max_texts or 20_000) if script.dataset == "reviews" else script.dataset,
         text_column=script.text_column,
         prompt_column=script.prompt_column,
         conditional=True,

@@ -37,7 +37,7 @@ class ScriptArguments:
 
 
 def main(argv: list[str] | None = None) -> dict[str, float]:
-    script, training, *_ = parse((ScriptArguments, TraceTrainingArguments), argv)
+    script, training = parse((ScriptArguments, TraceTrainingArguments), argv)
     if script.smoke:
         make_small(script, training)
     train, validation = load_texts(
