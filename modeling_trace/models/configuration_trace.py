@@ -2,6 +2,7 @@
 
 import difflib
 from dataclasses import fields
+from typing import TYPE_CHECKING
 
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.utils import logging
@@ -198,12 +199,18 @@ class TraceConfig(PreTrainedConfig):
         "segment_ids",
     ]
 
-    backbone_config: dict | PreTrainedConfig | None = None
+    if TYPE_CHECKING:  # once it is made
+        backbone_config: PreTrainedConfig = None
+    else:
+        backbone_config: dict | PreTrainedConfig | None = None
     latent_dynamics: str = "recurrent"
     latent_dynamics_class: str | None = None
     latent_size: int = 32
     conditional: bool = False
-    latent_layer: int | str | None = "middle"
+    if TYPE_CHECKING:
+        latent_layer: int | None = "middle"
+    else:
+        latent_layer: int | str | None = "middle"
     separator: str = "none"
     closing_token_ids: list[int] | None = None
     segment_length: int | None = 10

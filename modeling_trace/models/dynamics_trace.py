@@ -72,7 +72,7 @@ class LatentDynamics(nn.Module, ABC):
 
     @abstractmethod
     def prior(
-        self, previous: torch.Tensor, context: torch.Tensor | None, first: torch.BoolTensor
+        self, previous: torch.Tensor, context: torch.Tensor | None, first: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """
         The prior of the next latent.
@@ -86,9 +86,7 @@ class LatentDynamics(nn.Module, ABC):
             Mean and log variance, each of shape `(..., latent_size)`, float32.
         """
 
-    def residual(
-        self, states: torch.Tensor, mask: torch.BoolTensor | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def residual(self, states: torch.Tensor, mask: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """
         [dmu_t, log dsigma_t^2] from s_t (Eq. 11).
 
@@ -228,7 +226,7 @@ class RecurrentDynamics(LatentDynamics):
         """W_c c_{t-1} + bias, mean first, `(..., 2 * latent_size)`."""
         return self.prior_network(context)[1]
 
-    def _prior_inputs(self, context: torch.Tensor, first: torch.BoolTensor) -> torch.Tensor:
+    def _prior_inputs(self, context: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
         """W_c c_{t-1} + bias; zero where the prior is N(0, I)."""
         inputs = self._context_inputs(context)
         return inputs if self.conditional else inputs.masked_fill(first.unsqueeze(-1), 0.0)
@@ -342,13 +340,15 @@ class ParallelDynamics(RecurrentDynamics):
     def forward(self, context_states, posterior_states, mask, sample=True, generator=None):
         if not self.training:
             return super().forward(context_states, posterior_states, mask, sample, generator)
-        keep, prior_inputs, *delta, noise = self._steps(context_states, posterior_states, mask, sample, generator)
+        keep, prior_inputs, delta_mean, delta_logvar, noise = self._steps(
+            context_states, posterior_states, mask, sample, generator
+        )
         weight = self._recurrent_weight()
         approximate = self.approximate_latents(
-            prior_inputs, *delta, noise, self._noise(noise, keep, sample, generator), weight
+            prior_inputs, delta_mean, delta_logvar, noise, self._noise(noise, keep, sample, generator), weight
         )
         prior = self._prior_from_inputs(prior_inputs + linear_float32(_shift(approximate), weight))
-        posterior = self.combine(*prior, *delta)
+        posterior = self.combine(*prior, delta_mean, delta_logvar)
         latents = reparameterize(*posterior, noise)
         return SegmentLatents(*((x * keep).transpose(0, 1) for x in (latents, *prior, *posterior)))
 
@@ -360,15 +360,19 @@ class ParallelDynamics(RecurrentDynamics):
         Arguments as for `forward`. Returns the mean over rows by step, `(num_segments,)`; see
         [`~TraceForConditionalGeneration.approximation_error`].
         """
-        keep, prior_inputs, *delta, noise = self._steps(context_states, posterior_states, mask, True, generator)
+        keep, prior_inputs, delta_mean, delta_logvar, noise = self._steps(
+            context_states, posterior_states, mask, True, generator
+        )
         weight = self._recurrent_weight()
         approximate = self.approximate_latents(
-            prior_inputs, *delta, noise, self._noise(noise, keep, True, generator), weight
+            prior_inputs, delta_mean, delta_logvar, noise, self._noise(noise, keep, True, generator), weight
         )
         if self.residual_posterior:
-            exact = recurrent_scan(prior_inputs, *delta, noise, weight, self.bound, self.residual_scale)[0]
+            exact = recurrent_scan(
+                prior_inputs, delta_mean, delta_logvar, noise, weight, self.bound, self.residual_scale
+            )[0]
         else:
-            exact = reparameterize(*delta, noise)
+            exact = reparameterize(delta_mean, delta_logvar, noise)
         error = (approximate - exact).norm(dim=-1) / exact.norm(dim=-1).clamp_min(torch.finfo(exact.dtype).tiny)
         rows = mask.t()
         return torch.where(rows, error, 0.0).sum(dim=1) / rows.sum(dim=1).clamp_min(1)

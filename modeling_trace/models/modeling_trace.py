@@ -1,8 +1,10 @@
 """TRACE: a decoder-only language model with one recurrent latent variable per text segment (paper Sec. 4)."""
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -77,19 +79,19 @@ class TraceOutput(ModelOutput):
         cache (`Cache`): see [`TraceCache`].
     """
 
-    loss: torch.FloatTensor | None = None
-    reconstruction_loss: torch.FloatTensor | None = None
-    kl_loss: torch.FloatTensor | None = None
-    logits: torch.FloatTensor | None = None
-    latents: torch.FloatTensor | None = None
-    prior_mean: torch.FloatTensor | None = None
-    prior_logvar: torch.FloatTensor | None = None
-    posterior_mean: torch.FloatTensor | None = None
-    posterior_logvar: torch.FloatTensor | None = None
-    segment_ids: torch.LongTensor | None = None
+    loss: torch.Tensor | None = None
+    reconstruction_loss: torch.Tensor | None = None
+    kl_loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    latents: torch.Tensor | None = None
+    prior_mean: torch.Tensor | None = None
+    prior_logvar: torch.Tensor | None = None
+    posterior_mean: torch.Tensor | None = None
+    posterior_logvar: torch.Tensor | None = None
+    segment_ids: torch.Tensor | None = None
     cache: DynamicCache | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
 
 
 class TracePreTrainedModel(PreTrainedModel):
@@ -423,9 +425,9 @@ class TraceForConditionalGeneration(
 
     def encode(
         self,
-        input_ids: torch.LongTensor,
+        input_ids: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
-        segment_ids: torch.LongTensor | None = None,
+        segment_ids: torch.Tensor | None = None,
         sample_latents: bool | None = None,
         generator: torch.Generator | None = None,
     ) -> TraceOutput:
@@ -450,7 +452,7 @@ class TraceForConditionalGeneration(
 
     def approximation_error(
         self,
-        input_ids: torch.LongTensor,
+        input_ids: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> torch.Tensor:
@@ -478,26 +480,26 @@ class TraceForConditionalGeneration(
         try:
             with torch.no_grad():
                 states = self._encoder_states(input_ids, attention_mask, segment_ids)
-                return self.dynamics.approximation_error(*states, generator=generator)
+                return self.dynamics.approximation_error(*states, generator=generator)  # type: ignore[operator]
         finally:
             self.train(training)
 
     @can_return_tuple
     def forward(
         self,
-        input_ids: torch.LongTensor | None = None,
+        input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        labels: torch.LongTensor | None = None,
-        segment_ids: torch.LongTensor | None = None,
+        labels: torch.Tensor | None = None,
+        segment_ids: torch.Tensor | None = None,
         segment_layout: SegmentLayout | None = None,
         latents: torch.Tensor | None = None,
         sample_latents: bool | None = None,
-        position_ids: torch.LongTensor | None = None,
+        position_ids: torch.Tensor | None = None,
         cache: DynamicCache | None = None,
         use_cache: bool | None = None,
         token_latents: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
-        logits_to_keep: int | torch.LongTensor = 0,
+        logits_to_keep: int | torch.Tensor = 0,
         **kwargs,
     ) -> TraceOutput:
         r"""
@@ -555,8 +557,8 @@ class TraceForConditionalGeneration(
             self._check_length(tokens)
         if labels is not None and use_cache is None:
             use_cache = False  # a loss needs no keys and values afterwards
-        outputs = {}  # a ModelOutput is slow to write to: generation makes one for every token
-        enter = None
+        outputs: dict[str, Any] = {}  # a ModelOutput is slow to write to: generation makes one for every token
+        enter: Callable[[torch.Tensor], torch.Tensor] | None = None
         if self.has_latents:
             if token_latents is not None:
 
@@ -649,7 +651,7 @@ class TraceForConditionalGeneration(
         cap = getattr(self.config.backbone_config, "final_logit_softcapping", None)  # Gemma 2
         return logits if cap is None else torch.tanh(logits / cap) * cap
 
-    def _cross_entropy(self, hidden: torch.Tensor, targets: torch.LongTensor) -> torch.Tensor:
+    def _cross_entropy(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Sum over targets of -log p, in float32, without all logits at once where they would be large."""
 
         def piece(hidden, targets):
@@ -663,7 +665,8 @@ class TraceForConditionalGeneration(
         if capped or not _is_plain_product(self.lm_head):
             pieces = zip(hidden.split(size), targets.split(size), strict=True)
             return sum(checkpoint(piece, *pair, use_reentrant=False) for pair in pieces)
-        weight, bias = self.lm_head.weight, getattr(self.lm_head, "bias", None)
+        weight: torch.Tensor = self.lm_head.weight
+        bias = getattr(self.lm_head, "bias", None)
         return nn.functional.linear_cross_entropy(
             at_least_float32(hidden),
             at_least_float32(weight),
