@@ -27,7 +27,7 @@ from .models.modeling_trace import TraceForConditionalGeneration
 from .training import TraceTrainer, linear_schedule
 
 # A GPT-2 that two CPU cores train in minutes. Without dropout, which blurs what latents are read from.
-BACKBONE = {"n_layer": 2, "n_head": 4, "n_embd": 128, "n_positions": 160}
+BACKBONE: dict[str, float] = {"n_layer": 2, "n_head": 4, "n_embd": 128, "n_positions": 160}
 BACKBONE |= dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
 VOCAB_SIZE = 2500
 NUM_REVIEWS, NUM_VALIDATION = 20_000, 200

@@ -284,7 +284,7 @@ class TraceProcessor(PushToHubMixin):
             add_eos = not self._for_generation
         if text is None:
             single, add_eos = isinstance(prompt, str), False
-            prompts = [prompt] if single else list(prompt)
+            prompts = [prompt] if isinstance(prompt, str) else list(prompt)
             rows = self.encode_rows(None, prompts=prompts, max_length=max_length)
             return self._batch(rows, single, add_eos, max_length, padding, return_tensors)
         single = isinstance(text, str)
@@ -295,7 +295,7 @@ class TraceProcessor(PushToHubMixin):
             )
         prompts = None if prompt is None else [prompt] if isinstance(prompt, str) else list(prompt)
         rows = self.encode_rows(
-            [text] if single else list(text), prompts=prompts, add_eos=add_eos, max_length=max_length
+            [text] if isinstance(text, str) else list(text), prompts=prompts, add_eos=add_eos, max_length=max_length
         )
         return self._batch(rows, single, add_eos, max_length, padding, return_tensors)
 
@@ -447,7 +447,7 @@ class TraceProcessor(PushToHubMixin):
         """
         ids = _to_list(ids)
         if ids and isinstance(ids[0], list):
-            return [self.decode(row, skip_special_tokens) for row in ids]
+            return [self.decode(row, skip_special_tokens) for row in ids]  # type: ignore[misc]
         if skip_special_tokens:
             control = self.control_token_ids
             ids = self._split_prompt(ids)[1]
@@ -456,7 +456,7 @@ class TraceProcessor(PushToHubMixin):
 
     def batch_decode(self, sequences, skip_special_tokens: bool = True) -> list[str]:
         """[`~TraceProcessor.decode`] for every row."""
-        return [self.decode(row, skip_special_tokens) for row in _to_list(sequences)]
+        return [self.decode(row, skip_special_tokens) for row in _to_list(sequences)]  # type: ignore[misc]
 
     def _split_prompt(self, ids: list[int]) -> tuple[list[int], list[int]]:
         """The ids up to the first [SEP], that one included, and the others; a row without prompt is all text."""
@@ -469,7 +469,7 @@ class TraceProcessor(PushToHubMixin):
         """The prompt of one row of ids (a list for several rows) from a conditional processor or model."""
         ids = _to_list(ids)
         if ids and isinstance(ids[0], list):
-            return [self.decode_prompt(row) for row in ids]
+            return [self.decode_prompt(row) for row in ids]  # type: ignore[misc]
         control = self.control_token_ids
         prompt = [token for token in self._split_prompt(ids)[0] if token not in control]
         return self.tokenizer.decode(prompt, skip_special_tokens=False, clean_up_tokenization_spaces=False)

@@ -256,7 +256,7 @@ def check_cache(folder: str | os.PathLike | None, error: BaseException) -> None:
     try:
         if folder is not None:
             os.makedirs(folder, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
+        with tempfile.TemporaryFile(dir=None if folder is None else os.fspath(folder)):
             pass
     except OSError as written:
         reason = written.strerror

@@ -1,6 +1,6 @@
 """The text metrics as metrics of the library evaluate: `evaluate.combine([load_metric("self_bleu")])`, offline."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import evaluate
 from datasets import Features, Value
@@ -10,7 +10,7 @@ from . import diversity, quality
 from .ngrams import check_paired, validate_texts
 
 # Name: (function, what its references are: None, "set" for all texts, or "paired" with the texts)
-METRICS = {
+METRICS: dict[str, tuple[Callable, str | None]] = {
     "bert_score": (quality.bert_score, "paired"),
     "bleu": (diversity.bleu, "set"),
     "cnd": (quality.cnd, "set"),

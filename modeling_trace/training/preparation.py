@@ -216,7 +216,8 @@ class TextPreparation:
         self.model, self.processing_class, self.args, self.enabled = model, processing_class, args, enabled
         # the class holds the defaults
         settings = self.settings = args if isinstance(args, TraceTrainingArguments) else TraceTrainingArguments
-        self.named_model, init, self._has_processor = None, settings.model_init_kwargs, False
+        init: dict[str, Any] | None = settings.model_init_kwargs
+        self.named_model, self._has_processor = None, False
         if isinstance(model, (str, os.PathLike)):
             self.named_model = NamedModel(model, init)
         elif init:

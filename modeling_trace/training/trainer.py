@@ -6,6 +6,7 @@ import contextlib
 import copy
 import os
 import re
+from collections.abc import Callable
 
 import torch
 from torch.distributed.fsdp import FSDPModule
@@ -130,6 +131,8 @@ class TraceTrainer(WholeCheckpointsMixin, Trainer):
     trainer.train()
     ```
     """
+
+    data_collator: Callable[[list[dict]], dict]
 
     def __init__(
         self,
