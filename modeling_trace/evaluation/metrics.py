@@ -61,7 +61,9 @@ class TextMetric(evaluate.Metric):
             features=features,
         )
 
-    def add_batch(self, *, predictions=None, references=None, **kwargs):
+    def add_batch(
+        self, *, predictions: Sequence[str] | None = None, references: Sequence | None = None, **kwargs
+    ) -> None:
         """Add texts, as `evaluate.Metric.add_batch`, but with the errors of this package."""
         predictions = validate_texts(predictions, "predictions")
         batch = {"predictions": list(predictions)}

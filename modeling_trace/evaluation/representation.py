@@ -79,7 +79,14 @@ class EncodedTexts:
         context = inputs.expand(*shape, -1) if self.dynamics.reads_context else None
         return _own_prior(self.dynamics, previous.expand(*shape, -1), context, first)
 
-    def posterior(self, previous, inputs, delta_mean, delta_logvar, t: int):
+    def posterior(
+        self,
+        previous: torch.Tensor,
+        inputs: torch.Tensor,
+        delta_mean: torch.Tensor,
+        delta_logvar: torch.Tensor,
+        t: int,
+    ) -> tuple[torch.Tensor, ...]:
         """Mean and log variance of the prior and of the posterior of z_t; arguments as in `prior`, all broadcast."""
         prior = self.prior(previous, inputs, t)
         values = torch.broadcast_tensors(*prior, delta_mean, delta_logvar)

@@ -6,7 +6,7 @@ import copy
 import importlib.util
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -83,7 +83,9 @@ def full_backbone_name(name_or_path: str) -> str:
     return str(Path(path).absolute() / gguf.get("gguf_file", ""))
 
 
-def load_backbone(name, tokenizer, loading):
+def load_backbone(
+    name: str | os.PathLike, tokenizer: PreTrainedTokenizerBase | None, loading: dict[str, Any]
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """
     The language model that a name, folder or GGUF file stands for, and its tokenizer unless one is given.
 

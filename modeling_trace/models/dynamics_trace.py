@@ -100,7 +100,13 @@ class LatentDynamics(nn.Module, ABC):
         mean, logvar = self.posterior_network(states).split(self.latent_size, dim=-1)
         return self.mean_norm(mean, mask), self.logvar_norm(logvar, mask)
 
-    def combine(self, prior_mean, prior_logvar, delta_mean, delta_logvar) -> tuple[torch.Tensor, torch.Tensor]:
+    def combine(
+        self,
+        prior_mean: torch.Tensor,
+        prior_logvar: torch.Tensor,
+        delta_mean: torch.Tensor,
+        delta_logvar: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and log variance of the posterior from prior and residual (Eq. 10), all of one shape."""
         if not self.residual_posterior:
             return delta_mean, delta_logvar
@@ -235,7 +241,9 @@ class RecurrentDynamics(LatentDynamics):
         mean, logvar = inputs.split(self.latent_size, dim=-1)
         return mean, smooth_bound(logvar, self.bound)
 
-    def prior(self, previous, context, first):
+    def prior(
+        self, previous: torch.Tensor, context: torch.Tensor | None, first: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         return self._prior_from_inputs(
             linear_float32(previous, self._recurrent_weight()) + self._prior_inputs(context, first)
         )
@@ -249,13 +257,20 @@ class RecurrentDynamics(LatentDynamics):
         delta = tuple(x.transpose(0, 1) * keep for x in self.residual(posterior_states, mask))
         return keep, prior_inputs, *delta, self._noise(delta[0], keep, sample, generator)
 
-    def forward(self, context_states, posterior_states, mask, sample=True, generator=None):
+    def forward(
+        self,
+        context_states: torch.Tensor | None,
+        posterior_states: torch.Tensor,
+        mask: torch.Tensor,
+        sample: bool = True,
+        generator: torch.Generator | None = None,
+    ) -> SegmentLatents:
         keep, prior_inputs, delta_mean, delta_logvar, noise = self._steps(
             context_states, posterior_states, mask, sample, generator
         )
         weight = self._recurrent_weight().to(delta_mean.dtype)
         if self.residual_posterior:
-            latents, *prior = recurrent_scan(
+            latents, prior_mean, prior_logvar = recurrent_scan(
                 prior_inputs.contiguous(),
                 delta_mean.contiguous(),
                 delta_logvar.contiguous(),
@@ -266,9 +281,10 @@ class RecurrentDynamics(LatentDynamics):
             )
         else:  # the posterior does not depend on z_{t-1}, so there is nothing to scan
             latents = reparameterize(delta_mean, delta_logvar, noise)
-            prior = self._prior_from_inputs(prior_inputs + linear_float32(_shift(latents), weight))
-        posterior = self.combine(*prior, delta_mean, delta_logvar)
-        return SegmentLatents(*((x * keep).transpose(0, 1) for x in (latents, *prior, *posterior)))
+            prior_mean, prior_logvar = self._prior_from_inputs(prior_inputs + linear_float32(_shift(latents), weight))
+        posterior = self.combine(prior_mean, prior_logvar, delta_mean, delta_logvar)
+        values = (latents, prior_mean, prior_logvar, *posterior)
+        return SegmentLatents(*((x * keep).transpose(0, 1) for x in values))
 
 
 class ParallelDynamics(RecurrentDynamics):
@@ -337,7 +353,14 @@ class ParallelDynamics(RecurrentDynamics):
         u = mean + 0.5 * logvar * product_noise  # Eq. 14
         return v + u.cumsum(dim=0) - u  # Eq. 12
 
-    def forward(self, context_states, posterior_states, mask, sample=True, generator=None):
+    def forward(
+        self,
+        context_states: torch.Tensor | None,
+        posterior_states: torch.Tensor,
+        mask: torch.Tensor,
+        sample: bool = True,
+        generator: torch.Generator | None = None,
+    ) -> SegmentLatents:
         if not self.training:
             return super().forward(context_states, posterior_states, mask, sample, generator)
         keep, prior_inputs, delta_mean, delta_logvar, noise = self._steps(
@@ -353,7 +376,13 @@ class ParallelDynamics(RecurrentDynamics):
         return SegmentLatents(*((x * keep).transpose(0, 1) for x in (latents, *prior, *posterior)))
 
     @torch.no_grad()
-    def approximation_error(self, context_states, posterior_states, mask, generator=None) -> torch.Tensor:
+    def approximation_error(
+        self,
+        context_states: torch.Tensor | None,
+        posterior_states: torch.Tensor,
+        mask: torch.Tensor,
+        generator: torch.Generator | None = None,
+    ) -> torch.Tensor:
         """
         How far Eq. 12 to 14 are from the recurrence that they stand for: |z~_t - z_t| / |z_t| under the same noise.
 
@@ -390,7 +419,9 @@ class IndependentDynamics(LatentDynamics):
     reads_context = False
     reads_previous = False
 
-    def prior(self, previous, context, first):
+    def prior(
+        self, previous: torch.Tensor, context: torch.Tensor | None, first: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         return torch.zeros_like(previous), torch.zeros_like(previous)
 
 
@@ -409,7 +440,9 @@ class ContextDynamics(LatentDynamics):
         if self.reads_context:
             self.prior_network = LinearFloat32(hidden_size, 2 * config.latent_size)  # W^f
 
-    def prior(self, previous, context, first):
+    def prior(
+        self, previous: torch.Tensor, context: torch.Tensor | None, first: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         if not self.reads_context:
             return torch.zeros_like(previous), torch.zeros_like(previous)
         inputs = self.prior_network(context)

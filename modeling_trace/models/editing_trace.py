@@ -5,13 +5,12 @@ from typing import TYPE_CHECKING
 
 import torch
 from transformers import StoppingCriteria, StoppingCriteriaList
-from transformers.utils import logging
+from transformers.utils import ModelOutput, logging
 
 from .segments_trace import SegmentRule
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig
-    from transformers.utils import ModelOutput
 
     from .configuration_trace import TraceConfig
 
@@ -61,7 +60,7 @@ class LatentEditingMixin:
         *,
         sample_latents: bool = False,
         **kwargs,
-    ):
+    ) -> ModelOutput:
         """
         Write texts again from their posterior latents alone.
 
@@ -88,7 +87,7 @@ class LatentEditingMixin:
         *,
         num_steps: int = 5,
         **kwargs,
-    ):
+    ) -> ModelOutput:
         """
         Walk from the latents of one text to those of another in straight lines, one for each segment.
 
@@ -134,7 +133,7 @@ class LatentEditingMixin:
         segments: int | Sequence[int],
         num_return_sequences: int = 1,
         **kwargs,
-    ):
+    ) -> ModelOutput:
         """
         Draw the latents of chosen segments again and hold all others.
 
@@ -179,7 +178,7 @@ class LatentEditingMixin:
         return self._write_under(latents, counts, ids, mask, input_ids, kwargs, before=segments[0] - 1)
 
     @torch.no_grad()
-    def average(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs):
+    def average(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs) -> ModelOutput:
         """
         Write under the mean of several texts' latents, segment by segment, with their mean number of segments.
 

@@ -3,11 +3,11 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import LogitsProcessorList
-from transformers.utils import logging
+from transformers import Cache, GenerationConfig, LogitsProcessorList
+from transformers.utils import ModelOutput, logging
 
 from .cache_trace import TraceCache
 from .gaussian_trace import reparameterize, standard_normal
@@ -15,8 +15,6 @@ from .logits_processor_trace import RememberSeparatorScores, SegmentLogitsProces
 from .segments_trace import SegmentRule, ids_tensor, next_segment_ids
 
 if TYPE_CHECKING:
-    from transformers import GenerationConfig
-
     from .configuration_trace import TraceConfig
     from .dynamics_trace import LatentDynamics
 
@@ -55,7 +53,13 @@ class LatentDraws:
         given = self.given[rows, torch.where(known, segment - 1, 0)].to(latents)
         return torch.where(known.unsqueeze(-1) & ~given.isnan(), given, latents)
 
-    def call_back(self, latents, prior, drawn, segment):
+    def call_back(
+        self,
+        latents: torch.Tensor,
+        prior: tuple[torch.Tensor, torch.Tensor],
+        drawn: torch.Tensor,
+        segment: torch.Tensor,
+    ) -> torch.Tensor:
         """
         Let the callback look at, or replace, the latents of the rows `drawn`.
 
@@ -70,7 +74,7 @@ class LatentDraws:
         rows = drawn.nonzero().squeeze(-1)
         if rows.numel() == 0:
             return latents
-        replaced = self.callback(latents[rows], tuple(p[rows] for p in prior), rows, segment[rows])
+        replaced = self.callback(latents[rows], (prior[0][rows], prior[1][rows]), rows, segment[rows])
         if replaced is None:
             return latents
         if replaced.shape != latents[rows].shape:
@@ -109,7 +113,7 @@ class SegmentGenerationMixin:
     def generate(
         self,
         inputs: torch.Tensor | None = None,
-        generation_config=None,
+        generation_config: GenerationConfig | None = None,
         logits_processor: LogitsProcessorList | None = None,
         *,
         latents: torch.Tensor | None = None,
@@ -119,7 +123,7 @@ class SegmentGenerationMixin:
         segment_callback: SegmentCallback | None = None,
         generator: torch.Generator | None = None,
         **kwargs,
-    ):
+    ) -> torch.Tensor | ModelOutput:
         r"""
         Transformers' `generate()`, with every argument of it, plus latents. Without a prompt it starts from BOS.
 
@@ -232,10 +236,10 @@ class SegmentGenerationMixin:
             outputs["cache"] = None
         return outputs
 
-    def generate_batch(self, *args, **kwargs):
+    def generate_batch(self, *args, **kwargs) -> Any:
         """As in Transformers, for `latent_dynamics="none"` only."""
         if not self.has_latents:
-            return super().generate_batch(*args, **kwargs)
+            return super().generate_batch(*args, **kwargs)  # type: ignore[misc]
         raise ValueError("Continuous batching needs a paged cache, which cannot hold latents. Use `generate()`.")
 
     def _refuse_unsupported(self, kwargs, setting):
@@ -376,13 +380,13 @@ class SegmentGenerationMixin:
     def prepare_inputs_for_generation(
         self,
         input_ids: torch.Tensor,
-        cache=None,
+        cache: Cache | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
         next_sequence_length: int | None = None,
         use_cache: bool | None = True,
         **kwargs,
-    ):
+    ) -> dict[str, Any]:
         """Hand the rows' text so far to the cache: latents are drawn in the pass itself, see `_next_latents`."""
         if not isinstance(cache, TraceCache):
             return super().prepare_inputs_for_generation(  # type: ignore[misc]

@@ -1,6 +1,7 @@
 """TRACE: a decoder-only language model with one recurrent latent variable per text segment (paper Sec. 4)."""
 
 import copy
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -112,7 +113,7 @@ class TracePreTrainedModel(PreTrainedModel):
         return device if hook is None else torch.device(hook.execution_device)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike | None, *args, **kwargs) -> Any:
         """As in Transformers; weights that are damaged are named."""
         try:
             return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
@@ -316,19 +317,19 @@ class TraceForConditionalGeneration(
         self.latent_injection.residual_rms = self.residual_rms()
         self._init_weights(self.latent_injection)
 
-    def get_input_embeddings(self):
+    def get_input_embeddings(self) -> nn.Embedding:
         return self.backbone.get_input_embeddings()
 
-    def set_input_embeddings(self, value):
+    def set_input_embeddings(self, value: nn.Module) -> None:
         self.backbone.set_input_embeddings(value)
 
-    def get_output_embeddings(self):
+    def get_output_embeddings(self) -> nn.Module:
         return self.lm_head
 
-    def set_output_embeddings(self, value):
+    def set_output_embeddings(self, value: nn.Module) -> None:
         self.lm_head = value
 
-    def get_decoder(self):
+    def get_decoder(self) -> PreTrainedModel:
         return self.backbone
 
     def resize_token_embeddings(self, new_num_tokens: int | None = None, *args, **kwargs) -> nn.Embedding:
@@ -342,7 +343,9 @@ class TraceForConditionalGeneration(
         return super().resize_token_embeddings(new_num_tokens, *args, **kwargs)
 
     @classmethod
-    def from_backbone(cls, backbone, tokenizer=None, **kwargs) -> "TraceForConditionalGeneration":
+    def from_backbone(
+        cls, backbone: str | os.PathLike | PreTrainedModel, tokenizer: Any = None, **kwargs
+    ) -> "TraceForConditionalGeneration":
         """
         Turn a pretrained decoder-only language model into TRACE: start the latent networks and, where it is needed,
         add [SEP] and resize.

@@ -3,12 +3,16 @@
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from transformers import DynamicCache
 
 from .gaussian_trace import at_least_float32
 from .segments_trace import last_token_index, next_segment_ids, token_positions
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 # Particles are resampled when fewer than this share of them would count. The usual choice, also of FIVO's authors:
 # resampling at every step adds noise where weights are even anyway.
@@ -187,7 +191,7 @@ class Particles:
 
 
 def filter_texts(
-    model,
+    model: "PreTrainedModel",
     input_ids: torch.Tensor,
     attention_mask: torch.Tensor | None,
     segment_ids: torch.Tensor,

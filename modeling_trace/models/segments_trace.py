@@ -2,15 +2,21 @@
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import torch
 
 from .private_trace import create_bidirectional_mask, create_causal_mask
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+    from .configuration_trace import TraceConfig
+
 SEP_TOKEN = "[SEP]"
 
 
-def add_separator_token(tokenizer):
+def add_separator_token(tokenizer: "PreTrainedTokenizerBase") -> "PreTrainedTokenizerBase":
     """
     Give a tokenizer the [SEP] token that closes a segment (or only a prompt), in place, and PAD and BOS tokens where
     it has none.
@@ -95,7 +101,7 @@ class SegmentRule:
     closing_token_ids: tuple[int, ...] | None = None
 
     @classmethod
-    def of(cls, config, one_per_text: bool) -> "SegmentRule":
+    def of(cls, config: "TraceConfig", one_per_text: bool) -> "SegmentRule":
         """The rule of a [`TraceConfig`] as it is now: its special tokens may change ([`Trainer`] aligns them)."""
         return cls(
             config.sep_token_id,
@@ -346,7 +352,12 @@ def token_positions(attention_mask: torch.Tensor) -> torch.Tensor:
     return (attention_mask.long().cumsum(-1) - 1).clamp_min(0)
 
 
-def context_mask(config, inputs_embeds, attention_mask, segment_ids):
+def context_mask(
+    config: "PreTrainedConfig",
+    inputs_embeds: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    segment_ids: torch.Tensor,
+) -> torch.Tensor:
     """
     The paper's *extra* mask: a token sees its own segment and all earlier ones.
 
@@ -366,7 +377,12 @@ def context_mask(config, inputs_embeds, attention_mask, segment_ids):
     )
 
 
-def segment_mask(config, inputs_embeds, attention_mask, segment_ids):
+def segment_mask(
+    config: "PreTrainedConfig",
+    inputs_embeds: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    segment_ids: torch.Tensor,
+) -> torch.Tensor:
     """The paper's *intra* mask: a token sees its own segment only. Arguments as for [`context_mask`]."""
 
     def same_segment(batch_idx, head_idx, q_idx, kv_idx):
@@ -376,7 +392,12 @@ def segment_mask(config, inputs_embeds, attention_mask, segment_ids):
     return create_bidirectional_mask(config, inputs_embeds, None, and_mask_function=same_segment)
 
 
-def whole_mask(config, inputs_embeds, attention_mask, segment_ids):
+def whole_mask(
+    config: "PreTrainedConfig",
+    inputs_embeds: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    segment_ids: torch.Tensor,
+) -> torch.Tensor:
     """A bidirectional pass: a token sees the whole text, its prefix included. Arguments as for [`context_mask`]."""
     return create_bidirectional_mask(config, inputs_embeds, attention_mask, allow_is_bidirectional_skip=False)
 
