@@ -7,8 +7,9 @@ difference: texts side by side, one latent resampled, the training curves, a map
 
 import json
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, TrainerCallback, TrainingArguments, set_seed
@@ -26,8 +27,11 @@ from .data import (
 from .models.modeling_trace import TraceForConditionalGeneration
 from .training import KLWeightCallback, TraceTrainer, linear_schedule
 
+# Name -> (model, processor)
+Systems = Mapping[str, tuple[TraceForConditionalGeneration, TraceProcessor]]
+
 # A GPT-2 that two CPU cores train in minutes. Without dropout, which blurs what latents are read from.
-BACKBONE = {"n_layer": 2, "n_head": 4, "n_embd": 128, "n_positions": 160}
+BACKBONE: dict[str, float] = {"n_layer": 2, "n_head": 4, "n_embd": 128, "n_positions": 160}
 BACKBONE |= dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
 VOCAB_SIZE = 2500
 NUM_REVIEWS, NUM_VALIDATION = 20_000, 200
@@ -179,7 +183,9 @@ def _train(
 # ---- Texts ----
 
 
-def generate_from_bos(model, processor, num_texts: int, seed: int, **decoding):
+def generate_from_bos(
+    model: TraceForConditionalGeneration, processor: TraceProcessor, num_texts: int, seed: int, **decoding
+) -> tuple[list[str], Any]:
     """
     Texts from nothing, and the output of `generate()` that they come from.
 
@@ -193,11 +199,18 @@ def generate_from_bos(model, processor, num_texts: int, seed: int, **decoding):
     torch.manual_seed(seed)
     start = torch.full((num_texts, 1), processor.bos_token_id, device=model.device)
     settings = {"max_new_tokens": MAX_NEW_TOKENS, "return_dict_in_generate": True, **decoding}
-    output = model.generate(start, attention_mask=torch.ones_like(start), **settings)
+    output: Any = model.generate(start, attention_mask=torch.ones_like(start), **settings)
     return processor.batch_decode(output.sequences), output
 
 
-def compare_texts(systems, decoding, *, num_texts: int = 3, seed: int = 0, say: Callable[[str], None] = print):
+def compare_texts(
+    systems: Systems,
+    decoding: Mapping[str, dict[str, Any]],
+    *,
+    num_texts: int = 3,
+    seed: int = 0,
+    say: Callable[[str], None] = print,
+) -> list[dict]:
     """
     Say texts of several systems side by side, by decoding strategy.
 
@@ -221,7 +234,9 @@ def compare_texts(systems, decoding, *, num_texts: int = 3, seed: int = 0, say: 
     return rows
 
 
-def count_distinct(systems, num_texts: int, *, seed: int = 0, say: Callable[[str], None] = print) -> list[dict]:
+def count_distinct(
+    systems: Systems, num_texts: int, *, seed: int = 0, say: Callable[[str], None] = print
+) -> list[dict]:
     """Say how many greedy texts of each system are distinct; arguments and rows as for [`compare_texts`]."""
     say(f"\nOf {num_texts} greedy texts, this many are distinct:")
     rows = []
@@ -232,7 +247,14 @@ def count_distinct(systems, num_texts: int, *, seed: int = 0, say: Callable[[str
     return rows
 
 
-def resample_third(model, processor, num_texts: int, *, seed: int = 0, say: Callable[[str], None] = print):
+def resample_third(
+    model: TraceForConditionalGeneration,
+    processor: TraceProcessor,
+    num_texts: int,
+    *,
+    seed: int = 0,
+    say: Callable[[str], None] = print,
+) -> list[dict]:
     """
     Say one greedy text of at least four sentences, and three more with the latent of its third sentence resampled and
     all others held; rows as for [`compare_texts`].
@@ -260,7 +282,7 @@ def resample_third(model, processor, num_texts: int, *, seed: int = 0, say: Call
     return [{"system": "TRACE", "decoding": "greedy, third latent resampled", "text": text} for text in texts]
 
 
-def side_by_side(title: str, columns: dict[str, Sequence[str]], width: int = 52) -> str:
+def side_by_side(title: str, columns: Mapping[str, Sequence[str]], width: int = 52) -> str:
     """Texts in columns under their names; texts of one row begin on the same line."""
     lines = [f"\n--- {title} " + "-" * (2 * width - len(title) - 2)]
     lines.append("".join(f"{name:<{width + 3}}" for name in columns).rstrip())
@@ -309,8 +331,8 @@ def plot_curves(trace_log: list[dict], plain_log: list[dict], path: str | Path) 
 
 @torch.no_grad()
 def plot_latents(
-    model,
-    processor,
+    model: TraceForConditionalGeneration,
+    processor: TraceProcessor,
     texts: Sequence[str],
     labels: Sequence[Sequence[str]],
     names: Sequence[str],

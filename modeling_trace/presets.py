@@ -4,11 +4,16 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers.utils import logging
 
 from .models.configuration_trace import PAPER_ARCHITECTURE, PAPER_RECIPE, PAPER_WARNING
+
+if TYPE_CHECKING:
+    import datasets
+
+    from .data import Segmenter
 
 logger = logging.get_logger(__name__)
 
@@ -35,7 +40,7 @@ class DataSettings:
     prompt_column: str | None = None
     drop_empty: bool = False
 
-    def load(self):
+    def load(self) -> "tuple[datasets.Dataset, datasets.Dataset | None]":
         """The training and the validation texts: what [`load_texts`] returns for these settings."""
         from .data import load_texts
 
@@ -43,7 +48,7 @@ class DataSettings:
         settings = {name: getattr(self, name) for name in names}
         return load_texts(self.dataset, conditional=self.prompt_column is not None, **settings)
 
-    def make_segmenter(self):
+    def make_segmenter(self) -> "Segmenter":
         """The [`Segmenter`], for a [`TraceProcessor`]."""
         from .data import FixedLengthSegmenter, SentenceSegmenter
 

@@ -7,7 +7,7 @@ import re
 import types
 from argparse import ArgumentDefaultsHelpFormatter, ArgumentTypeError, Namespace
 from collections.abc import Sequence
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, NoReturn, Union, get_args, get_origin, get_type_hints
 
 import yaml
 from transformers.hf_argparser import HfArgumentParser  # imports no torch, so that --help answers at once
@@ -68,7 +68,7 @@ def read_yaml(path: str) -> dict[str, Any]:
     return values
 
 
-def flag(default, text: str):
+def flag(default: Any, text: str) -> Any:
     """A field of a dataclass of arguments: its default and its line in --help."""
     return dataclasses.field(default=default, metadata={"help": text})
 
@@ -112,7 +112,7 @@ class CommandParser(HfArgumentParser):
         """Every argument by its name in a YAML file."""
         return [action.dest for action in self._actions if action.option_strings and action.dest != "help"]
 
-    def error(self, message):
+    def error(self, message: str) -> NoReturn:
         # "argument --max_length/--max-length: expected one argument"
         raise ValueError(re.sub(r"^argument (?:--)?(\w+)\S*: ", r"`\1`: ", message))
 
@@ -182,7 +182,7 @@ def _or_none(convert):
     return convert_or_none
 
 
-def argument_values(instance) -> dict[str, Any]:
+def argument_values(instance: Any) -> dict[str, Any]:
     """The fields of a dataclass instance and their values, not copied."""
     return {field.name: getattr(instance, field.name) for field in dataclasses.fields(instance)}
 

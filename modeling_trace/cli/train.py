@@ -5,6 +5,7 @@ import os
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 import yaml
 from datasets import Dataset
@@ -91,7 +92,7 @@ def run(argv: list[str] | None = None) -> int:
     if data.streaming and processor.cuts_texts and not segmenter.is_ready:
         say("Learning where sentences end from the first million characters of the stream.")
     with args.main_process_first(local=False, desc="tokens"):
-        prepare = {"max_length": args.max_length, "num_proc": args.num_proc}
+        prepare: dict[str, Any] = {"max_length": args.max_length, "num_proc": args.num_proc}
         train_dataset = prepare_dataset(train_texts, processor, **prepare)
         eval_dataset = None if eval_texts is None else prepare_dataset(eval_texts, processor, **prepare)
     if data.streaming:

@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from ..data import FixedLengthSegmenter, RegexSegmenter, SentenceSegmenter
+from ..data import FixedLengthSegmenter, RegexSegmenter, Segmenter, SentenceSegmenter
 from ..models.backbones_trace import full_backbone_name
 from ..models.configuration_trace import TraceConfig
 from ..models.dynamics_trace import has_segments
@@ -227,7 +227,7 @@ def resolved_arguments(
     return {**texts, **model_settings, **training}
 
 
-def make_segmenter(data: DataArguments, model_settings: dict[str, Any]):
+def make_segmenter(data: DataArguments, model_settings: dict[str, Any]) -> Segmenter:
     """The segmenter, and in the settings the `segment_length` that goes with it."""
     kinds = ("fixed", "sentence", "regex")
     if data.segmenter not in kinds:

@@ -1,7 +1,8 @@
 """TraceDataCollator: tokenised texts of unequal lengths to one training batch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
+from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -116,10 +117,10 @@ class TraceDataCollator:
         self.pad_to_multiple_of = pad_to_multiple_of
         self.prompt_end = processor.sep_token_id if getattr(processor, "conditional", False) else None
 
-    def __call__(self, features: list[dict]) -> dict[str, torch.Tensor]:
+    def __call__(self, features: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         """
         Args:
-            features (`list[dict]`): rows with `input_ids` and perhaps an `attention_mask` (0 = no token).
+            features (`Sequence[Mapping]`): rows with `input_ids` and perhaps an `attention_mask` (0 = no token).
 
         Returns:
             `dict` of `input_ids`, `attention_mask` and `labels`, each `(batch_size, sequence_length)`.

@@ -135,7 +135,7 @@ def read_texts(
             )
 
 
-def checked_text(value, column: str, place: str) -> str | None:
+def checked_text(value: object, column: str, place: str) -> str | None:
     """`value`, which must be a text, or None for a row without."""
     if value is None:
         return None
@@ -314,7 +314,7 @@ def _open_binary(path: str) -> Iterator[BinaryIO]:
     else:
         opened = open(path, "rb")
     with opened as file:
-        yield gzip.GzipFile(fileobj=file) if path.lower().endswith(".gz") else file
+        yield gzip.GzipFile(fileobj=file) if path.lower().endswith(".gz") else file  # type: ignore[misc]
 
 
 @contextlib.contextmanager

@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import PreTrainedConfig
@@ -12,11 +12,14 @@ from transformers.utils.logging import tqdm
 from ..utils import atomic_write
 from .processor import TraceProcessor
 
+if TYPE_CHECKING:
+    from ..models.modeling_trace import TraceForConditionalGeneration
+
 MAX_NEW_TOKENS = 256  # where the context has room for them
 
 
 def generate_texts(
-    model,
+    model: "TraceForConditionalGeneration",
     processor: TraceProcessor,
     prompts: Sequence[str | None],
     *,

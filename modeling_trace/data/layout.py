@@ -1,5 +1,10 @@
 """How a text lies in a row of ids: from tokens and cuts to `BOS | x_1 | ... | x_T EOS`, and back to the segments."""
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 
 def cuts_at_closing(ids: list[int], closing: set[int]) -> list[int]:
     """Where new segments start by the rule of [`SegmentRule`]: after the first of a run of closing tokens."""
@@ -49,7 +54,7 @@ def segment_ends(
     return text_ids, ends
 
 
-def segment_texts(tokenizer, ids: list[int], ends: list[int]) -> list[str]:
+def segment_texts(tokenizer: "PreTrainedTokenizerBase", ids: list[int], ends: list[int]) -> list[str]:
     """The text of each segment; joined, they are the text of `ids`."""
     # Decoded from the start of the text each time: a tokenizer may drop the blank before a piece's first word, and a
     # cut may fall inside a character, which then goes to the segment that completes it.

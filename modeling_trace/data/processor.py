@@ -3,10 +3,12 @@
 import copy
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise
+from typing import Any
 
+import numpy as np
 import torch
 from transformers import AutoTokenizer, BatchEncoding, PreTrainedTokenizerBase
 from transformers.data.data_collator import pad_without_fast_tokenizer_warning
@@ -23,6 +25,8 @@ from .validation import check_strings
 logger = logging.get_logger(__name__)
 
 PAPER_SEGMENTER = FixedLengthSegmenter(10)
+# One row of ids or several
+TokenIds = Sequence[int] | Sequence[Sequence[int]] | torch.Tensor | np.ndarray
 
 # What `cached_file` understands of the keywords of `from_pretrained`.
 _HUB_KEYWORDS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
@@ -284,7 +288,7 @@ class TraceProcessor(PushToHubMixin):
             add_eos = not self._for_generation
         if text is None:
             single, add_eos = isinstance(prompt, str), False
-            prompts = [prompt] if single else list(prompt)
+            prompts = [prompt] if isinstance(prompt, str) else list(prompt)
             rows = self.encode_rows(None, prompts=prompts, max_length=max_length)
             return self._batch(rows, single, add_eos, max_length, padding, return_tensors)
         single = isinstance(text, str)
@@ -295,7 +299,7 @@ class TraceProcessor(PushToHubMixin):
             )
         prompts = None if prompt is None else [prompt] if isinstance(prompt, str) else list(prompt)
         rows = self.encode_rows(
-            [text] if single else list(text), prompts=prompts, add_eos=add_eos, max_length=max_length
+            [text] if isinstance(text, str) else list(text), prompts=prompts, add_eos=add_eos, max_length=max_length
         )
         return self._batch(rows, single, add_eos, max_length, padding, return_tensors)
 
@@ -431,7 +435,10 @@ class TraceProcessor(PushToHubMixin):
     # ids to text
 
     def decode(
-        self, ids, skip_special_tokens: bool = True, clean_up_tokenization_spaces: bool | None = None
+        self,
+        ids: TokenIds,
+        skip_special_tokens: bool = True,
+        clean_up_tokenization_spaces: bool | None = None,
     ) -> str | list[str]:
         """
         The text of one row of ids (a list of texts for several rows), without BOS, [SEP], EOS and PAD, and without its
@@ -447,16 +454,16 @@ class TraceProcessor(PushToHubMixin):
         """
         ids = _to_list(ids)
         if ids and isinstance(ids[0], list):
-            return [self.decode(row, skip_special_tokens) for row in ids]
+            return [self.decode(row, skip_special_tokens) for row in ids]  # type: ignore[misc]
         if skip_special_tokens:
             control = self.control_token_ids
             ids = self._split_prompt(ids)[1]
             ids = [token for token in ids if token not in control]
         return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
-    def batch_decode(self, sequences, skip_special_tokens: bool = True) -> list[str]:
+    def batch_decode(self, sequences: TokenIds, skip_special_tokens: bool = True) -> list[str]:
         """[`~TraceProcessor.decode`] for every row."""
-        return [self.decode(row, skip_special_tokens) for row in _to_list(sequences)]
+        return [self.decode(row, skip_special_tokens) for row in _to_list(sequences)]  # type: ignore[misc]
 
     def _split_prompt(self, ids: list[int]) -> tuple[list[int], list[int]]:
         """The ids up to the first [SEP], that one included, and the others; a row without prompt is all text."""
@@ -465,16 +472,16 @@ class TraceProcessor(PushToHubMixin):
         end = ids.index(self.sep_token_id) + 1
         return ids[:end], ids[end:]
 
-    def decode_prompt(self, ids) -> str | list[str]:
+    def decode_prompt(self, ids: TokenIds) -> str | list[str]:
         """The prompt of one row of ids (a list for several rows) from a conditional processor or model."""
         ids = _to_list(ids)
         if ids and isinstance(ids[0], list):
-            return [self.decode_prompt(row) for row in ids]
+            return [self.decode_prompt(row) for row in ids]  # type: ignore[misc]
         control = self.control_token_ids
         prompt = [token for token in self._split_prompt(ids)[0] if token not in control]
         return self.tokenizer.decode(prompt, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
-    def split(self, ids) -> list[str]:
+    def split(self, ids: TokenIds) -> list[str]:
         """
         The text of each segment of one row of ids, in order; joined, they are `decode(ids)`.
 
@@ -492,7 +499,7 @@ class TraceProcessor(PushToHubMixin):
 
     # padding, saving, loading
 
-    def pad(self, encoded_inputs, **kwargs) -> BatchEncoding:
+    def pad(self, encoded_inputs: Any, **kwargs) -> BatchEncoding:
         """The tokenizer's own `pad`."""
         return pad_without_fast_tokenizer_warning(self.tokenizer, encoded_inputs, **kwargs)
 

@@ -6,7 +6,7 @@ token list is cut: by count, or at the tokens whose character offsets start a se
 
 import re
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 
 from transformers.utils import logging
@@ -46,7 +46,7 @@ class Segmenter:
     needs_offsets: bool = True  # False: only the number of tokens counts, slow tokenizers will do
     segment_length: int | None = None  # tokens per segment where all are equal, for `TraceConfig.segment_length`
 
-    _registry: dict[str, type] = {}
+    _registry: dict[str, Callable[..., "Segmenter"]] = {}
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -142,13 +142,13 @@ class FixedLengthSegmenter(Segmenter):
         self.length = length
 
     @property
-    def segment_length(self) -> int:
+    def segment_length(self) -> int:  # type: ignore[override]
         return self.length
 
-    def cut(self, text, offsets):
+    def cut(self, text: str, offsets: Offsets) -> list[int]:
         return list(range(self.length, len(offsets), self.length))
 
-    def to_dict(self):
+    def to_dict(self) -> dict:
         return {"type": self.type, "length": self.length}
 
 
@@ -249,7 +249,7 @@ class SentenceSegmenter(Segmenter):
     def _starts(self, text: str) -> list[int]:
         return sentence_starts(self._punkt_tokenizer(), text)
 
-    def closes(self, piece):
+    def closes(self, piece: str) -> bool:
         if (self.min_tokens, self.max_tokens) != (1, None):
             raise ValueError(
                 f"`min_tokens` and `max_tokens` need [SEP], got {self.min_tokens} and {self.max_tokens}: without one "
@@ -257,11 +257,11 @@ class SentenceSegmenter(Segmenter):
             )
         return ends_sentence(piece)
 
-    def cut(self, text, offsets):
+    def cut(self, text: str, offsets: Offsets) -> list[int]:
         cuts = _cuts_at(text, offsets, self._starts(text))
         return _even_lengths(cuts, len(offsets), self.min_tokens, self.max_tokens)
 
-    def to_dict(self):
+    def to_dict(self) -> dict:
         return {
             "type": self.type,
             "min_tokens": self.min_tokens,
@@ -331,10 +331,10 @@ class RegexSegmenter(Segmenter):
             )
         self.pattern = pattern
 
-    def cut(self, text, offsets):
+    def cut(self, text: str, offsets: Offsets) -> list[int]:
         return _cuts_at(text, offsets, [match.end() for match in self._expression.finditer(text)])
 
-    def to_dict(self):
+    def to_dict(self) -> dict:
         return {"type": self.type, "pattern": self.pattern}
 
 

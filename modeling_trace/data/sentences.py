@@ -2,6 +2,10 @@
 
 import re
 from itertools import pairwise
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nltk.tokenize.punkt import PunktSentenceTokenizer
 
 # What ends a sentence in scripts other than the Latin one, and nothing else (Unicode's Sentence_Terminal): Chinese and
 # Japanese, the dandas of India, Arabic and Urdu, Armenian, Ethiopic, Burmese, Khmer, Mongolian. Punkt knows none.
@@ -21,7 +25,7 @@ def ends_sentence(piece: str) -> bool:
     return _SENTENCE_END.search(piece) is not None
 
 
-def sentence_starts(tokenizer, text: str) -> list[int]:
+def sentence_starts(tokenizer: "PunktSentenceTokenizer", text: str) -> list[int]:
     """The characters at which sentences start, found by a tokenizer of [`punkt_tokenizer`] and the full stops of
     scripts that Punkt does not know."""
     bounds = {start for start, _ in tokenizer.span_tokenize(text)}
@@ -59,7 +63,7 @@ def train_punkt(texts: list[str], language: str) -> dict:
     return _to_json(parameters)
 
 
-def punkt_tokenizer(parameters: dict):
+def punkt_tokenizer(parameters: dict) -> "PunktSentenceTokenizer":
     """NLTK's tokenizer with these parameters."""
     from nltk.tokenize.punkt import PunktSentenceTokenizer
 

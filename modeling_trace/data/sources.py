@@ -8,6 +8,7 @@ import os
 import re
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from transformers.utils import logging
 
@@ -15,6 +16,9 @@ from ..utils import nearest, one_line
 from .files import KINDS, TABLES, FileSettings, file_identity, file_kind, head_rows, read_texts
 from .reviews import review_dataset
 from .validation import NO_ROWS, TextColumns, check_dataset, is_stream, row_kinds, text_columns
+
+if TYPE_CHECKING:
+    import datasets
 
 logger = logging.get_logger(__name__)
 
@@ -29,14 +33,14 @@ _FORMS = (
 
 
 def load_split(
-    dataset,
+    dataset: Any,
     argument: str,
     split: str,
     columns: TextColumns,
     settings: FileSettings,
     max_texts: int | None = None,
     streaming: bool = False,
-):
+) -> "datasets.Dataset | datasets.IterableDataset":
     """
     One split of any source, its columns not yet named. Of files only the columns with texts and prompts are read.
 
@@ -256,7 +260,7 @@ def check_cache(folder: str | os.PathLike | None, error: BaseException) -> None:
     try:
         if folder is not None:
             os.makedirs(folder, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
+        with tempfile.TemporaryFile(dir=None if folder is None else os.fspath(folder)):
             pass
     except OSError as written:
         reason = written.strerror

@@ -1,12 +1,16 @@
 """`load_texts` for data sets that are read as they are needed: texts of a stream are checked one by one."""
 
 import math
+from typing import TYPE_CHECKING, Any
 
 from transformers.utils import logging
 
 from .files import HEAD, FileSettings, checked_text
 from .sources import load_split
 from .validation import NO_ROWS, TextColumns, row_kinds, text_columns, without_text
+
+if TYPE_CHECKING:
+    import datasets
 
 logger = logging.get_logger(__name__)
 
@@ -15,14 +19,14 @@ ROW_COLUMN = "row_of_stream"  # texts of a stream carry their number: the rows t
 
 
 def stream_texts(
-    dataset,
+    dataset: Any,
     columns: TextColumns,
     settings: FileSettings,
     split: str,
-    validation_split,
+    validation_split: float | int | str | None,
     max_texts: int | None,
     seed: int,
-):
+) -> "tuple[datasets.IterableDataset, datasets.IterableDataset | datasets.Dataset | None]":
     """`load_texts` for texts that are read as they are needed."""
     import datasets
 

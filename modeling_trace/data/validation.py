@@ -1,12 +1,16 @@
 """What a data set must be: its columns, its texts, its rows; with errors that name the row and the remedy."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from transformers.utils import logging
 
 from ..utils import nearest
 from .files import has_lone_surrogate
+
+if TYPE_CHECKING:
+    import datasets
 
 logger = logging.get_logger(__name__)
 
@@ -25,13 +29,13 @@ class TextColumns:
     drop_empty: bool = False
 
 
-def is_stream(dataset) -> bool:
+def is_stream(dataset: object) -> bool:
     import datasets
 
     return isinstance(dataset, datasets.IterableDataset)
 
 
-def check_sizes(validation_split, max_texts) -> None:
+def check_sizes(validation_split: float | int | str | None, max_texts: int | None) -> None:
     number = validation_split if isinstance(validation_split, (int, float)) else None
     if isinstance(validation_split, bool) or (
         number is not None and (number < 0 or isinstance(number, float) and number >= 1)
@@ -44,7 +48,7 @@ def check_sizes(validation_split, max_texts) -> None:
         raise ValueError(f"`max_texts` must be an integer >= 1, got {max_texts!r}. Use None for all texts.")
 
 
-def check_dataset(dataset) -> None:
+def check_dataset(dataset: object) -> None:
     import datasets
 
     if isinstance(dataset, datasets.Dataset):
@@ -81,7 +85,7 @@ def unknown_column(argument: str, column: str, names: list[str]) -> str:
     return f"`{argument}` {column!r} is not in the data set, which has {', '.join(names)}.{hint}"
 
 
-def dataset_kinds(dataset) -> dict[str, str]:
+def dataset_kinds(dataset: "datasets.Dataset | datasets.IterableDataset") -> dict[str, str]:
     """What each column of a data set holds: "string", "null", or the name of another type."""
     kinds = {}
     for name, feature in dataset.features.items():
@@ -122,7 +126,7 @@ def check_strings(name: str, texts: list, first_row: int, remedy: str) -> None:
             raise ValueError(f"`{name}` must not be empty, got {text!r:.40} in row {number}. {remedy}")
 
 
-def check_rows(dataset, column: str, control: list[str] = ()) -> None:
+def check_rows(dataset: "datasets.Dataset", column: str, control: Sequence[str] = ()) -> None:
     """Look for empty rows and for control tokens such as [SEP] in the texts; scans Arrow buffers, so it is quick."""
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -185,7 +189,7 @@ def text_columns(kinds: dict[str, str], wanted: TextColumns, is_table: bool = Fa
     return renamed
 
 
-def named_columns(dataset, wanted: TextColumns):
+def named_columns(dataset: "datasets.Dataset", wanted: TextColumns) -> "datasets.Dataset":
     """Rename the columns of texts and prompts to `text` and `prompt`, after checking them."""
     renamed = text_columns(dataset_kinds(dataset), wanted)
     for column in renamed:

@@ -14,6 +14,7 @@ Intervals hold references fixed, and know nothing of training: for another seed 
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from .diversity import bleu, rep_n
 from .jackknife import OF_SETS, Difference, Interval, metric_replicates
@@ -25,8 +26,8 @@ RESAMPLES_AT_ONCE = 4_000_000  # numbers in a block of resamples
 
 
 def bootstrap_interval(
-    values: Sequence[float],
-    weights: Sequence[float] | None = None,
+    values: ArrayLike,
+    weights: ArrayLike | None = None,
     confidence: float = 0.95,
     method: str = "bca",
     num_resamples: int = 9999,
@@ -36,9 +37,9 @@ def bootstrap_interval(
     Bootstrap interval of a mean over texts, or of a ratio of sums over texts.
 
     Args:
-        values (`Sequence[float]` of shape `(num_texts,)`): what each text contributes, independently of the others:
+        values (`ArrayLike` of shape `(num_texts,)`): what each text contributes, independently of the others:
             `bleu(..., per_text=True)`, but not those of Self-BLEU or Jaccard.
-        weights (`Sequence[float]` of shape `(num_texts,)`, *optional*): the value is sum(values) / sum(weights): nats
+        weights (`ArrayLike` of shape `(num_texts,)`, *optional*): the value is sum(values) / sum(weights): nats
             and words for nats per word. The number of texts without.
         confidence (`float`, *optional*, defaults to 0.95).
         method (`str`, *optional*, defaults to `"bca"`): or `"percentile"`.
@@ -140,10 +141,10 @@ def metric_interval(
 
 
 def paired_difference(
-    first: Sequence[float],
-    second: Sequence[float],
-    first_weights: Sequence[float] | None = None,
-    second_weights: Sequence[float] | None = None,
+    first: ArrayLike,
+    second: ArrayLike,
+    first_weights: ArrayLike | None = None,
+    second_weights: ArrayLike | None = None,
     confidence: float = 0.95,
     num_resamples: int = 9999,
     seed: int = 0,
@@ -156,9 +157,9 @@ def paired_difference(
     distribution. The interval is that of the paired BCa bootstrap.
 
     Args:
-        first, second (`Sequence[float]` of shape `(num_texts,)`): what text i of each system contributes; of the same
+        first, second (`ArrayLike` of shape `(num_texts,)`): what text i of each system contributes; of the same
             prompt or real text where there is one.
-        first_weights, second_weights (`Sequence[float]` of shape `(num_texts,)`, *optional*): as `weights` of
+        first_weights, second_weights (`ArrayLike` of shape `(num_texts,)`, *optional*): as `weights` of
             [`bootstrap_interval`].
         confidence (`float`, *optional*, defaults to 0.95).
         num_resamples (`int`, *optional*, defaults to 9999): both of swaps and of bootstrap resamples.
@@ -248,13 +249,13 @@ def metric_difference(
         )
     values = [_contributions(metric, part, references, settings) for part in texts]
     if values[0] is not None:
-        return paired_difference(*values, confidence=confidence, num_resamples=num_resamples, seed=seed)
+        return paired_difference(values[0], values[1], confidence=confidence, num_resamples=num_resamples, seed=seed)
     validate_texts(texts[0], "first", minimum=3, extra="An interval needs texts to leave out.")
     one, two = (metric_replicates(metric, part, references, num_groups, seed, **settings) for part in texts)
     return one.difference(two, confidence)
 
 
-def _contributions(metric, texts, references, settings) -> np.ndarray | None:
+def _contributions(metric, texts, references, settings) -> ArrayLike | None:
     """Per-text values of a metric that is their mean, None for one that is not."""
     if metric in ROUGE_TYPES:
         return rouge(texts, references, per_text=True, **settings)[metric]

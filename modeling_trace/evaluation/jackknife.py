@@ -22,6 +22,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from .diversity import (
     SelfBleuTable,
@@ -35,7 +36,7 @@ from .ngrams import ValidatedTexts, check_order, check_paired, count_by_text, ng
 from .quality import cnd, sacrebleu
 from .words import WHITESPACE, encode
 
-OF_SETS = {
+OF_SETS: dict[str, Callable] = {
     "cnd": cnd,
     "compression_ratio": compression_ratio,
     "distinct_n": distinct_n,
@@ -186,14 +187,14 @@ class Replicates:
 
 
 def mean_replicates(
-    values: Sequence[float], weights: Sequence[float] | None = None, num_groups: int = 50, seed: int = 0
+    values: ArrayLike, weights: ArrayLike | None = None, num_groups: int = 50, seed: int = 0
 ) -> Replicates:
     """
     [`Replicates`] of a mean over texts, or of sum(values) / sum(weights).
 
     Args:
-        values (`Sequence[float]` of shape `(num_texts,)`): what each text contributes.
-        weights (`Sequence[float]` of shape `(num_texts,)`, *optional*): ones by default.
+        values (`ArrayLike` of shape `(num_texts,)`): what each text contributes.
+        weights (`ArrayLike` of shape `(num_texts,)`, *optional*): ones by default.
         num_groups, seed: as for [`metric_replicates`].
     """
     values = np.asarray(values, dtype=np.float64)
@@ -241,7 +242,7 @@ def metric_replicates(
     texts = validate_texts(texts, minimum=3, extra="An interval needs texts to leave out.")
     groups = make_groups(len(texts), num_groups, seed)
     if metric == "jaccard_similarity":
-        own = jaccard_similarity(texts, per_text=True, **settings)
+        own: np.ndarray = jaccard_similarity(texts, per_text=True, **settings)
         # Single texts are free. Leaving out text k takes away its pairs: sum over pairs less sum_j J_kj
         left_out = (len(texts) * own.mean() - 2 * own) / (len(texts) - 2)
         return Replicates(float(own.mean()), left_out, np.ones(len(texts)))

@@ -7,7 +7,9 @@ another text's latents, nobody can keep up who does not read them.
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -19,8 +21,11 @@ from .jackknife import Interval
 from .likelihood import iterate_batches
 from .representation import EncodedTexts, encode_texts
 
+if TYPE_CHECKING:
+    from ..models.modeling_trace import TraceForConditionalGeneration
 
-def choose_donors(num_segments: torch.LongTensor, generator: torch.Generator | None = None) -> torch.LongTensor:
+
+def choose_donors(num_segments: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
     """
     Which other text lends its latents to each text: never a text to itself.
 
@@ -44,7 +49,7 @@ def choose_donors(num_segments: torch.LongTensor, generator: torch.Generator | N
     return donors
 
 
-def lend(latents: torch.Tensor, num_segments: torch.LongTensor, num_steps: int) -> torch.Tensor:
+def lend(latents: torch.Tensor, num_segments: torch.Tensor, num_steps: int) -> torch.Tensor:
     """
     Latents for texts of `num_steps` segments or fewer: z_1, z_2, ... of their donors, from the start again where a
     donor has no more.
@@ -79,7 +84,7 @@ class LatentUse:
     other: torch.Tensor
     prior: torch.Tensor
     kl: torch.Tensor
-    donors: torch.LongTensor
+    donors: torch.Tensor
 
     @property
     def gains(self) -> torch.Tensor:
@@ -112,8 +117,8 @@ class LatentUse:
 
 @torch.no_grad()
 def latent_use(
-    model,
-    data,
+    model: "TraceForConditionalGeneration",
+    data: Iterable[dict[str, Any]],
     processor: TraceProcessor,
     *,
     batch_size: int = 16,
@@ -177,7 +182,7 @@ def latent_use(
     if start != len(texts):
         raise ValueError(f"`encoded` must be of the same texts as `data`, got {len(texts)} and {start}. Leave it out.")
     nats = torch.cat(nats).masked_fill(overflow, math.nan)
-    return LatentUse(*nats.unbind(dim=1), kl.cpu(), donors.cpu())
+    return LatentUse(nats[:, 0], nats[:, 1], nats[:, 2], kl.cpu(), donors.cpu())
 
 
 def _prior_paths(texts: EncodedTexts, noise: torch.Tensor) -> torch.Tensor:

@@ -4,13 +4,17 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain, islice
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers.utils.logging import tqdm
 
 from ..data import TraceDataCollator, TraceProcessor
-from ..models.likelihood_trace import check_likelihood_method, target_mask
+from ..models.likelihood_trace import LikelihoodOutput, check_likelihood_method, target_mask
 from .words import WHITESPACE, count_words
+
+if TYPE_CHECKING:
+    from ..models.modeling_trace import TraceForConditionalGeneration
 
 ELBO_DRAWS = 10  # beside a particle filter: means over draws need no more, as they are means over texts, too
 
@@ -141,8 +145,8 @@ class LikelihoodResult:
 
 
 def evaluate_likelihood(
-    model,
-    data,
+    model: "TraceForConditionalGeneration",
+    data: Iterable[dict[str, Any]],
     processor: TraceProcessor,
     num_samples: int = 100,
     *,
@@ -184,14 +188,16 @@ def evaluate_likelihood(
     generator = torch.Generator().manual_seed(seed) if generator is None else generator
     elbo_generator = generator
     if method == "particle":  # draws of q of their own, so that no text's depend on how texts are batched
-        like = {"generator": generator, "device": generator.device}
+        like: dict[str, Any] = {"generator": generator, "device": generator.device}
         elbo_generator = torch.Generator().manual_seed(int(torch.randint(2**62, (), **like)))
     scores, kls, steps_ess, steps_resampled, tokens, words = [], [], [], [], [], []
     for batch in iterate_batches(model, data, processor, batch_size, "Likelihood"):
         ids, mask = batch["input_ids"], batch["attention_mask"]
-        settings = {"max_rows": max_rows, "return_dict": True}
-        bound = model.log_likelihood(ids, mask, num_samples, method=method, generator=generator, **settings)
-        out = bound
+        settings: dict[str, Any] = {"max_rows": max_rows, "return_dict": True}
+        bound: LikelihoodOutput = model.log_likelihood(
+            ids, mask, num_samples, method=method, generator=generator, **settings
+        )
+        out: LikelihoodOutput = bound
         if bound.elbo is None:
             out = model.elbo(ids, mask, min(num_samples, ELBO_DRAWS), generator=elbo_generator, **settings)
         segment_ids = model._segment_ids(ids, mask, None)
@@ -241,7 +247,11 @@ def evaluate_likelihood(
 
 
 def iterate_batches(
-    model, data, processor: TraceProcessor, batch_size: int, description: str
+    model: "TraceForConditionalGeneration",
+    data: Iterable[dict[str, Any]],
+    processor: TraceProcessor,
+    batch_size: int,
+    description: str,
 ) -> Iterator[dict[str, torch.Tensor]]:
     """
     `input_ids` and `attention_mask` of a data set, batch by batch, on the model's device, under a progress bar.
@@ -287,7 +297,8 @@ def iterate_batches(
     else:
         collate = TraceDataCollator(processor)
         batches = (collate(rows) for rows in iter(lambda: list(islice(items, batch_size)), []))
-    total = math.ceil(len(data) * rows_in_item / batch_size) if hasattr(data, "__len__") else None
+    num_items = len(data) if hasattr(data, "__len__") else None  # type: ignore[arg-type]
+    total = None if num_items is None else math.ceil(num_items * rows_in_item / batch_size)
     for batch in tqdm(batches, total=total, desc=description, disable=total == 1):
         ids = batch["input_ids"].to(model.device)
         mask = batch.get("attention_mask")

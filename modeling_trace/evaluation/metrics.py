@@ -1,6 +1,6 @@
 """The text metrics as metrics of the library evaluate: `evaluate.combine([load_metric("self_bleu")])`, offline."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import evaluate
 from datasets import Features, Value
@@ -10,7 +10,7 @@ from . import diversity, quality
 from .ngrams import check_paired, validate_texts
 
 # Name: (function, what its references are: None, "set" for all texts, or "paired" with the texts)
-METRICS = {
+METRICS: dict[str, tuple[Callable, str | None]] = {
     "bert_score": (quality.bert_score, "paired"),
     "bleu": (diversity.bleu, "set"),
     "cnd": (quality.cnd, "set"),
@@ -61,7 +61,9 @@ class TextMetric(evaluate.Metric):
             features=features,
         )
 
-    def add_batch(self, *, predictions=None, references=None, **kwargs):
+    def add_batch(
+        self, *, predictions: Sequence[str] | None = None, references: Sequence | None = None, **kwargs
+    ) -> None:
         """Add texts, as `evaluate.Metric.add_batch`, but with the errors of this package."""
         predictions = validate_texts(predictions, "predictions")
         batch = {"predictions": list(predictions)}

@@ -1,7 +1,8 @@
 """What the text metrics share: the checks of their input, and exact n-gram ids as integers in near-linear time."""
 
 import importlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from types import ModuleType
 
 import numpy as np
 from transformers.utils import logging
@@ -11,7 +12,7 @@ logger = logging.get_logger(__name__)
 SEPARATOR = "[SEP]"
 
 
-def require(module: str, what: str, extra: str = "eval"):
+def require(module: str, what: str, extra: str = "eval") -> ModuleType:
     """Import an optional package by its name, or raise an ImportError that names the extra to install."""
     try:
         return importlib.import_module(module)
@@ -58,7 +59,7 @@ def validate_texts(texts: Sequence[str], name: str = "texts", minimum: int = 1, 
     return texts
 
 
-def check_row(text, name: str) -> None:
+def check_row(text: object, name: str) -> None:
     """Refuse a row that is not a string or still holds `[SEP]`; `name` is what the error calls it."""
     if not isinstance(text, str):
         hint = "Join its words by ' '.join(words)." if isinstance(text, (list, tuple)) else "Drop or convert the row."
@@ -97,13 +98,13 @@ def check_paired(references: Sequence, num_texts: int) -> list[list[str]]:
     return [list(own) for own in references]
 
 
-def check_order(n, name: str = "n") -> int:
+def check_order(n: object, name: str = "n") -> int:
     if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1:
         raise ValueError(f"`{name}` must be a whole number >= 1, got {n!r}. Use 2 for pairs of words.")
     return int(n)
 
 
-def check_orders(orders) -> tuple[int, ...]:
+def check_orders(orders: Iterable[int]) -> tuple[int, ...]:
     if isinstance(orders, (str, bytes)) or not hasattr(orders, "__iter__"):
         raise ValueError(f"`orders` must be several whole numbers, got {orders!r}. Use (2, 3, 4).")
     orders = tuple(check_order(n, "orders") for n in orders)

@@ -6,6 +6,7 @@ Metrics are x 100 unless their docstring says otherwise.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import regex
@@ -15,6 +16,9 @@ from transformers.utils.logging import tqdm
 from ..models.backbones_trace import resolve_backbone
 from .ngrams import check_orders, check_paired, ngrams, require, validate_texts
 from .words import CHARACTERS, WHITESPACE, count_words, encode, warn_unsuited, word_splitter
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 ROUGE_TYPES = ("rouge1", "rouge2", "rougeL")
 NO_LETTERS = regex.compile(r"[^\p{L}\p{M}\p{Nd}]+")  # in ASCII, what rouge-score leaves out
@@ -259,8 +263,8 @@ class JudgePerplexity:
 
 def judge_perplexity(
     texts: Sequence[str],
-    model="smollm2-135m",
-    tokenizer=None,
+    model: "str | PreTrainedModel" = "smollm2-135m",
+    tokenizer: "PreTrainedTokenizerBase | None" = None,
     prefix: str | None = None,
     batch_size: int = 16,
     device: str | torch.device | None = None,
@@ -315,8 +319,8 @@ def judge_perplexity(
 def mauve(
     texts: Sequence[str],
     references: Sequence[str],
-    model="smollm2-135m",
-    tokenizer=None,
+    model: "str | PreTrainedModel" = "smollm2-135m",
+    tokenizer: "PreTrainedTokenizerBase | None" = None,
     prefix: str | None = None,
     batch_size: int = 16,
     device: str | torch.device | None = None,
@@ -349,7 +353,11 @@ def mauve(
     return 100 * float(score)
 
 
-def load_judge(model, tokenizer=None, device=None):
+def load_judge(
+    model: "str | PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase | None" = None,
+    device: str | torch.device | None = None,
+) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
     """The outside language model and its tokenizer, as `judge_perplexity` and `mauve` take them: loaded only once."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -13,8 +13,9 @@ i and a function of j: one matrix product gives all pairs. With a bound it is no
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -25,6 +26,9 @@ from ..models.dynamics_trace import LatentDynamics, RecurrentDynamics
 from ..models.gaussian_trace import gaussian_log_density, linear_float32, reparameterize, standard_normal
 from ..models.likelihood_trace import evaluation_mode
 from .likelihood import iterate_batches
+
+if TYPE_CHECKING:
+    from ..models.modeling_trace import TraceForConditionalGeneration
 
 _BLOCK = 2**19  # elements (4 MiB of float64) of a block of pairs: what stays in a CPU's cache is several times faster
 _TABLE = 2**22  # log q_ij (32 MiB) that are held at once
@@ -44,11 +48,11 @@ class EncodedTexts:
         mask (`torch.BoolTensor` of shape `(N, S)`): the segments that a text has.
     """
 
-    dynamics: nn.Module
+    dynamics: LatentDynamics
     inputs: torch.Tensor
     delta_mean: torch.Tensor
     delta_logvar: torch.Tensor
-    mask: torch.BoolTensor
+    mask: torch.Tensor
 
     def __post_init__(self):
         dynamics = self.dynamics
@@ -62,19 +66,28 @@ class EncodedTexts:
     def __len__(self) -> int:
         return len(self.mask)
 
-    def prior(self, previous, inputs, t: int):
+    def prior(self, previous: torch.Tensor, inputs: torch.Tensor, t: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and log variance of z_t, float64, from z_{t-1} `(..., D)` and `inputs` `(..., K)`, which broadcast."""
         if not self._prior_reads_latents:
-            return inputs.chunk(2, dim=-1)
+            mean, logvar = inputs.chunk(2, dim=-1)
+            return mean, logvar
         if self._known_prior:
-            weight = self.dynamics._recurrent_weight()
-            return self.dynamics._prior_from_inputs(linear_float32(previous, weight) + inputs)
+            recurrent: Any = self.dynamics
+            weight = recurrent._recurrent_weight()
+            return recurrent._prior_from_inputs(linear_float32(previous, weight) + inputs)
         shape = torch.broadcast_shapes(previous.shape[:-1], inputs.shape[:-1])
         first = torch.full(shape, t == 0, device=previous.device)
         context = inputs.expand(*shape, -1) if self.dynamics.reads_context else None
         return _own_prior(self.dynamics, previous.expand(*shape, -1), context, first)
 
-    def posterior(self, previous, inputs, delta_mean, delta_logvar, t: int):
+    def posterior(
+        self,
+        previous: torch.Tensor,
+        inputs: torch.Tensor,
+        delta_mean: torch.Tensor,
+        delta_logvar: torch.Tensor,
+        t: int,
+    ) -> tuple[torch.Tensor, ...]:
         """Mean and log variance of the prior and of the posterior of z_t; arguments as in `prior`, all broadcast."""
         prior = self.prior(previous, inputs, t)
         values = torch.broadcast_tensors(*prior, delta_mean, delta_logvar)
@@ -99,7 +112,9 @@ class EncodedTexts:
             yield previous, latents, prior_mean, prior_logvar, mean, logvar
             previous = latents
 
-    def log_density(self, latents, previous, t: int, rows, columns) -> torch.Tensor:
+    def log_density(
+        self, latents: torch.Tensor, previous: torch.Tensor, t: int, rows: torch.Tensor, columns: torch.Tensor
+    ) -> torch.Tensor:
         """
         log q(z_t^i | z_<t^i, x_j) for all pairs of texts i and j, in nats.
 
@@ -117,7 +132,8 @@ class EncodedTexts:
             *_, mean, logvar = self.posterior(torch.zeros_like(previous[:1]), *encoded, t)
             table = _separable(latents, torch.zeros_like(latents), mean, logvar)
         elif self._known_prior and self._known_combine and self.dynamics.bound is None:
-            p, a = linear_float32(previous, self.dynamics._recurrent_weight()).chunk(2, dim=-1)
+            recurrent: Any = self.dynamics
+            p, a = linear_float32(previous, recurrent._recurrent_weight()).chunk(2, dim=-1)
             (u, b), (_, delta_mean, delta_logvar) = encoded[0].chunk(2, dim=-1), encoded
             if self.dynamics.residual_scale == "prior":
                 table = _separable(latents - p, a, u, b + delta_logvar, delta_mean * torch.exp(0.5 * b))
@@ -140,7 +156,7 @@ class EncodedTexts:
 
 
 def encode_states(
-    dynamics: nn.Module, context: torch.Tensor | None, states: torch.Tensor, mask: torch.BoolTensor
+    dynamics: LatentDynamics, context: torch.Tensor | None, states: torch.Tensor, mask: torch.Tensor
 ) -> EncodedTexts:
     """
     [`EncodedTexts`] from the states that latent dynamics take, as their `forward` does.
@@ -155,20 +171,27 @@ def encode_states(
         states = states.double()
         context = context.double() if dynamics.reads_context else None
         keep = mask.unsqueeze(-1)
-        delta = [x.double() * keep for x in dynamics.residual(states, mask)]
+        delta_mean, delta_logvar = (x.double() * keep for x in dynamics.residual(states, mask))
         first = torch.zeros_like(mask)
         first[:, 0] = True
         if not dynamics.reads_previous:
-            inputs = torch.cat(_own_prior(dynamics, torch.zeros_like(delta[0]), context, first), dim=-1)
+            inputs = torch.cat(_own_prior(dynamics, torch.zeros_like(delta_mean), context, first), dim=-1)
         elif _is_method(dynamics, RecurrentDynamics, "prior", "_prior_inputs", "_prior_from_inputs"):
-            inputs = dynamics._prior_inputs(context, first)
+            recurrent: Any = dynamics
+            inputs = recurrent._prior_inputs(context, first)
         else:
             inputs = states.new_zeros(*mask.shape, 1) if context is None else context
-        return EncodedTexts(dynamics, inputs * keep, *delta, mask)
+        return EncodedTexts(dynamics, inputs * keep, delta_mean, delta_logvar, mask)
 
 
 @torch.no_grad()
-def encode_texts(model, data, processor: TraceProcessor, *, batch_size: int = 16) -> EncodedTexts:
+def encode_texts(
+    model: "TraceForConditionalGeneration",
+    data: Iterable[dict[str, Any]],
+    processor: TraceProcessor,
+    *,
+    batch_size: int = 16,
+) -> EncodedTexts:
     """
     Run the encoder over a data set, once per text, for [`mutual_information`] and [`active_units`].
 
@@ -404,7 +427,7 @@ def active_units(
     variance = torch.where(usable, per_step * freedom, 0.0).sum(dim=1) / freedom.clamp_min(0).sum()
     active = (variance > threshold).sum(dim=1).tolist()
     per_step = per_step.masked_fill(~usable, math.nan)
-    return ActiveUnits(
+    return ActiveUnits(  # type: ignore[call-arg]
         *active, *variance.cpu(), *per_step.cpu(), num_texts.squeeze(1).cpu(), float(threshold), num_paths
     )
 

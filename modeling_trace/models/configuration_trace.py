@@ -2,6 +2,7 @@
 
 import difflib
 from dataclasses import fields
+from typing import TYPE_CHECKING, Any
 
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.utils import logging
@@ -198,12 +199,18 @@ class TraceConfig(PreTrainedConfig):
         "segment_ids",
     ]
 
-    backbone_config: dict | PreTrainedConfig | None = None
+    if TYPE_CHECKING:  # once it is made
+        backbone_config: PreTrainedConfig = None
+    else:
+        backbone_config: dict | PreTrainedConfig | None = None
     latent_dynamics: str = "recurrent"
     latent_dynamics_class: str | None = None
     latent_size: int = 32
     conditional: bool = False
-    latent_layer: int | str | None = "middle"
+    if TYPE_CHECKING:
+        latent_layer: int | None = "middle"
+    else:
+        latent_layer: int | str | None = "middle"
     separator: str = "none"
     closing_token_ids: list[int] | None = None
     segment_length: int | None = 10
@@ -472,14 +479,14 @@ class TraceConfig(PreTrainedConfig):
         if name in _SPECIAL_TOKENS and again and isinstance(self.backbone_config, PreTrainedConfig):
             setattr(self.backbone_config, name, value)
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
         return {**super().to_dict(), **{name: getattr(self, name) for name in _SPECIAL_TOKENS}}
 
-    def to_diff_dict(self):
+    def to_diff_dict(self) -> dict[str, Any]:
         # defaults are left out of config.json, and "middle" is another layer in another backbone
         return {**super().to_diff_dict(), "latent_layer": self.latent_layer}
 
-    def get_text_config(self, decoder=None, encoder=None):
+    def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
         """The backbone's configuration: vocabulary, layers and context length are its own."""
         return self.backbone_config
 

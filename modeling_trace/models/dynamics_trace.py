@@ -72,7 +72,7 @@ class LatentDynamics(nn.Module, ABC):
 
     @abstractmethod
     def prior(
-        self, previous: torch.Tensor, context: torch.Tensor | None, first: torch.BoolTensor
+        self, previous: torch.Tensor, context: torch.Tensor | None, first: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """
         The prior of the next latent.
@@ -86,9 +86,7 @@ class LatentDynamics(nn.Module, ABC):
             Mean and log variance, each of shape `(..., latent_size)`, float32.
         """
 
-    def residual(
-        self, states: torch.Tensor, mask: torch.BoolTensor | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def residual(self, states: torch.Tensor, mask: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """
         [dmu_t, log dsigma_t^2] from s_t (Eq. 11).
 
@@ -102,7 +100,13 @@ class LatentDynamics(nn.Module, ABC):
         mean, logvar = self.posterior_network(states).split(self.latent_size, dim=-1)
         return self.mean_norm(mean, mask), self.logvar_norm(logvar, mask)
 
-    def combine(self, prior_mean, prior_logvar, delta_mean, delta_logvar) -> tuple[torch.Tensor, torch.Tensor]:
+    def combine(
+        self,
+        prior_mean: torch.Tensor,
+        prior_logvar: torch.Tensor,
+        delta_mean: torch.Tensor,
+        delta_logvar: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and log variance of the posterior from prior and residual (Eq. 10), all of one shape."""
         if not self.residual_posterior:
             return delta_mean, delta_logvar
@@ -228,7 +232,7 @@ class RecurrentDynamics(LatentDynamics):
         """W_c c_{t-1} + bias, mean first, `(..., 2 * latent_size)`."""
         return self.prior_network(context)[1]
 
-    def _prior_inputs(self, context: torch.Tensor, first: torch.BoolTensor) -> torch.Tensor:
+    def _prior_inputs(self, context: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
         """W_c c_{t-1} + bias; zero where the prior is N(0, I)."""
         inputs = self._context_inputs(context)
         return inputs if self.conditional else inputs.masked_fill(first.unsqueeze(-1), 0.0)
@@ -237,7 +241,9 @@ class RecurrentDynamics(LatentDynamics):
         mean, logvar = inputs.split(self.latent_size, dim=-1)
         return mean, smooth_bound(logvar, self.bound)
 
-    def prior(self, previous, context, first):
+    def prior(
+        self, previous: torch.Tensor, context: torch.Tensor | None, first: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         return self._prior_from_inputs(
             linear_float32(previous, self._recurrent_weight()) + self._prior_inputs(context, first)
         )
@@ -251,13 +257,20 @@ class RecurrentDynamics(LatentDynamics):
         delta = tuple(x.transpose(0, 1) * keep for x in self.residual(posterior_states, mask))
         return keep, prior_inputs, *delta, self._noise(delta[0], keep, sample, generator)
 
-    def forward(self, context_states, posterior_states, mask, sample=True, generator=None):
+    def forward(
+        self,
+        context_states: torch.Tensor | None,
+        posterior_states: torch.Tensor,
+        mask: torch.Tensor,
+        sample: bool = True,
+        generator: torch.Generator | None = None,
+    ) -> SegmentLatents:
         keep, prior_inputs, delta_mean, delta_logvar, noise = self._steps(
             context_states, posterior_states, mask, sample, generator
         )
         weight = self._recurrent_weight().to(delta_mean.dtype)
         if self.residual_posterior:
-            latents, *prior = recurrent_scan(
+            latents, prior_mean, prior_logvar = recurrent_scan(
                 prior_inputs.contiguous(),
                 delta_mean.contiguous(),
                 delta_logvar.contiguous(),
@@ -268,9 +281,10 @@ class RecurrentDynamics(LatentDynamics):
             )
         else:  # the posterior does not depend on z_{t-1}, so there is nothing to scan
             latents = reparameterize(delta_mean, delta_logvar, noise)
-            prior = self._prior_from_inputs(prior_inputs + linear_float32(_shift(latents), weight))
-        posterior = self.combine(*prior, delta_mean, delta_logvar)
-        return SegmentLatents(*((x * keep).transpose(0, 1) for x in (latents, *prior, *posterior)))
+            prior_mean, prior_logvar = self._prior_from_inputs(prior_inputs + linear_float32(_shift(latents), weight))
+        posterior = self.combine(prior_mean, prior_logvar, delta_mean, delta_logvar)
+        values = (latents, prior_mean, prior_logvar, *posterior)
+        return SegmentLatents(*((x * keep).transpose(0, 1) for x in values))
 
 
 class ParallelDynamics(RecurrentDynamics):
@@ -339,36 +353,55 @@ class ParallelDynamics(RecurrentDynamics):
         u = mean + 0.5 * logvar * product_noise  # Eq. 14
         return v + u.cumsum(dim=0) - u  # Eq. 12
 
-    def forward(self, context_states, posterior_states, mask, sample=True, generator=None):
+    def forward(
+        self,
+        context_states: torch.Tensor | None,
+        posterior_states: torch.Tensor,
+        mask: torch.Tensor,
+        sample: bool = True,
+        generator: torch.Generator | None = None,
+    ) -> SegmentLatents:
         if not self.training:
             return super().forward(context_states, posterior_states, mask, sample, generator)
-        keep, prior_inputs, *delta, noise = self._steps(context_states, posterior_states, mask, sample, generator)
+        keep, prior_inputs, delta_mean, delta_logvar, noise = self._steps(
+            context_states, posterior_states, mask, sample, generator
+        )
         weight = self._recurrent_weight()
         approximate = self.approximate_latents(
-            prior_inputs, *delta, noise, self._noise(noise, keep, sample, generator), weight
+            prior_inputs, delta_mean, delta_logvar, noise, self._noise(noise, keep, sample, generator), weight
         )
         prior = self._prior_from_inputs(prior_inputs + linear_float32(_shift(approximate), weight))
-        posterior = self.combine(*prior, *delta)
+        posterior = self.combine(*prior, delta_mean, delta_logvar)
         latents = reparameterize(*posterior, noise)
         return SegmentLatents(*((x * keep).transpose(0, 1) for x in (latents, *prior, *posterior)))
 
     @torch.no_grad()
-    def approximation_error(self, context_states, posterior_states, mask, generator=None) -> torch.Tensor:
+    def approximation_error(
+        self,
+        context_states: torch.Tensor | None,
+        posterior_states: torch.Tensor,
+        mask: torch.Tensor,
+        generator: torch.Generator | None = None,
+    ) -> torch.Tensor:
         """
         How far Eq. 12 to 14 are from the recurrence that they stand for: |z~_t - z_t| / |z_t| under the same noise.
 
         Arguments as for `forward`. Returns the mean over rows by step, `(num_segments,)`; see
         [`~TraceForConditionalGeneration.approximation_error`].
         """
-        keep, prior_inputs, *delta, noise = self._steps(context_states, posterior_states, mask, True, generator)
+        keep, prior_inputs, delta_mean, delta_logvar, noise = self._steps(
+            context_states, posterior_states, mask, True, generator
+        )
         weight = self._recurrent_weight()
         approximate = self.approximate_latents(
-            prior_inputs, *delta, noise, self._noise(noise, keep, True, generator), weight
+            prior_inputs, delta_mean, delta_logvar, noise, self._noise(noise, keep, True, generator), weight
         )
         if self.residual_posterior:
-            exact = recurrent_scan(prior_inputs, *delta, noise, weight, self.bound, self.residual_scale)[0]
+            exact = recurrent_scan(
+                prior_inputs, delta_mean, delta_logvar, noise, weight, self.bound, self.residual_scale
+            )[0]
         else:
-            exact = reparameterize(*delta, noise)
+            exact = reparameterize(delta_mean, delta_logvar, noise)
         error = (approximate - exact).norm(dim=-1) / exact.norm(dim=-1).clamp_min(torch.finfo(exact.dtype).tiny)
         rows = mask.t()
         return torch.where(rows, error, 0.0).sum(dim=1) / rows.sum(dim=1).clamp_min(1)
@@ -386,7 +419,9 @@ class IndependentDynamics(LatentDynamics):
     reads_context = False
     reads_previous = False
 
-    def prior(self, previous, context, first):
+    def prior(
+        self, previous: torch.Tensor, context: torch.Tensor | None, first: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         return torch.zeros_like(previous), torch.zeros_like(previous)
 
 
@@ -405,7 +440,9 @@ class ContextDynamics(LatentDynamics):
         if self.reads_context:
             self.prior_network = LinearFloat32(hidden_size, 2 * config.latent_size)  # W^f
 
-    def prior(self, previous, context, first):
+    def prior(
+        self, previous: torch.Tensor, context: torch.Tensor | None, first: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         if not self.reads_context:
             return torch.zeros_like(previous), torch.zeros_like(previous)
         inputs = self.prior_network(context)

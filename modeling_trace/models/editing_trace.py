@@ -1,12 +1,18 @@
 """Working with the latents of given texts: reconstruct, interpolate, edit and average (all by `generate()`)."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from transformers import StoppingCriteria, StoppingCriteriaList
-from transformers.utils import logging
+from transformers.utils import ModelOutput, logging
 
 from .segments_trace import SegmentRule
+
+if TYPE_CHECKING:
+    from transformers import GenerationConfig
+
+    from .configuration_trace import TraceConfig
 
 logger = logging.get_logger(__name__)
 
@@ -14,7 +20,7 @@ logger = logging.get_logger(__name__)
 class _StopAfterSegments(StoppingCriteria):
     """Ends each row after as many segments as it has latents for: what follows would be drawn from the prior."""
 
-    def __init__(self, rule: SegmentRule, prompt_mask: torch.Tensor, wanted: torch.LongTensor):
+    def __init__(self, rule: SegmentRule, prompt_mask: torch.Tensor, wanted: torch.Tensor):
         self.rule, self.prompt_mask, self.wanted = rule, prompt_mask, wanted
 
     def __call__(self, input_ids, scores, **kwargs):
@@ -33,20 +39,28 @@ class LatentEditingMixin:
     All return what `generate(return_dict_in_generate=True)` returns: `sequences` and the `latents` of each row. All
     take arguments of `generate()` (`num_beams`, `do_sample`, `max_new_tokens`, `generator`, ...) besides their own. A
     conditional model keeps each text's prompt. A text ends after as many segments as it has latents for.
-
-    Needs of its host: `config`, `generation_config`, `has_latents`, `one_latent_per_text`, `segment_rule`, `encode()`
-    and `generate()`.
     """
+
+    if TYPE_CHECKING:  # what it needs of its host
+        config: TraceConfig
+        generation_config: GenerationConfig
+        has_latents: bool
+        one_latent_per_text: bool
+
+        @property
+        def segment_rule(self) -> SegmentRule: ...
+        def encode(self, input_ids, attention_mask=None, *, sample_latents=None) -> ModelOutput: ...
+        def generate(self, inputs=None, **kwargs): ...
 
     @torch.no_grad()
     def reconstruct(
         self,
-        input_ids: torch.LongTensor,
+        input_ids: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         *,
         sample_latents: bool = False,
         **kwargs,
-    ):
+    ) -> ModelOutput:
         """
         Write texts again from their posterior latents alone.
 
@@ -66,14 +80,14 @@ class LatentEditingMixin:
     @torch.no_grad()
     def interpolate(
         self,
-        start_ids: torch.LongTensor,
-        end_ids: torch.LongTensor,
+        start_ids: torch.Tensor,
+        end_ids: torch.Tensor,
         start_mask: torch.Tensor | None = None,
         end_mask: torch.Tensor | None = None,
         *,
         num_steps: int = 5,
         **kwargs,
-    ):
+    ) -> ModelOutput:
         """
         Walk from the latents of one text to those of another in straight lines, one for each segment.
 
@@ -106,20 +120,20 @@ class LatentEditingMixin:
         share = torch.linspace(0, 1, num_steps, device=start.device).view(1, -1, 1, 1)
         latents = torch.lerp(start.unsqueeze(1), end.unsqueeze(1), share).flatten(0, 1)
         counts = torch.lerp(start_count.unsqueeze(1).float(), end_count.unsqueeze(1).float(), share.view(1, -1))
-        prefix = (x.repeat_interleave(num_steps, dim=0) for x in self._cut(start_ids, segment_ids, 1))
+        ids, mask = (x.repeat_interleave(num_steps, dim=0) for x in self._cut(start_ids, segment_ids, 1))
         longer = start_ids if start_ids.shape[1] >= end_ids.shape[1] else end_ids
-        return self._write_under(latents, counts.round().long().flatten(), *prefix, longer, kwargs)
+        return self._write_under(latents, counts.round().long().flatten(), ids, mask, longer, kwargs)
 
     @torch.no_grad()
     def edit(
         self,
-        input_ids: torch.LongTensor,
+        input_ids: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         *,
         segments: int | Sequence[int],
         num_return_sequences: int = 1,
         **kwargs,
-    ):
+    ) -> ModelOutput:
         """
         Draw the latents of chosen segments again and hold all others.
 
@@ -158,13 +172,13 @@ class LatentEditingMixin:
         latents[:, [number - 1 for number in segments]] = float("nan")
         prefix = self._cut(input_ids, segment_ids, segments[0])
         # a row of its own for each draw: the beams of one row share its latents
-        latents, counts, *prefix = (
+        latents, counts, ids, mask = (
             x.repeat_interleave(num_return_sequences, dim=0) for x in (latents, counts, *prefix)
         )
-        return self._write_under(latents, counts, *prefix, input_ids, kwargs, before=segments[0] - 1)
+        return self._write_under(latents, counts, ids, mask, input_ids, kwargs, before=segments[0] - 1)
 
     @torch.no_grad()
-    def average(self, input_ids: torch.LongTensor, attention_mask: torch.Tensor | None = None, **kwargs):
+    def average(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs) -> ModelOutput:
         """
         Write under the mean of several texts' latents, segment by segment, with their mean number of segments.
 
@@ -191,7 +205,7 @@ class LatentEditingMixin:
             raise ValueError(f"`input_ids` has no text in row {int(counts.argmin())}, and so no latents.")
         return encoded.latents, counts, encoded.segment_ids
 
-    def _cut(self, input_ids, segment_ids, first):
+    def _cut(self, input_ids, segment_ids, first) -> tuple[torch.Tensor, torch.Tensor]:
         """What stands before segment `first` in each row, padded on the left, and its mask."""
         pad = self.config.pad_token_id if self.config.pad_token_id is not None else 0
         rows = [

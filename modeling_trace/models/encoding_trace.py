@@ -8,6 +8,7 @@ Where the text is read for the latents, and where the latents enter: for both ar
 
 from collections.abc import Callable
 from functools import cache
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -27,6 +28,12 @@ from .segments_trace import (
     token_positions,
 )
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from .configuration_trace import TraceConfig
+    from .dynamics_trace import LatentDynamics
+
 # For passes that are not the decoder's: the config may ask for the hidden states of every pass, and the hooks that
 # record them would be put on the shared layers once for each
 _NOT_CAPTURED = {"output_hidden_states": False, "output_attentions": False}
@@ -37,7 +44,7 @@ _RMS_TEXTS, _RMS_LENGTH = 8, 32
 class LatentEntry:
     """What happens to the residual stream before a layer, in one pass of the backbone: a function, or nothing."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.enter: Callable[[torch.Tensor], torch.Tensor] | None = None
 
 
@@ -71,15 +78,15 @@ def _opened(cls: type) -> type:
 
 
 def _new_opened(cls: type):
-    return _opened(cls).__new__(_opened(cls))
+    return _opened(cls).__new__(_opened(cls))  # type: ignore[call-overload]
 
 
 def open_layer(layer: nn.Module) -> LatentEntry:
     """Make a decoder layer call what its [`LatentEntry`], which is returned, holds. Done twice is as done once."""
     if not isinstance(layer, _EntersBefore):
-        layer.__class__ = _opened(type(layer))
-    layer.latent_entry = LatentEntry()
-    return layer.latent_entry
+        layer.__class__ = _opened(type(layer))  # type: ignore[arg-type]
+    entry = layer.latent_entry = LatentEntry()
+    return entry
 
 
 class StateNorm(nn.LayerNorm):
@@ -120,7 +127,7 @@ class StateReader(nn.Module):
         return self.norm(hidden.to(self.norm.weight.dtype))
 
     def forward(
-        self, hidden: torch.Tensor, segment_ids: torch.LongTensor, ends: torch.LongTensor
+        self, hidden: torch.Tensor, segment_ids: torch.Tensor, ends: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """
         Args:
@@ -147,10 +154,19 @@ class StateReader(nn.Module):
 class EncodingMixin:
     """
     The part of [`TraceForConditionalGeneration`] that knows of both architectures.
-
-    Needs of its host: `config`, `training`, `has_latents`, `backbone`, `get_input_embeddings()`, `dynamics`,
-    `latent_injection`, and `state_reader` and `latent_entry`, both None at the embeddings.
     """
+
+    if TYPE_CHECKING:  # what it needs of its host
+        config: TraceConfig
+        training: bool
+        has_latents: bool
+        backbone: PreTrainedModel
+        dynamics: LatentDynamics
+        latent_injection: nn.Module
+        state_reader: StateReader | None  # None at the embeddings, as is
+        latent_entry: LatentEntry | None
+
+        def get_input_embeddings(self) -> nn.Embedding: ...
 
     # ---- where z enters ----
 
@@ -183,7 +199,9 @@ class EncodingMixin:
             layout = make_layout(segment_ids, self.packed_hidden_size)
         return layout
 
-    def _encoder_states(self, input_ids, attention_mask, segment_ids, layout=None, hidden=None):
+    def _encoder_states(
+        self, input_ids, attention_mask, segment_ids, layout=None, hidden=None
+    ) -> tuple[torch.Tensor | None, torch.Tensor, torch.Tensor]:
         """
         What the dynamics read: c_{t-1} (or None), s_t and the steps that a row has.
 
@@ -238,7 +256,7 @@ class EncodingMixin:
         """What the encoder makes of `inputs_embeds`, `(rows, L, H)`."""
         return self._encoder()(**kwargs, **_NOT_CAPTURED).last_hidden_state
 
-    def _pass_states(self, input_ids, attention_mask, segment_ids, layout):
+    def _pass_states(self, input_ids, attention_mask, segment_ids, layout) -> tuple[torch.Tensor | None, torch.Tensor]:
         """c_{t-1} (or None) and s_t by passes of the encoder (paper Sec. 4.1, Fig. 1)."""
         ends = layout.ends.to(input_ids.device)
         posterior_pass, reads_context = self.dynamics.posterior_pass, self.dynamics.reads_context
@@ -300,7 +318,9 @@ class EncodingMixin:
 
     # ---- where states are read: generation ----
 
-    def _prompt_states(self, cache: TraceCache, hidden, segment_ids, start, total):
+    def _prompt_states(
+        self, cache: TraceCache, hidden, segment_ids, start, total
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """
         What the latents of a prompt's complete segments read: c_t and s_t for t = 0..total-1, each None where it is
         not read. At the embeddings the context pass leaves its keys and values in the cache.
@@ -345,7 +365,7 @@ class EncodingMixin:
         states = {name: read(name) for name in names}
         return states.get("context") if dynamics.reads_context else None, states.get(dynamics.posterior_pass)
 
-    def _closed_states(self, cache: TraceCache, hidden, closed: torch.BoolTensor):
+    def _closed_states(self, cache: TraceCache, hidden, closed: torch.Tensor) -> torch.Tensor | None:
         """
         c_t of the segments that rows closed with their last token, `(rows, hidden_size)`; any values where a row
         closed none, and None where the prior does not read it.
@@ -358,7 +378,7 @@ class EncodingMixin:
         rows = closed.nonzero().squeeze(-1)
         return states if rows.numel() == 0 else states.index_copy(0, rows, self._encode_closed(cache, rows))
 
-    def _encode_closed(self, cache: TraceCache, rows: torch.LongTensor) -> torch.Tensor:
+    def _encode_closed(self, cache: TraceCache, rows: torch.Tensor) -> torch.Tensor:
         """
         c_t of the segments that `rows` just closed, `(n, hidden_size)`: their tokens, once, against the cached ones.
 
@@ -417,7 +437,7 @@ class EncodingMixin:
     # ---- the size of what z is added to ----
 
     @torch.no_grad()
-    def residual_rms(self, input_ids: torch.LongTensor | None = None) -> float:
+    def residual_rms(self, input_ids: torch.Tensor | None = None) -> float:
         """
         Root mean square of what W_z z is added to: the embeddings, or the residual stream after `latent_layer`.
 
@@ -436,7 +456,7 @@ class EncodingMixin:
             numbers = torch.arange(_RMS_TEXTS * length, device=self.get_input_embeddings().weight.device)
             # a fixed spread, not a draw: building a model leaves the random generator alone. 7919 is prime.
             input_ids = (numbers * 7919 % backbone.vocab_size).view(_RMS_TEXTS, length)
-        with evaluation_mode(self):  # no dropout
+        with evaluation_mode(self):  # type: ignore[arg-type]  # no dropout
             if self.latent_entry is None:
                 hidden = self.get_input_embeddings()(input_ids)
             else:

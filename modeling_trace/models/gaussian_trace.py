@@ -63,7 +63,7 @@ def gamma_for_rate(nats_per_segment: float, latent_size: int) -> float:
     return math.sqrt(2.0 * nats_per_segment / latent_size)
 
 
-def free_bits(kl: torch.Tensor, num_segments: torch.LongTensor, free_nats: float) -> torch.Tensor:
+def free_bits(kl: torch.Tensor, num_segments: torch.Tensor, free_nats: float) -> torch.Tensor:
     """
     What the loss counts of the KL under free bits: max(KL_t, lambda) for each segment (Kingma et al. 2016).
 
@@ -164,6 +164,8 @@ class PosteriorNorm(nn.Module):
     """
 
     momentum = 0.1
+    running_mean: torch.Tensor
+    running_var: torch.Tensor
 
     def __init__(self, size: int, kind: str, gamma: float, beta_init: float = 0.0, eps: float = 1e-5):
         super().__init__()
@@ -173,7 +175,7 @@ class PosteriorNorm(nn.Module):
             self.register_buffer("running_mean", torch.zeros(size))
             self.register_buffer("running_var", torch.ones(size))
 
-    def forward(self, x: torch.Tensor, mask: torch.BoolTensor | None = None) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """
         Args:
             x (`torch.Tensor` of shape `(..., latent_size)`).

@@ -3,20 +3,25 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import LogitsProcessorList
-from transformers.utils import logging
+from transformers import Cache, GenerationConfig, LogitsProcessorList
+from transformers.utils import ModelOutput, logging
 
 from .cache_trace import TraceCache
 from .gaussian_trace import reparameterize, standard_normal
 from .logits_processor_trace import RememberSeparatorScores, SegmentLogitsProcessor
-from .segments_trace import ids_tensor, next_segment_ids
+from .segments_trace import SegmentRule, ids_tensor, next_segment_ids
+
+if TYPE_CHECKING:
+    from .configuration_trace import TraceConfig
+    from .dynamics_trace import LatentDynamics
 
 logger = logging.get_logger(__name__)
 
 SegmentCallback = Callable[
-    [torch.Tensor, tuple[torch.Tensor, torch.Tensor], torch.LongTensor, torch.LongTensor], torch.Tensor | None
+    [torch.Tensor, tuple[torch.Tensor, torch.Tensor], torch.Tensor, torch.Tensor], torch.Tensor | None
 ]
 
 
@@ -40,7 +45,7 @@ class LatentDraws:
     def draw(self, mean: torch.Tensor, logvar: torch.Tensor, scale: torch.Tensor | float) -> torch.Tensor:
         return reparameterize(mean, logvar, standard_normal(mean, self.generator), scale)
 
-    def replace_given(self, latents: torch.Tensor, rows: torch.LongTensor, segment: torch.LongTensor) -> torch.Tensor:
+    def replace_given(self, latents: torch.Tensor, rows: torch.Tensor, segment: torch.Tensor) -> torch.Tensor:
         """`latents` `(rows, latent_size)`, but what is `given` for `rows` in their `segment` (1, 2, ...)."""
         if self.given is None:
             return latents
@@ -48,7 +53,13 @@ class LatentDraws:
         given = self.given[rows, torch.where(known, segment - 1, 0)].to(latents)
         return torch.where(known.unsqueeze(-1) & ~given.isnan(), given, latents)
 
-    def call_back(self, latents, prior, drawn, segment):
+    def call_back(
+        self,
+        latents: torch.Tensor,
+        prior: tuple[torch.Tensor, torch.Tensor],
+        drawn: torch.Tensor,
+        segment: torch.Tensor,
+    ) -> torch.Tensor:
         """
         Let the callback look at, or replace, the latents of the rows `drawn`.
 
@@ -63,7 +74,7 @@ class LatentDraws:
         rows = drawn.nonzero().squeeze(-1)
         if rows.numel() == 0:
             return latents
-        replaced = self.callback(latents[rows], tuple(p[rows] for p in prior), rows, segment[rows])
+        replaced = self.callback(latents[rows], (prior[0][rows], prior[1][rows]), rows, segment[rows])
         if replaced is None:
             return latents
         if replaced.shape != latents[rows].shape:
@@ -78,16 +89,31 @@ class SegmentGenerationMixin:
     """
     The part of [`TraceForConditionalGeneration`] that turns stock `generate()` into segment-wise sampling.
 
-    Stands before Transformers' `GenerationMixin` among the host's bases. Needs of its host: `config`,
-    `generation_config`, `device`, `has_latents`, `one_latent_per_text`, `segment_rule`, `dynamics`, `_segment_ids()`,
-    and of [`EncodingMixin`] `_prompt_states()` and `_closed_states()`.
+    Stands before Transformers' `GenerationMixin` among the host's bases.
     """
+
+    if TYPE_CHECKING:  # what it needs of its host
+        config: TraceConfig
+        generation_config: GenerationConfig
+        has_latents: bool
+        one_latent_per_text: bool
+        dynamics: LatentDynamics
+
+        @property
+        def device(self) -> torch.device: ...
+        @property
+        def segment_rule(self) -> SegmentRule: ...
+        def _segment_ids(self, input_ids, attention_mask, segment_ids) -> torch.Tensor: ...
+        def _prompt_states(
+            self, cache: TraceCache, hidden, segment_ids, start, total
+        ) -> tuple[torch.Tensor | None, torch.Tensor | None]: ...
+        def _closed_states(self, cache: TraceCache, hidden, closed: torch.Tensor) -> torch.Tensor | None: ...
 
     @torch.no_grad()
     def generate(
         self,
-        inputs: torch.LongTensor | None = None,
-        generation_config=None,
+        inputs: torch.Tensor | None = None,
+        generation_config: GenerationConfig | None = None,
         logits_processor: LogitsProcessorList | None = None,
         *,
         latents: torch.Tensor | None = None,
@@ -97,7 +123,7 @@ class SegmentGenerationMixin:
         segment_callback: SegmentCallback | None = None,
         generator: torch.Generator | None = None,
         **kwargs,
-    ):
+    ) -> torch.Tensor | ModelOutput:
         r"""
         Transformers' `generate()`, with every argument of it, plus latents. Without a prompt it starts from BOS.
 
@@ -144,7 +170,7 @@ class SegmentGenerationMixin:
                     raise ValueError(f"`{name}` cannot be used with `latent_dynamics='none'`, a plain language model.")
             if self.config.conditional:
                 self._check_prompt_end(inputs if inputs is not None else kwargs.get("input_ids"))
-            return super().generate(inputs, generation_config, logits_processor, **kwargs)
+            return super().generate(inputs, generation_config, logits_processor, **kwargs)  # type: ignore[misc]
 
         def setting(name, default=None):
             """A generation setting as Transformers will find it: call, then given config, then the model's own."""
@@ -200,7 +226,9 @@ class SegmentGenerationMixin:
                 )
         else:
             processors.append(self._segment_processor(cache, min_segment_length, max_segment_length, setting))
-        outputs = super().generate(inputs, generation_config, logits_processor=processors, cache=cache, **kwargs)
+        outputs = super().generate(  # type: ignore[misc]
+            inputs, generation_config, logits_processor=processors, cache=cache, **kwargs
+        )
         if isinstance(outputs, torch.Tensor):
             return outputs
         outputs["latents"] = self._returned_latents(outputs, cache, inputs.shape[1], kwargs.get("attention_mask"))
@@ -208,10 +236,10 @@ class SegmentGenerationMixin:
             outputs["cache"] = None
         return outputs
 
-    def generate_batch(self, *args, **kwargs):
+    def generate_batch(self, *args, **kwargs) -> Any:
         """As in Transformers, for `latent_dynamics="none"` only."""
         if not self.has_latents:
-            return super().generate_batch(*args, **kwargs)
+            return super().generate_batch(*args, **kwargs)  # type: ignore[misc]
         raise ValueError("Continuous batching needs a paged cache, which cannot hold latents. Use `generate()`.")
 
     def _refuse_unsupported(self, kwargs, setting):
@@ -351,17 +379,17 @@ class SegmentGenerationMixin:
 
     def prepare_inputs_for_generation(
         self,
-        input_ids: torch.LongTensor,
-        cache=None,
+        input_ids: torch.Tensor,
+        cache: Cache | None = None,
         attention_mask: torch.Tensor | None = None,
-        position_ids: torch.LongTensor | None = None,
+        position_ids: torch.Tensor | None = None,
         next_sequence_length: int | None = None,
         use_cache: bool | None = True,
         **kwargs,
-    ):
+    ) -> dict[str, Any]:
         """Hand the rows' text so far to the cache: latents are drawn in the pass itself, see `_next_latents`."""
         if not isinstance(cache, TraceCache):
-            return super().prepare_inputs_for_generation(
+            return super().prepare_inputs_for_generation(  # type: ignore[misc]
                 input_ids,
                 cache=cache,
                 attention_mask=attention_mask,
@@ -434,7 +462,7 @@ class SegmentGenerationMixin:
             previous = z
         cache.begin(torch.stack(steps, dim=1), current, start)
 
-    def _closed(self, cache: TraceCache) -> torch.BoolTensor:
+    def _closed(self, cache: TraceCache) -> torch.Tensor:
         """Whose last token closes a segment, `(rows,)`. What stands after the end of a text does not."""
         input_ids = cache.input_ids
         if cache.latents is None:  # a prompt

@@ -1,8 +1,14 @@
 """What [`TraceForConditionalGeneration`] is called with: refused in one line where it would be ignored or misread."""
 
+from typing import TYPE_CHECKING
+
 import torch
 
 from .cache_trace import TraceCache
+
+if TYPE_CHECKING:
+    from .configuration_trace import TraceConfig
+    from .segments_trace import SegmentRule
 
 # What collators that join texts say where each begins, besides `position_ids` that start again
 _PACKING_ARGUMENTS = {"cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx"}
@@ -20,11 +26,16 @@ def _check_mask(attention_mask) -> None:
 class InputChecksMixin:
     """
     The part of [`TraceForConditionalGeneration`] that looks at its inputs before anything is computed.
-
-    It uses the host's `config`, `has_latents` and `segment_rule`.
     """
 
-    def _check_length(self, input_ids):
+    if TYPE_CHECKING:  # what it needs of its host
+        config: TraceConfig
+        has_latents: bool
+
+        @property
+        def segment_rule(self) -> SegmentRule: ...
+
+    def _check_length(self, input_ids) -> None:
         limit = getattr(self.config.backbone_config, "max_position_embeddings", None)
         if limit is not None and input_ids.shape[1] > limit:
             raise ValueError(
@@ -56,7 +67,7 @@ class InputChecksMixin:
                 "Pass one text a row: TraceDataCollator pads them."
             )
 
-    def _segment_ids(self, input_ids, attention_mask, segment_ids):
+    def _segment_ids(self, input_ids, attention_mask, segment_ids) -> torch.Tensor:
         _check_mask(attention_mask)
         if segment_ids is None:
             return self.segment_rule.segment_ids(input_ids, attention_mask)
@@ -67,7 +78,7 @@ class InputChecksMixin:
             )
         return segment_ids if attention_mask is None else segment_ids.masked_fill(attention_mask == 0, -1)
 
-    def _check_latents(self, latents, input_ids, segment_ids):
+    def _check_latents(self, latents, input_ids, segment_ids) -> None:
         wanted = (input_ids.shape[0], max(1, int(segment_ids.max())), self.config.latent_size)
         good = latents.dim() == 3 and latents.shape[0] == wanted[0] and latents.shape[2] == wanted[2]
         if not good or latents.shape[1] < wanted[1]:

@@ -4,8 +4,10 @@ al. 2017), and the ELBO (paper Eq. 6).
 """
 
 import math
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers.utils import ModelOutput
@@ -13,6 +15,10 @@ from transformers.utils import ModelOutput
 from .gaussian_trace import gaussian_kl, gaussian_log_density, reparameterize, standard_normal, to_float64
 from .particles_trace import filter_texts, target_nats
 from .segments_trace import next_segment_ids
+
+if TYPE_CHECKING:
+    from .configuration_trace import TraceConfig
+    from .dynamics_trace import LatentDynamics
 
 LIKELIHOOD_METHODS = ("importance", "particle")
 # Logits that one decoder pass may hold: on a CPU 32 MiB of float32, above which passes get slower; elsewhere 512 MiB
@@ -78,7 +84,7 @@ def importance_weighted_bound(log_weights: torch.Tensor) -> tuple[torch.Tensor, 
     return total - math.log(log_weights.shape[-1]), effective
 
 
-def target_mask(segment_ids: torch.LongTensor, conditional: bool) -> torch.BoolTensor:
+def target_mask(segment_ids: torch.Tensor, conditional: bool) -> torch.Tensor:
     """
     The tokens that the model pays for: all but padding, a row's first token and, in a conditional model, the prompt.
 
@@ -91,7 +97,7 @@ def target_mask(segment_ids: torch.LongTensor, conditional: bool) -> torch.BoolT
 
 
 @contextmanager
-def evaluation_mode(model: torch.nn.Module):
+def evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
     """No dropout, exact recurrence, running statistics; afterwards every module is in the mode that it was in."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
@@ -107,20 +113,31 @@ class LikelihoodMixin:
     The methods of [`TraceForConditionalGeneration`] that estimate log p(x).
 
     Always as in eval mode. With `latent_dynamics="parallel"` that is the exact recurrence, the model that writes.
-
-    Needs of its host: `config`, `device`, `has_latents`, `dynamics`, `forward()`, `_encoder_states()`,
-    `_segment_ids()` and `_check_length()`.
     """
+
+    if TYPE_CHECKING:  # what it needs of its host
+        config: TraceConfig
+        has_latents: bool
+        dynamics: LatentDynamics
+
+        @property
+        def device(self) -> torch.device: ...
+        def __call__(self, input_ids=None, **kwargs): ...
+        def _encoder_states(
+            self, input_ids, attention_mask, segment_ids
+        ) -> tuple[torch.Tensor | None, torch.Tensor, torch.Tensor]: ...
+        def _segment_ids(self, input_ids, attention_mask, segment_ids) -> torch.Tensor: ...
+        def _check_length(self, input_ids) -> None: ...
 
     @torch.no_grad()
     def log_likelihood(
         self,
-        input_ids: torch.LongTensor,
+        input_ids: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         num_samples: int = 100,
         *,
         method: str = "importance",
-        segment_ids: torch.LongTensor | None = None,
+        segment_ids: torch.Tensor | None = None,
         generator: torch.Generator | None = None,
         max_rows: int | None = None,
         return_dict: bool = False,
@@ -186,7 +203,7 @@ class LikelihoodMixin:
                 raise ValueError(f"`{name}` must be an integer >= 1, got {value!r}. Leave it out for the default.")
         check_likelihood_method(method)
         self._check_length(input_ids)
-        with evaluation_mode(self):
+        with evaluation_mode(self):  # type: ignore[arg-type]
             segment_ids = self._segment_ids(input_ids, attention_mask, segment_ids)
             targets = target_mask(segment_ids, self.config.conditional)
             if not bool(targets.any(dim=1).all()):
@@ -214,7 +231,7 @@ class LikelihoodMixin:
 
     def elbo(
         self,
-        input_ids: torch.LongTensor,
+        input_ids: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         num_samples: int = 1,
         *,
@@ -234,8 +251,8 @@ class LikelihoodMixin:
         Returns:
             `torch.DoubleTensor` of shape `(batch_size,)`, nats per text; or a [`LikelihoodOutput`].
         """
-        settings = {"method": "importance", "return_dict": True}
-        out = self.log_likelihood(input_ids, attention_mask, num_samples, **settings, **kwargs)
+        settings: dict[str, Any] = {"method": "importance", "return_dict": True}
+        out: LikelihoodOutput = self.log_likelihood(input_ids, attention_mask, num_samples, **settings, **kwargs)
         return out if return_dict else out.elbo
 
     # ---- Draws from q, step by step ----
@@ -346,7 +363,7 @@ class LikelihoodMixin:
         budget = _MAX_LOGITS_CPU if self.device.type == "cpu" else _MAX_LOGITS
         return max(1, budget // (length * self.config.backbone_config.vocab_size))
 
-    def _is_separator(self, labels: torch.LongTensor) -> torch.BoolTensor:
+    def _is_separator(self, labels: torch.Tensor) -> torch.Tensor:
         """Which targets are [SEP] that close a segment, of the shape of `labels`."""
         if self.config.separator != "token" or self.config.sep_token_id is None:
             return torch.zeros_like(labels, dtype=torch.bool)
@@ -398,7 +415,7 @@ def check_likelihood_method(method: str) -> None:
         raise ValueError(f"`method` must be 'importance' or 'particle', got {method!r:.80}.")
 
 
-def _labels(input_ids: torch.LongTensor, targets: torch.BoolTensor) -> torch.LongTensor:
+def _labels(input_ids: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """The next token at every position, -100 where it is not paid for."""
     return torch.nn.functional.pad(input_ids.masked_fill(~targets, -100)[:, 1:], (0, 1), value=-100)
 

@@ -44,7 +44,7 @@ class SegmentLogitsProcessor(LogitsProcessor):
         self.cache = None  # a TraceCache, which knows where segments start
         self.min_length, self.max_length = min_length, max_length
 
-    def position_in_segment(self, input_ids: torch.LongTensor) -> torch.LongTensor:
+    def position_in_segment(self, input_ids: torch.Tensor) -> torch.Tensor:
         """Tokens that each row's open segment has so far, `(batch_size,)`."""
         if self.cache is not None:
             return input_ids.shape[1] - self.cache.segment_start
@@ -54,7 +54,7 @@ class SegmentLogitsProcessor(LogitsProcessor):
         after = torch.arange(1, input_ids.shape[1] + 1, device=input_ids.device)
         return input_ids.shape[1] - (boundary * after).amax(dim=-1)
 
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         position = self.position_in_segment(input_ids)
         # nothing here reads a number from the device: a step would wait for it
         masked = scores.clone()
@@ -74,7 +74,7 @@ class SegmentLogitsProcessor(LogitsProcessor):
         dead = masked.amax(dim=-1, keepdim=True).isneginf()
         return torch.where(dead, scores, masked)
 
-    def _closing(self, scores: torch.FloatTensor) -> torch.FloatTensor:
+    def _closing(self, scores: torch.Tensor) -> torch.Tensor:
         """Scores of [SEP] and of the ends of the text in a full segment, `(rows, 1 + ends)`: only these are left."""
         eos = ids_tensor(tuple(self.eos_token_ids), scores.device)
         # [SEP] repeats by design. Where another processor ruled it out or weighed it down for that (n-grams,
@@ -93,7 +93,7 @@ class RememberSeparatorScores(LogitsProcessor):
     def __init__(self, processor: SegmentLogitsProcessor):
         self.processor = processor
 
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         sep = self.processor.sep_token_id
         self.processor.raw_sep_scores = scores[:, sep : sep + 1].clone()
         return scores

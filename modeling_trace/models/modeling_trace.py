@@ -1,8 +1,11 @@
 """TRACE: a decoder-only language model with one recurrent latent variable per text segment (paper Sec. 4)."""
 
 import copy
+import os
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -77,19 +80,19 @@ class TraceOutput(ModelOutput):
         cache (`Cache`): see [`TraceCache`].
     """
 
-    loss: torch.FloatTensor | None = None
-    reconstruction_loss: torch.FloatTensor | None = None
-    kl_loss: torch.FloatTensor | None = None
-    logits: torch.FloatTensor | None = None
-    latents: torch.FloatTensor | None = None
-    prior_mean: torch.FloatTensor | None = None
-    prior_logvar: torch.FloatTensor | None = None
-    posterior_mean: torch.FloatTensor | None = None
-    posterior_logvar: torch.FloatTensor | None = None
-    segment_ids: torch.LongTensor | None = None
+    loss: torch.Tensor | None = None
+    reconstruction_loss: torch.Tensor | None = None
+    kl_loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    latents: torch.Tensor | None = None
+    prior_mean: torch.Tensor | None = None
+    prior_logvar: torch.Tensor | None = None
+    posterior_mean: torch.Tensor | None = None
+    posterior_logvar: torch.Tensor | None = None
+    segment_ids: torch.Tensor | None = None
     cache: DynamicCache | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
 
 
 class TracePreTrainedModel(PreTrainedModel):
@@ -110,7 +113,7 @@ class TracePreTrainedModel(PreTrainedModel):
         return device if hook is None else torch.device(hook.execution_device)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike | None, *args, **kwargs) -> Any:
         """As in Transformers; weights that are damaged are named."""
         try:
             return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
@@ -314,19 +317,19 @@ class TraceForConditionalGeneration(
         self.latent_injection.residual_rms = self.residual_rms()
         self._init_weights(self.latent_injection)
 
-    def get_input_embeddings(self):
+    def get_input_embeddings(self) -> nn.Embedding:
         return self.backbone.get_input_embeddings()
 
-    def set_input_embeddings(self, value):
+    def set_input_embeddings(self, value: nn.Module) -> None:
         self.backbone.set_input_embeddings(value)
 
-    def get_output_embeddings(self):
+    def get_output_embeddings(self) -> nn.Module:
         return self.lm_head
 
-    def set_output_embeddings(self, value):
+    def set_output_embeddings(self, value: nn.Module) -> None:
         self.lm_head = value
 
-    def get_decoder(self):
+    def get_decoder(self) -> PreTrainedModel:
         return self.backbone
 
     def resize_token_embeddings(self, new_num_tokens: int | None = None, *args, **kwargs) -> nn.Embedding:
@@ -340,7 +343,9 @@ class TraceForConditionalGeneration(
         return super().resize_token_embeddings(new_num_tokens, *args, **kwargs)
 
     @classmethod
-    def from_backbone(cls, backbone, tokenizer=None, **kwargs) -> "TraceForConditionalGeneration":
+    def from_backbone(
+        cls, backbone: str | os.PathLike | PreTrainedModel, tokenizer: Any = None, **kwargs
+    ) -> "TraceForConditionalGeneration":
         """
         Turn a pretrained decoder-only language model into TRACE: start the latent networks and, where it is needed,
         add [SEP] and resize.
@@ -423,9 +428,9 @@ class TraceForConditionalGeneration(
 
     def encode(
         self,
-        input_ids: torch.LongTensor,
+        input_ids: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
-        segment_ids: torch.LongTensor | None = None,
+        segment_ids: torch.Tensor | None = None,
         sample_latents: bool | None = None,
         generator: torch.Generator | None = None,
     ) -> TraceOutput:
@@ -450,7 +455,7 @@ class TraceForConditionalGeneration(
 
     def approximation_error(
         self,
-        input_ids: torch.LongTensor,
+        input_ids: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> torch.Tensor:
@@ -478,26 +483,26 @@ class TraceForConditionalGeneration(
         try:
             with torch.no_grad():
                 states = self._encoder_states(input_ids, attention_mask, segment_ids)
-                return self.dynamics.approximation_error(*states, generator=generator)
+                return self.dynamics.approximation_error(*states, generator=generator)  # type: ignore[operator]
         finally:
             self.train(training)
 
     @can_return_tuple
     def forward(
         self,
-        input_ids: torch.LongTensor | None = None,
+        input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        labels: torch.LongTensor | None = None,
-        segment_ids: torch.LongTensor | None = None,
+        labels: torch.Tensor | None = None,
+        segment_ids: torch.Tensor | None = None,
         segment_layout: SegmentLayout | None = None,
         latents: torch.Tensor | None = None,
         sample_latents: bool | None = None,
-        position_ids: torch.LongTensor | None = None,
+        position_ids: torch.Tensor | None = None,
         cache: DynamicCache | None = None,
         use_cache: bool | None = None,
         token_latents: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
-        logits_to_keep: int | torch.LongTensor = 0,
+        logits_to_keep: int | torch.Tensor = 0,
         **kwargs,
     ) -> TraceOutput:
         r"""
@@ -555,8 +560,8 @@ class TraceForConditionalGeneration(
             self._check_length(tokens)
         if labels is not None and use_cache is None:
             use_cache = False  # a loss needs no keys and values afterwards
-        outputs = {}  # a ModelOutput is slow to write to: generation makes one for every token
-        enter = None
+        outputs: dict[str, Any] = {}  # a ModelOutput is slow to write to: generation makes one for every token
+        enter: Callable[[torch.Tensor], torch.Tensor] | None = None
         if self.has_latents:
             if token_latents is not None:
 
@@ -649,7 +654,7 @@ class TraceForConditionalGeneration(
         cap = getattr(self.config.backbone_config, "final_logit_softcapping", None)  # Gemma 2
         return logits if cap is None else torch.tanh(logits / cap) * cap
 
-    def _cross_entropy(self, hidden: torch.Tensor, targets: torch.LongTensor) -> torch.Tensor:
+    def _cross_entropy(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Sum over targets of -log p, in float32, without all logits at once where they would be large."""
 
         def piece(hidden, targets):
@@ -663,7 +668,8 @@ class TraceForConditionalGeneration(
         if capped or not _is_plain_product(self.lm_head):
             pieces = zip(hidden.split(size), targets.split(size), strict=True)
             return sum(checkpoint(piece, *pair, use_reentrant=False) for pair in pieces)
-        weight, bias = self.lm_head.weight, getattr(self.lm_head, "bias", None)
+        weight: torch.Tensor = self.lm_head.weight
+        bias = getattr(self.lm_head, "bias", None)
         return nn.functional.linear_cross_entropy(
             at_least_float32(hidden),
             at_least_float32(weight),

@@ -3,12 +3,16 @@
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from transformers import DynamicCache
 
 from .gaussian_trace import at_least_float32
 from .segments_trace import last_token_index, next_segment_ids, token_positions
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 # Particles are resampled when fewer than this share of them would count. The usual choice, also of FIVO's authors:
 # resampling at every step adds noise where weights are even anyway.
@@ -36,7 +40,7 @@ class FilterResult:
 
 def particle_filter(
     log_weight: Callable[[int], torch.Tensor],
-    reorder: Callable[[torch.LongTensor], None],
+    reorder: Callable[[torch.Tensor], None],
     num_particles: int,
     uniforms: torch.Tensor,
     separator_nats: Callable[[], torch.Tensor] | None = None,
@@ -85,7 +89,7 @@ def particle_filter(
     return FilterResult(total, of_separators, effective, resampled)
 
 
-def systematic_ancestors(log_weights: torch.Tensor, uniform: torch.Tensor) -> torch.LongTensor:
+def systematic_ancestors(log_weights: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
     """
     Systematic resampling: particle k gets K w_k copies in expectation, and never one more or less than that rounded.
 
@@ -125,7 +129,7 @@ class Particles:
 
     def __init__(self, model, text: dict, draw: Callable, num_steps: int, start: torch.Tensor, max_rows: Callable):
         self.model, self.draw, self.latents = model, draw, start
-        self._separator_nats = None
+        self._separator_nats: torch.Tensor | None = None
         ends = last_token_index(text["segment_ids"].unsqueeze(0), num_steps)[0]
         self.edges = [0, *ends.cummax(dim=0).values[1:].tolist()]
         self.text = {name: x for name, x in text.items() if name != "segment_ids"}
@@ -173,7 +177,7 @@ class Particles:
             nats.append(target_nats(logits, text["labels"][:, begin:end]))
         return torch.cat(nats)
 
-    def reorder(self, ancestors: torch.LongTensor) -> None:
+    def reorder(self, ancestors: torch.Tensor) -> None:
         """Particles become `ancestors` `(K,)` of the present ones."""
         index = ancestors.to(self.latents.device)
         self.latents = self.latents[index]
@@ -187,12 +191,12 @@ class Particles:
 
 
 def filter_texts(
-    model,
-    input_ids: torch.LongTensor,
+    model: "PreTrainedModel",
+    input_ids: torch.Tensor,
     attention_mask: torch.Tensor | None,
-    segment_ids: torch.LongTensor,
-    labels: torch.LongTensor,
-    is_separator: torch.BoolTensor,
+    segment_ids: torch.Tensor,
+    labels: torch.Tensor,
+    is_separator: torch.Tensor,
     proposals: Iterable[tuple[torch.Tensor, Callable]],
     generator: torch.Generator | None,
     max_rows: Callable[[int], int],
@@ -231,7 +235,7 @@ def filter_texts(
     return results
 
 
-def target_nats(logits: torch.Tensor, labels: torch.LongTensor) -> torch.Tensor:
+def target_nats(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """log p of each target, zero where the label is -100: `(B, L, V)` and `(B, L)` to `(B, L)`, at least float32."""
     logits = at_least_float32(logits).flatten(0, 1)
     nats = torch.nn.functional.cross_entropy(logits, labels.flatten(), reduction="none", ignore_index=-100)

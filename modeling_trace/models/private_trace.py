@@ -81,7 +81,7 @@ def attention_implementation(config: PreTrainedConfig) -> str | None:
     return config._attn_implementation
 
 
-def keeps_running_state(model_class: type) -> bool:
+def keeps_running_state(model_class: "type[transformers.PreTrainedModel]") -> bool:
     """Whether a model class (Mamba, RWKV) keeps a state that masks do not reach."""
     return model_class._is_stateful
 

@@ -2,15 +2,21 @@
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import torch
 
 from .private_trace import create_bidirectional_mask, create_causal_mask
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+    from .configuration_trace import TraceConfig
+
 SEP_TOKEN = "[SEP]"
 
 
-def add_separator_token(tokenizer):
+def add_separator_token(tokenizer: "PreTrainedTokenizerBase") -> "PreTrainedTokenizerBase":
     """
     Give a tokenizer the [SEP] token that closes a segment (or only a prompt), in place, and PAD and BOS tokens where
     it has none.
@@ -95,7 +101,7 @@ class SegmentRule:
     closing_token_ids: tuple[int, ...] | None = None
 
     @classmethod
-    def of(cls, config, one_per_text: bool) -> "SegmentRule":
+    def of(cls, config: "TraceConfig", one_per_text: bool) -> "SegmentRule":
         """The rule of a [`TraceConfig`] as it is now: its special tokens may change ([`Trainer`] aligns them)."""
         return cls(
             config.sep_token_id,
@@ -107,7 +113,7 @@ class SegmentRule:
             None if config.closing_token_ids is None else tuple(config.closing_token_ids),
         )
 
-    def closes(self, input_ids: torch.LongTensor, attention_mask: torch.Tensor | None = None) -> torch.BoolTensor:
+    def closes(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
         """
         The tokens that close a segment (in a conditional model also the [SEP] that closes the prompt).
 
@@ -138,7 +144,7 @@ class SegmentRule:
             closes = closes | (prefix & is_separator)
         return closes
 
-    def last_closes(self, input_ids: torch.LongTensor, segment_start: torch.LongTensor) -> torch.BoolTensor:
+    def last_closes(self, input_ids: torch.Tensor, segment_start: torch.Tensor) -> torch.Tensor:
         """
         Whether the last token of each row closes its segment: the last column of `closes`, from a token or two, for
         rows that have begun a segment.
@@ -155,14 +161,14 @@ class SegmentRule:
         before, last = torch.isin(input_ids[:, -2:], ids_tensor(self.closing_token_ids, input_ids.device)).unbind(1)
         return last & ~before
 
-    def _prefix(self, input_ids, real, is_separator) -> torch.BoolTensor:
+    def _prefix(self, input_ids, real, is_separator) -> torch.Tensor:
         if self.conditional:
             return real & (is_separator.cumsum(-1) - is_separator.long() == 0)
         if self.bos_token_id is None:
             return torch.zeros_like(real)
         return real & (real.cumsum(-1) == 1) & (input_ids == self.bos_token_id)
 
-    def segment_ids(self, input_ids: torch.LongTensor, attention_mask: torch.Tensor | None = None) -> torch.LongTensor:
+    def segment_ids(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
         """The segment of every token, `(batch_size, sequence_length)`. Arguments as for `closes`."""
         real = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
         closes = self.closes(input_ids, attention_mask).long()
@@ -175,12 +181,12 @@ class SegmentRule:
 
 
 @lru_cache(maxsize=64)
-def ids_tensor(ids: tuple[int, ...], device: torch.device) -> torch.LongTensor:
+def ids_tensor(ids: tuple[int, ...], device: torch.device) -> torch.Tensor:
     """As a tensor, made once: a copy to a GPU at every step would wait for it."""
     return torch.tensor(ids, device=device, dtype=torch.long)
 
 
-def check_prompts(segment_ids: torch.LongTensor) -> None:
+def check_prompts(segment_ids: torch.Tensor) -> None:
     """Raise a ValueError when a row of a conditional model has nothing after its prompt."""
     if not bool((segment_ids.amax(dim=1) > 0).all()):
         raise ValueError(
@@ -189,7 +195,7 @@ def check_prompts(segment_ids: torch.LongTensor) -> None:
         )
 
 
-def next_segment_ids(segment_ids: torch.LongTensor) -> torch.LongTensor:
+def next_segment_ids(segment_ids: torch.Tensor) -> torch.Tensor:
     """
     The segment of the *next* token at every position (latents are aligned with targets), 0 where there is none.
 
@@ -199,7 +205,7 @@ def next_segment_ids(segment_ids: torch.LongTensor) -> torch.LongTensor:
     return torch.where(following < 0, segment_ids, following).clamp_min(0)
 
 
-def last_token_index(segment_ids: torch.LongTensor, num_segments: int) -> torch.LongTensor:
+def last_token_index(segment_ids: torch.Tensor, num_segments: int) -> torch.Tensor:
     """
     Position of the last token of each segment 0..`num_segments`, 0 where a row does not have the segment.
 
@@ -253,7 +259,7 @@ class SegmentLayout:
 
 
 @torch.compiler.disable  # it is host work: traced, every number read from a tensor would break the graph
-def make_layout(segment_ids: torch.LongTensor, hidden_size: int | None) -> SegmentLayout:
+def make_layout(segment_ids: torch.Tensor, hidden_size: int | None) -> SegmentLayout:
     """
     The [`SegmentLayout`] of a batch.
 
@@ -325,12 +331,12 @@ def _best_rows(counts, length, hidden_size):
     return best
 
 
-def gather_positions(states: torch.Tensor, index: torch.LongTensor) -> torch.Tensor:
+def gather_positions(states: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     """Read `states` `(B, L, H)` at positions `index` `(B, S)`, giving `(B, S, H)`."""
     return states.gather(1, index.unsqueeze(-1).expand(-1, -1, states.shape[-1]))
 
 
-def broadcast_segments(latents: torch.Tensor, segments: torch.LongTensor) -> torch.Tensor:
+def broadcast_segments(latents: torch.Tensor, segments: torch.Tensor) -> torch.Tensor:
     """
     Spread one vector per segment over tokens: `(B, S, D)` and segment numbers `(B, L)` (0 = none) to `(B, L, D)`.
 
@@ -341,12 +347,17 @@ def broadcast_segments(latents: torch.Tensor, segments: torch.LongTensor) -> tor
     return gather_positions(padded, segments)
 
 
-def token_positions(attention_mask: torch.Tensor) -> torch.LongTensor:
+def token_positions(attention_mask: torch.Tensor) -> torch.Tensor:
     """Position ids that do not count padding, from a 2-D attention mask."""
     return (attention_mask.long().cumsum(-1) - 1).clamp_min(0)
 
 
-def context_mask(config, inputs_embeds, attention_mask, segment_ids):
+def context_mask(
+    config: "PreTrainedConfig",
+    inputs_embeds: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    segment_ids: torch.Tensor,
+) -> torch.Tensor:
     """
     The paper's *extra* mask: a token sees its own segment and all earlier ones.
 
@@ -366,7 +377,12 @@ def context_mask(config, inputs_embeds, attention_mask, segment_ids):
     )
 
 
-def segment_mask(config, inputs_embeds, attention_mask, segment_ids):
+def segment_mask(
+    config: "PreTrainedConfig",
+    inputs_embeds: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    segment_ids: torch.Tensor,
+) -> torch.Tensor:
     """The paper's *intra* mask: a token sees its own segment only. Arguments as for [`context_mask`]."""
 
     def same_segment(batch_idx, head_idx, q_idx, kv_idx):
@@ -376,7 +392,12 @@ def segment_mask(config, inputs_embeds, attention_mask, segment_ids):
     return create_bidirectional_mask(config, inputs_embeds, None, and_mask_function=same_segment)
 
 
-def whole_mask(config, inputs_embeds, attention_mask, segment_ids):
+def whole_mask(
+    config: "PreTrainedConfig",
+    inputs_embeds: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    segment_ids: torch.Tensor,
+) -> torch.Tensor:
     """A bidirectional pass: a token sees the whole text, its prefix included. Arguments as for [`context_mask`]."""
     return create_bidirectional_mask(config, inputs_embeds, attention_mask, allow_is_bidirectional_skip=False)
 

@@ -6,12 +6,12 @@ import contextlib
 import math
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from accelerate.utils import extract_model_from_parallel
 from torch import nn
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.utils import logging
 
 from .schedules import get_schedule
@@ -81,13 +81,19 @@ class KLWeightCallback(TrainerCallback):
             raise ValueError(f"The KL weight must be a finite number >= 0, got {value} from {self.schedule!r}.")
         self._set(model, value)
 
-    def on_train_begin(self, args, state, control, model=None, **kwargs):
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module = None, **kwargs
+    ) -> None:
         self._update(state, model)
 
-    def on_step_begin(self, args, state, control, model=None, **kwargs):
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module = None, **kwargs
+    ) -> None:
         self._update(state, model)
 
-    def on_train_end(self, args, state, control, model=None, **kwargs):
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module = None, **kwargs
+    ) -> None:
         self._set(model, 1.0)
 
 
@@ -116,10 +122,18 @@ class CollapseWarningCallback(TrainerCallback):
         self.threshold, self.min_gain_per_nat = threshold, min_gain_per_nat
         self._warned = False
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
         self._warned = False
 
-    def on_log(self, args, state, control, logs=None, model=None, **kwargs):
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        model: nn.Module | None = None,
+        **kwargs,
+    ) -> None:
         logs = logs or {}
         gains = [name for name in logs if name.endswith("_latent_gain")]  # by the prefix of the data set
         if self._warned:
@@ -175,7 +189,7 @@ class GracefulStopCallback(TrainerCallback):
         self.stopped = False
 
     @contextlib.contextmanager
-    def catching(self, args):
+    def catching(self, args: TrainingArguments) -> Iterator[None]:
         """
         Catch Ctrl-C inside. Not where it cannot be caught (outside of the main thread), where several processes would
         stop at different steps and then wait for each other, and where no checkpoint is wanted.
@@ -200,12 +214,12 @@ class GracefulStopCallback(TrainerCallback):
         self.stopped = True
         logger.warning("Stopping after this step, with a checkpoint. Ctrl-C again stops at once.")
 
-    def on_step_end(self, args, state, control, **kwargs):
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
         if self.stopped:
             control.should_save = control.should_training_stop = True
             control.should_evaluate = False
 
-    def on_epoch_end(self, args, state, control, **kwargs):
+    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
         if self.stopped:
             control.should_save = control.should_evaluate = False
 

@@ -5,9 +5,14 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from transformers.utils import CONFIG_NAME
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from transformers import TrainerState, TrainingArguments
 
 # Where a checkpoint or model is written before it is moved to its place; no one takes it for either
 SAVING = ".saving"
@@ -17,9 +22,15 @@ class WholeCheckpointsMixin:
     """
     The part of [`TraceTrainer`] that writes beside the place where a reader looks, and then moves.
 
-    It uses the host's `args`, `state`, `accelerator`, `_get_output_dir` and `_save_checkpoint`, those of
-    `transformers.Trainer`.
+    Overrides `_get_output_dir`, `_save_checkpoint` and `save_model` of `transformers.Trainer`.
     """
+
+    if TYPE_CHECKING:  # what it needs of its host
+        args: TrainingArguments
+        state: TrainerState
+        accelerator: Accelerator
+        is_fsdp_enabled: bool
+        is_deepspeed_enabled: bool
 
     _saving_to: str | None = None
 
@@ -63,10 +74,10 @@ class WholeCheckpointsMixin:
         sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
         target = Path(self.args.output_dir if output_dir is None else output_dir)
         if sharded or not self.args.should_save or self._saving_to is not None:
-            super().save_model(output_dir, _internal_call)
+            super().save_model(output_dir, _internal_call)  # type: ignore[misc]
             return
         with written_whole(target) as saving:
-            super().save_model(str(saving), _internal_call)
+            super().save_model(str(saving), _internal_call)  # type: ignore[misc]
 
     def remove_unfinished(self) -> None:
         """Take away what a process that was killed had not finished writing."""

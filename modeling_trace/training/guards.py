@@ -10,11 +10,19 @@ import io
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import PreTrainedConfig, TrainerCallback, TrainingArguments
+from transformers import (
+    PreTrainedConfig,
+    PreTrainedModel,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import get_last_checkpoint
@@ -43,7 +51,7 @@ def _is_out_of_memory(error: RuntimeError) -> bool:
 
 
 @contextlib.contextmanager
-def guard_step_memory(args: TrainingArguments, inputs: dict, training: bool):
+def guard_step_memory(args: TrainingArguments, inputs: dict, training: bool) -> Iterator[None]:
     """
     A lack of memory inside becomes a [`TrainingMemoryError`] that names the batch size.
 
@@ -75,15 +83,21 @@ class OptimizerStepCallback(TrainerCallback):
 
     inside = False
 
-    def on_pre_optimizer_step(self, args, state, control, **kwargs):
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs
+    ) -> None:
         self.inside = True
 
-    def on_optimizer_step(self, args, state, control, **kwargs):
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs
+    ) -> None:
         self.inside = False
 
 
 @contextlib.contextmanager
-def guard_run_memory(args: TrainingArguments, num_trained: int, optimizer_step: OptimizerStepCallback):
+def guard_run_memory(
+    args: TrainingArguments, num_trained: int, optimizer_step: OptimizerStepCallback
+) -> Iterator[None]:
     """The same for the optimizer and for the search for a batch size. Another lack of memory stays what it is."""
     optimizer_step.inside = False
     try:
@@ -143,7 +157,7 @@ def check_elbo_settings(args: TrainingArguments) -> None:
         )
 
 
-def check_distributed_settings(args: TrainingArguments, train_dataset=None, eval_dataset=None) -> None:
+def check_distributed_settings(args: TrainingArguments, train_dataset: Any = None, eval_dataset: Any = None) -> None:
     """
     Refuse what would end in a hang, in an error deep inside or in no training at all, before any long work.
 
@@ -363,7 +377,7 @@ class TrainingTextsCallback(TrainerCallback, ExportableState):
         self.fingerprint, self.num_texts = fingerprint, num_texts
         self._read = None
 
-    def read(self, train_dataset) -> None:
+    def read(self, train_dataset: Any) -> None:
         """Look at the tokenized texts; data sets that are not of the package `datasets` have no fingerprint."""
         if train_dataset is not None and train_dataset is self._read:
             return
@@ -399,7 +413,7 @@ class TrainingTextsCallback(TrainerCallback, ExportableState):
     def state(self) -> dict:
         return {"args": {"fingerprint": self.fingerprint, "num_texts": self.num_texts}, "attributes": {}}
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
         # also in a state that was read from a checkpoint without it, where the Trainer would look for it in vain
         state.stateful_callbacks[type(self).__name__] = self.state()
 
@@ -418,7 +432,7 @@ def _no_progress_bars():
             logging.enable_progress_bar()
 
 
-def check_saving(model, processing_class, args: TrainingArguments) -> None:
+def check_saving(model: PreTrainedModel, processing_class: Any, args: TrainingArguments) -> None:
     """
     Save all but the weights into a temporary folder, so that what only saving finds out is found before training.
 

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import fields
+from typing import TYPE_CHECKING
 
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
@@ -16,6 +17,9 @@ from transformers.utils.peft_utils import find_adapter_config_file
 from ..models.backbones_trace import resolve_backbone
 from ..models.configuration_trace import TraceConfig
 from ..models.modeling_trace import TraceForConditionalGeneration
+
+if TYPE_CHECKING:
+    import peft
 
 # The parts of a model that no adapter stands for: they are trained and saved whole.
 LATENT_MODULES = ("dynamics", "latent_injection", "state_reader")
@@ -40,7 +44,7 @@ def lora_config(
     lora_alpha: float | None = None,
     target_modules: Sequence[str] | None = None,
     **kwargs,
-):
+) -> peft.LoraConfig:
     """
     The `peft.LoraConfig` that trains TRACE on a frozen backbone.
 
@@ -125,7 +129,7 @@ def _saved_config(folder: str) -> TraceConfig:
     return TraceConfig.from_pretrained(folder)
 
 
-def load_adapter_model(folder: str | os.PathLike, base: str | os.PathLike | None = None, **kwargs):
+def load_adapter_model(folder: str | os.PathLike, base: str | os.PathLike | None = None, **kwargs) -> peft.PeftModel:
     """
     A model from the folder of an adapter: builds TRACE from the language model that was adapted, then loads it.
 

@@ -1,8 +1,15 @@
 """What `TraceTrainer` logs: sums of the loss parts over texts, their means, and in which direction each is better."""
 
+from __future__ import annotations
+
 import math
+from typing import TYPE_CHECKING
 
 import torch
+from transformers.utils import ModelOutput
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 # Of the names in `metric_for_best_model`. The Trainer takes whatever does not end in "loss" for better when larger.
 LARGER_IS_BETTER = {
@@ -72,7 +79,7 @@ class LossSums:
     @torch.no_grad()
     def add(
         self,
-        outputs,
+        outputs: ModelOutput,
         labels: torch.Tensor,
         kl_weight: torch.Tensor | None,
         step: int,
@@ -102,7 +109,7 @@ class LossSums:
         self.sums += torch.where(finite.all(), row, zero)
         self.first_bad_step = torch.where(finite, self.first_bad_step, self.first_bad_step.clamp(max=step))
 
-    def read(self, accelerator) -> tuple[dict[str, float], dict[str, int]]:
+    def read(self, accelerator: Accelerator) -> tuple[dict[str, float], dict[str, int]]:
         """Sums over all processes, and the first bad step of each part that was not finite. Waits for the device."""
         rows = accelerator.gather(torch.cat([self.sums, self.first_bad_step])[None])  # (num_processes, 10)
         number = len(self.NAMES)

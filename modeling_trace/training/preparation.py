@@ -34,7 +34,7 @@ def _columns(dataset) -> list[str] | None:
     return columns
 
 
-def holds_texts(dataset) -> bool:
+def holds_texts(dataset: Any) -> bool:
     """Whether a data set, or one of a mapping of them, is of the package `datasets` and has texts to tokenize."""
     if isinstance(dataset, Mapping):
         return any(map(holds_texts, dataset.values()))
@@ -44,7 +44,7 @@ def holds_texts(dataset) -> bool:
     return "text" in columns and "input_ids" not in columns
 
 
-def check_dataset(name: str, dataset, needs_input_ids: bool) -> None:
+def check_dataset(name: str, dataset: Any, needs_input_ids: bool) -> None:
     """
     One-line errors for the usual mistakes.
 
@@ -216,7 +216,8 @@ class TextPreparation:
         self.model, self.processing_class, self.args, self.enabled = model, processing_class, args, enabled
         # the class holds the defaults
         settings = self.settings = args if isinstance(args, TraceTrainingArguments) else TraceTrainingArguments
-        self.named_model, init, self._has_processor = None, settings.model_init_kwargs, False
+        init: dict[str, Any] | None = settings.model_init_kwargs
+        self.named_model, self._has_processor = None, False
         if isinstance(model, (str, os.PathLike)):
             self.named_model = NamedModel(model, init)
         elif init:
@@ -286,7 +287,7 @@ def check_settings(
         return TraceForConditionalGeneration(TraceConfig(backbone_config=backbone_config, **{**own, **settings}))
 
 
-def check_processor(processing_class, model) -> None:
+def check_processor(processing_class: Any, model: TraceForConditionalGeneration) -> None:
     """
     Refuse a processor that cuts texts elsewhere than the model does.
 

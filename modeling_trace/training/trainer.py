@@ -6,13 +6,16 @@ import contextlib
 import copy
 import os
 import re
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch.distributed.fsdp import FSDPModule
+from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, Trainer, set_seed
 from transformers.trainer_pt_utils import LengthGroupedSampler
-from transformers.trainer_utils import get_last_checkpoint
-from transformers.utils import logging
+from transformers.trainer_utils import EvalLoopOutput, TrainOutput, get_last_checkpoint
+from transformers.utils import ModelOutput, logging
 
 from ..data import TraceDataCollator, TraceProcessor
 from ..data.collator import check_collator
@@ -131,6 +134,8 @@ class TraceTrainer(WholeCheckpointsMixin, Trainer):
     ```
     """
 
+    data_collator: Callable[[list[dict]], dict]
+
     def __init__(
         self,
         model=None,
@@ -221,7 +226,7 @@ class TraceTrainer(WholeCheckpointsMixin, Trainer):
             sampler = SharedOrderSampler(sampler, lambda: seed + int(self.state.epoch or 0))
         return sampler
 
-    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
+    def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
         made = self.optimizer is None  # one of the caller's has the rates that it has
         optimizer = super().create_optimizer(model)
         factor = self._settings.latent_lr_factor
@@ -243,7 +248,13 @@ class TraceTrainer(WholeCheckpointsMixin, Trainer):
 
     # ---- Loss ----
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor | tuple[torch.Tensor, ModelOutput]:
         if self._evaluating and self._settings.eval_sample_latents:
             inputs = {**inputs, "sample_latents": True}
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
@@ -254,11 +265,13 @@ class TraceTrainer(WholeCheckpointsMixin, Trainer):
             self._collect(inputs, outputs, len(inputs["input_ids"]))
         return (loss, outputs) if return_outputs else loss
 
-    def training_step(self, model, inputs, *args, **kwargs):
+    def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], *args, **kwargs) -> torch.Tensor:
         with guard_step_memory(self.args, inputs, training=True):
             return super().training_step(model, inputs, *args, **kwargs)
 
-    def prediction_step(self, model, inputs, *args, **kwargs):
+    def prediction_step(
+        self, model: torch.nn.Module, inputs: dict[str, Any], *args, **kwargs
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
         with guard_step_memory(self.args, inputs, training=False):
             return super().prediction_step(model, inputs, *args, **kwargs)
 
@@ -357,8 +370,13 @@ class TraceTrainer(WholeCheckpointsMixin, Trainer):
                 weight.copy_(before)
 
     def evaluation_loop(
-        self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
-    ):
+        self,
+        dataloader: DataLoader,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
         if self.is_in_train:
             self._read_sums()  # stops before a long evaluation of broken weights
         training_sums, self._sums = self._sums, LossSums(self.args.device)
@@ -381,10 +399,10 @@ class TraceTrainer(WholeCheckpointsMixin, Trainer):
         output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in metrics.items()})
         return output
 
-    def get_eval_dataloader(self, eval_dataset=None):
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         return super().get_eval_dataloader(self._texts(eval_dataset))
 
-    def get_test_dataloader(self, test_dataset):
+    def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
         return super().get_test_dataloader(self._texts(test_dataset))
 
     # ---- Start and save ----
@@ -413,7 +431,12 @@ class TraceTrainer(WholeCheckpointsMixin, Trainer):
             check_saving(self.accelerator.unwrap_model(self.model), self.processing_class, self.args)
         return checkpoint
 
-    def train(self, resume_from_checkpoint=None, trial=None, ignore_keys_for_eval=None):
+    def train(
+        self,
+        resume_from_checkpoint: str | bool | None = None,
+        trial: Any = None,
+        ignore_keys_for_eval: list[str] | None = None,
+    ) -> TrainOutput:
         """
         As in `Trainer`, after [`check_before_training`].
 

@@ -30,7 +30,7 @@ SCHEDULE_ARGUMENTS = {
 SCHEDULE_SETTINGS = ("kl_delay", "kl_ramp", "kl_cycles", "kl_zero_fraction", "kl_max_weight")
 
 
-def make_kl_schedule(settings) -> Callable[[float], float] | None:
+def make_kl_schedule(settings: Any) -> Callable[[float], float] | None:
     """
     The KL schedule that settings describe.
 
