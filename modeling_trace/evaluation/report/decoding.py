@@ -1,9 +1,10 @@
 """Decoding strategies by name (paper, Section 5.8 and Table 6), and the settings of the quality-diversity plane."""
 
 from collections.abc import Sequence
+from typing import Any
 
 # Arguments of generate(). What they do not name is as in a model's generation_config.json.
-DECODING = {
+DECODING: dict[str, dict[str, Any]] = {
     "greedy": {"do_sample": False, "num_beams": 1},
     "beam": {"do_sample": False, "num_beams": 10},
     "top-k": {"do_sample": True, "num_beams": 1, "top_k": 50, "top_p": 1.0, "temperature": 1.0},

@@ -32,7 +32,11 @@ def file_fingerprint(path: str | os.PathLike) -> str:
             while block := file.read(BLOCK_SIZE):
                 hashed.update(block)
         return hashed.hexdigest()
-    names = [entry.name for entry in os.scandir(path) if entry.is_file() and not NOT_THE_MODEL.fullmatch(entry.name)]
+    names = [
+        entry.name
+        for entry in os.scandir(os.fspath(path))
+        if entry.is_file() and not NOT_THE_MODEL.fullmatch(entry.name)
+    ]
     return digest({name: file_fingerprint(os.path.join(path, name)) for name in names})
 
 

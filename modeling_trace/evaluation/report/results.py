@@ -14,7 +14,7 @@ from .systems import REAL, EvaluatedSystem
 
 CURVE = ("self_bleu", "cnd", "judge")  # metrics of the plane of quality and diversity
 
-Metrics = Mapping[str, Replicates | float]
+Metrics = Mapping[str, Any]  # a `Replicates`, or a number where there is no interval
 
 
 @dataclass

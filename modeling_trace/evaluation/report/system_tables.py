@@ -32,7 +32,7 @@ def make_tables(results: Results) -> tuple[list[dict[str, Any]], list[dict[str, 
     sampled = [name for name in settings.decoding if DECODING[name]["do_sample"]]
     shown = "top-k" if "top-k" in sampled else (sampled or list(settings.decoding))[0]
     names = [system.name for system in results.systems]
-    everything = {name: results.likelihood[name] | results.texts[shown][name] for name in names}
+    everything = {name: {**results.likelihood[name], **results.texts[shown][name]} for name in names}
     # of other tokenizers the perplexity per token does not compare
     untested = () if len({results.likelihood[name]["tokens"] for name in names}) == 1 else ("ppl",)
 
