@@ -17,6 +17,7 @@ from transformers.utils import PROCESSOR_NAME, PushToHubMixin, cached_file, logg
 from ..models.backbones_trace import resolve_backbone
 from ..models.configuration_trace import SEPARATORS
 from ..models.segments_trace import SegmentRule, add_separator_token
+from ..utils import one_line
 from .layout import cuts_at_closing, lay_out, segment_ends, segment_texts
 from .segmenters import FixedLengthSegmenter, Segmenter
 from .sentences import gives_up
@@ -401,7 +402,7 @@ class TraceProcessor(PushToHubMixin):
                 offsets = tokens["offset_mapping"][index] if needs_offsets else [None] * len(ids)
                 try:
                     cuts = self.segmenter.cut(text, offsets)
-                except TimeoutError:  # NLTK's, for texts that its expressions take minutes for
+                except TimeoutError:  # of a regular expression that would take minutes
                     raise ValueError(gives_up("text", text, row)) from None
                 if any(start >= end for start, end in pairwise([0, *cuts, len(ids)])):
                     raise ValueError(
@@ -562,8 +563,11 @@ class TraceProcessor(PushToHubMixin):
         except OSError as error:
             reason = " ".join(str(error).split())
             raise ValueError(f"`{name}` must hold a saved TraceProcessor: {reason} {remedy}") from error
-        if "segmenter" not in values:
-            got = values.get("processor_class", "processor of another kind")
+        except (ValueError, RecursionError) as error:  # no JSON, or no UTF-8
+            raise ValueError(f"The file {PROCESSOR_NAME} of '{name}' is no JSON: {one_line(error)}.") from None
+        if not isinstance(values, dict) or "segmenter" not in values:
+            got = values.get("processor_class") if isinstance(values, dict) else type(values).__name__
+            got = f"{got or 'processor of another kind'!s:.80}"
             raise ValueError(f"`{name}` must hold a saved TraceProcessor, got a {got}. {remedy}")
         segmenter = None if values["segmenter"] is None else Segmenter.from_dict(values["segmenter"])
         settings = {key: values[key] for key in ("conditional", "separator") if key in values}

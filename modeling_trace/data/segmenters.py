@@ -8,15 +8,30 @@ import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from itertools import pairwise
+from math import prod
 
+import regex
 from transformers.utils import logging
 
-from .sentences import check_punkt, ends_sentence, pretrained_punkt, punkt_tokenizer, sentence_starts, train_punkt
+from .sentences import (
+    check_language,
+    check_punkt,
+    ends_sentence,
+    pretrained_punkt,
+    punkt_tokenizer,
+    sentence_starts,
+    train_punkt,
+)
 
 logger = logging.get_logger(__name__)
 
 # Token offsets as fast tokenizers give them: one (first character, last character + 1) per token.
 Offsets = list[tuple[int, int]]
+
+# Limits on patterns, which may come with a downloaded processor
+MATCH_SECONDS = 5.0  # of processor time for one text, as NLTK allows itself
+MAX_PATTERN_LENGTH = 1000
+MAX_REPEATS = 1000  # of all counts of a pattern multiplied: `regex` writes counted repetitions out
 
 
 class Segmenter:
@@ -206,7 +221,7 @@ class SentenceSegmenter(Segmenter):
                 )
         self.min_tokens = min_tokens
         self.max_tokens = max_tokens
-        self.language = language
+        self.language = check_language(language)
         self._punkt = check_punkt(punkt)
         self._tokenizer = None
 
@@ -301,7 +316,13 @@ class RegexSegmenter(Segmenter):
 
     Args:
         pattern (`str`): a regular expression of Python's `re`, e.g. `r"\n+"` (lines), `r"\n\s*\n"` (paragraphs) or
-            `r"(?<=[.!?])\s+"` (sentences, roughly). Flags go inside: `r"(?i)chapter"`.
+            `r"(?<=[.!?])\s+"` (sentences, roughly). Flags go inside: `r"(?i)chapter"`. Of at most 1,000 characters,
+            with counts such as `{2,3}` that multiply to at most 1,000.
+
+    Raises:
+        ValueError: for a pattern that is none, is too long, or matches the empty string everywhere.
+        TimeoutError: from [`~Segmenter.cut`], for a text in which to look for the pattern takes more than 5 seconds,
+            as `(a+)+b` may; from [`TraceProcessor`] a ValueError with the text's row.
 
     Example:
 
@@ -319,12 +340,9 @@ class RegexSegmenter(Segmenter):
     def __init__(self, pattern: str):
         if not isinstance(pattern, str):
             raise ValueError(f"`pattern` must be a string, got {pattern!r}. Pass the source of the expression.")
-        try:
-            self._expression = re.compile(pattern)
-        except re.error as error:
-            raise ValueError(f"`pattern` is not a regular expression, got {pattern!r}: {error}.") from None
+        self._expression = _compile(pattern)
         # probed between two letters: an empty match there means one between any two characters
-        if any(match.span() == (1, 1) for match in self._expression.finditer("ab")):
+        if any(match.span() == (1, 1) for match in self._matches("ab")):
             raise ValueError(
                 f"`pattern` must match what separates two segments, got {pattern!r}, which matches the empty string "
                 "everywhere. Use + in place of *."
@@ -332,10 +350,44 @@ class RegexSegmenter(Segmenter):
         self.pattern = pattern
 
     def cut(self, text: str, offsets: Offsets) -> list[int]:
-        return _cuts_at(text, offsets, [match.end() for match in self._expression.finditer(text)])
+        return _cuts_at(text, offsets, [match.end() for match in self._matches(text)])
+
+    def _matches(self, text: str) -> list:
+        return list(self._expression.finditer(text, timeout=MATCH_SECONDS))
 
     def to_dict(self) -> dict:
         return {"type": self.type, "pattern": self.pattern}
+
+
+def _compile(pattern: str):
+    """
+    The pattern as `re` takes it, for `regex`, the one of the two that can be given a time limit.
+
+    Raises:
+        ValueError: for what is no pattern of `re`, or would take long to compile.
+    """
+    if len(pattern) > MAX_PATTERN_LENGTH:
+        raise ValueError(
+            f"`pattern` must have at most {MAX_PATTERN_LENGTH} characters, got {len(pattern)}: {pattern!r:.40}. Write "
+            "a shorter one."
+        )
+    # escapes are stepped over; a named character has braces of its own
+    braces = [match[1] for match in re.finditer(r"\\N\{[^}]*\}|\\.|\{([^{}]*)\}", pattern, re.DOTALL)]
+    counts = [inside for inside in braces if inside is not None]
+    if not all(re.fullmatch(r"[0-9]*,?[0-9]*", count) for count in counts):  # to `regex` such may be a fuzzy match
+        raise ValueError(f"`pattern` must have counts in braces, got {pattern!r}. Write \\{{ for a brace itself.")
+    numbers = (re.findall("[0-9]+", count) for count in counts)
+    repeats = prod(max([1, *map(int, found)]) for found in numbers)
+    if repeats > MAX_REPEATS:
+        raise ValueError(
+            f"`pattern` must have counts that multiply to at most {MAX_REPEATS}, got {pattern!r}. Use + or * in place "
+            "of large counts."
+        )
+    try:
+        re.compile(pattern)
+        return regex.compile(pattern, regex.VERSION0)
+    except (re.error, regex.error, RecursionError) as error:
+        raise ValueError(f"`pattern` is not a regular expression, got {pattern!r:.80}: {error}.") from None
 
 
 def _check_positive(name: str, value, remedy: str) -> None:

@@ -71,10 +71,10 @@ def punkt_tokenizer(parameters: dict) -> "PunktSentenceTokenizer":
 
 
 def gives_up(name: str, text: str, row: int) -> str:
-    """The error for a text that NLTK, which limits its expressions to seconds, cannot cut."""
+    """The error for a text that NLTK or a [`RegexSegmenter`], which limit themselves to seconds, cannot cut."""
     return (
-        f"`{name}` must be such that NLTK finds sentences in them within seconds, got one of {len(text):,} characters "
-        f"on which it gives up, in row {row}: {text!r:.40}. Leave it out, or use another segmenter."
+        f"`{name}` must be such that the segmenter cuts each within seconds, got one of {len(text):,} characters on "
+        f"which it gives up, in row {row}: {text!r:.40}. Leave it out, or use another segmenter."
     )
 
 
@@ -109,12 +109,28 @@ def _from_json(values: dict):
 
 
 def check_punkt(values: dict | None) -> dict | None:
+    """The parameters, which may come from a file, once it is sure that they can be read by [`punkt_tokenizer`]."""
     fields = ("abbrev_types", "collocations", "sent_starters", "ortho_context")
-    if values is not None and (not isinstance(values, dict) or sorted(values) != sorted(fields)):
+    if values is None:
+        return None
+    good = isinstance(values, dict) and sorted(map(str, values)) == sorted(fields)
+    if good:
+        try:
+            _from_json(values)
+        except (AttributeError, TypeError, ValueError):
+            good = False
+    if not good:
         raise ValueError(
-            f"`punkt` must hold the fields {', '.join(fields)}, got {values!r:.80}. Use segmenter.fit(texts)."
+            f"`punkt` must hold the fields {', '.join(fields)} as saved, got {values!r:.80}. Use segmenter.fit(texts)."
         )
     return values
+
+
+def check_language(language: str) -> str:
+    """The language of Punkt, which becomes the name of a folder in NLTK's data and so must not lead out of it."""
+    if not isinstance(language, str) or not re.fullmatch("[A-Za-z_]+", language):
+        raise ValueError(f"`language` must be the name of a language, got {language!r:.80}. Use 'english'.")
+    return language
 
 
 def pretrained_punkt(language: str) -> dict | None:
@@ -128,6 +144,7 @@ def pretrained_punkt(language: str) -> dict | None:
 
 
 __all__ = [
+    "check_language",
     "check_punkt",
     "ends_sentence",
     "gives_up",

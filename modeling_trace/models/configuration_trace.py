@@ -4,6 +4,7 @@ import difflib
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.utils import logging
 
@@ -250,7 +251,7 @@ class TraceConfig(PreTrainedConfig):
         elif isinstance(backbone, dict):
             backbone = dict(backbone)
             model_type = backbone.pop("model_type", "gpt2")
-            if model_type not in CONFIG_MAPPING:
+            if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
                 near = difflib.get_close_matches(str(model_type), list(CONFIG_MAPPING), n=1)
                 hint = f" Did you mean '{near[0]}'?" if near else " Use 'gpt2', 'llama' or 'qwen2'."
                 raise ValueError(f"`backbone_config` has the unknown model_type {model_type!r}.{hint}")
@@ -294,6 +295,18 @@ class TraceConfig(PreTrainedConfig):
         return cls(**{**PAPER_RECIPE, **kwargs})
 
     @classmethod
+    def from_dict(cls, config_dict, **kwargs):
+        """As in Transformers; a value of a wrong type, as in a damaged config.json, is a ValueError of one line."""
+        try:
+            return super().from_dict(config_dict, **kwargs)
+        except (AttributeError, TypeError, StrictDataclassError) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(
+                f"`config_dict`, which config.json holds, has a value of the wrong type: {reason}. Take config.json "
+                "from the model's source again."
+            ) from None
+
+    @classmethod
     def _unknown_names(cls, names) -> list[str]:
         allowed = {field.name for field in fields(cls)} | _LIBRARY_KEYS | generation_settings()
         return [name for name in names if name not in allowed and not name.startswith("_")]
@@ -316,6 +329,15 @@ class TraceConfig(PreTrainedConfig):
                 (*LATENT_DYNAMICS_VALUES, *sorted(REGISTERED_DYNAMICS)),
                 " For dynamics of your own, import the module that registers them.",
             )
+        else:  # both are only named in an error, which says what to import: nothing is imported here
+            parts = str(self.latent_dynamics_class).split(".")
+            if not all(part.isidentifier() or part == "<locals>" for part in parts) or len(parts) < 2:
+                raise ValueError(
+                    "`latent_dynamics_class` must be a module and a class, as 'my_dynamics.SlowWalk', got "
+                    f"{self.latent_dynamics_class!r:.80}. Leave it out: it is filled in when a model is made."
+                )
+            if not isinstance(self.latent_dynamics, str):
+                raise ValueError(f"`latent_dynamics` must be a name, got {self.latent_dynamics!r:.80}.")
         for name in ("conditional", "residual_posterior", "spectral_norm"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"`{name}` must be True or False, got {getattr(self, name)!r}.")

@@ -114,9 +114,17 @@ class TracePreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike | None, *args, **kwargs) -> Any:
-        """As in Transformers; weights that are damaged are named."""
+        """As in Transformers; weights that are damaged, or do not fit the configuration, are one line."""
         try:
             return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        except RuntimeError as error:
+            if "ignore_mismatched_sizes" not in str(error):
+                raise
+            raise ValueError(
+                f"The weights in '{pretrained_model_name_or_path}' have other sizes than its config.json says (see "
+                "the report above). Take config.json from where the weights come from, or pass "
+                "ignore_mismatched_sizes=True to start those weights anew."
+            ) from None
         except Exception as error:
             if type(error).__name__ != "SafetensorError":  # of a package that Transformers brings, not this file
                 raise

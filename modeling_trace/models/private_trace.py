@@ -54,6 +54,7 @@ OVERRIDDEN = {
         "is_croppable": "a latent cannot be taken back",
     },
     "PreTrainedConfig": {
+        "from_dict": "a value of a wrong type in config.json is one line",
         "to_diff_dict": "`latent_layer` is saved also where it is the default of another backbone",
         "get_text_config": "vocabulary, layers and special tokens are the backbone's",
     },
