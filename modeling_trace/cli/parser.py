@@ -32,7 +32,7 @@ def _parse_mapping(text: str) -> dict:
     """A dict written as JSON or as inline YAML: `{model_type: gpt2, n_layer: 4}`."""
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
         raise ArgumentTypeError(f"must be a mapping such as '{{n_layer: 4}}', got {text!r}.")
@@ -59,7 +59,7 @@ def read_yaml(path: str) -> dict[str, Any]:
     except yaml.MarkedYAMLError as error:
         line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise ValueError(f"'{path}' is no YAML{line}: {one_line(error.problem or error)}.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # bytes, dates, depths that are none
         raise ValueError(f"'{path}' is no YAML: {one_line(error)}.") from None
     if values is None:
         return {}
