@@ -16,15 +16,7 @@ from .human_study.statistics import paired_tests, summarise, summary_table
 from .intervals import bootstrap_interval, metric_difference, metric_interval, paired_difference
 from .jackknife import Difference, Interval, Replicates, mean_replicates, metric_replicates
 from .latent_use import LatentUse, SharedOffset, latent_use, shared_offset
-from .likelihood import LikelihoodResult, evaluate_likelihood
-from .metrics import TextMetric, load_metric
-from .quality import Cnd, JudgePerplexity, bert_score, cnd, judge_perplexity, mauve, rouge, sacrebleu
-from .report.comparison import compare, evaluate
-from .report.decoding import DECODING
-from .report.real_texts import EvaluationData, load_real_texts
-from .report.settings import EvaluationSettings
-from .report.writing import write_report
-from .representation import (
+from .latents import (
     ActiveUnits,
     EncodedTexts,
     MutualInformation,
@@ -33,6 +25,14 @@ from .representation import (
     encode_texts,
     mutual_information,
 )
+from .likelihood import LikelihoodResult, evaluate_likelihood
+from .metrics import TextMetric, load_metric
+from .quality import Cnd, JudgePerplexity, bert_score, cnd, judge_perplexity, mauve, rouge, sacrebleu
+from .report.comparison import compare, evaluate
+from .report.decoding import DECODING
+from .report.real_texts import EvaluationData, load_real_texts
+from .report.settings import EvaluationSettings
+from .report.writing import write_report
 from .words import word_splitter
 
 __all__ = [

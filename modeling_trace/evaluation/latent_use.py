@@ -18,8 +18,8 @@ from ..models.gaussian_trace import gaussian_kl, reparameterize, standard_normal
 from ..models.likelihood_trace import evaluation_mode, target_mask
 from .intervals import bootstrap_interval
 from .jackknife import Interval
+from .latents import EncodedTexts, encode_texts
 from .likelihood import iterate_batches
-from .representation import EncodedTexts, encode_texts
 
 if TYPE_CHECKING:
     from ..models.modeling_trace import TraceForConditionalGeneration

@@ -7,7 +7,7 @@ import torch
 
 from ...data import prepare_dataset
 from ..latent_use import latent_use, shared_offset
-from ..representation import active_units, encode_texts, mutual_information
+from ..latents import active_units, encode_texts, mutual_information
 
 SCATTER_TEXTS = 200
 

@@ -10,7 +10,8 @@ from helpers.tiny import make_batch, make_text, tiny_config, tiny_model
 from torch.distributions import Normal
 
 from modeling_trace import LatentDynamics
-from modeling_trace.evaluation import active_units, encode_states, encode_texts, mutual_information, representation
+from modeling_trace.evaluation import active_units, encode_states, encode_texts, mutual_information
+from modeling_trace.evaluation import latents as latents_module
 from modeling_trace.models.dynamics_trace import LATENT_DYNAMICS
 
 
@@ -92,8 +93,8 @@ def test_mutual_information_is_that_of_brute_force(name, case, monkeypatch):
     wanted, wanted_joint = brute_force(*states, noise, wide=name is not OwnDrift)
     tolerance = {"atol": 1e-10 if name is not OwnDrift else 1e-5, "rtol": 0}
     for block, table in ((2**19, 2**22), (40, 15)):  # chunk sizes change nothing
-        monkeypatch.setattr(representation, "_BLOCK", block)
-        monkeypatch.setattr(representation, "_TABLE", table)
+        monkeypatch.setattr(latents_module, "_BLOCK", block)
+        monkeypatch.setattr(latents_module, "_TABLE", table)
         found = mutual_information(encode_states(*states), generator=torch.Generator().manual_seed(5))
         torch.testing.assert_close(found.per_step, wanted, **tolerance)
         assert found.joint == pytest.approx(wanted_joint.item(), abs=tolerance["atol"])
@@ -124,7 +125,7 @@ def test_matrix_product_where_it_is_exact(name, case, fast, monkeypatch):
     found = mutual_information(texts)
     assert (calls == []) == fast
     # where cancellation would cost digits the pairs are computed, and the figure is the same
-    monkeypatch.setattr(representation, "_ROUNDING", 0.0)
+    monkeypatch.setattr(latents_module, "_ROUNDING", 0.0)
     again = mutual_information(texts)
     assert calls
     torch.testing.assert_close(again.per_step, found.per_step, atol=1e-10, rtol=0)
@@ -180,7 +181,7 @@ def test_influence_is_what_leaving_a_text_out_changes(monkeypatch):
     noise = torch.randn(3, 300, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
     def total_and_influence(chosen):
-        monkeypatch.setattr(representation, "standard_normal", lambda like, generator: noise[:, chosen])
+        monkeypatch.setattr(latents_module, "standard_normal", lambda like, generator: noise[:, chosen])
         found = mutual_information(encode_states(dynamics, context[chosen], states[chosen], mask[chosen]))
         return found.total, found.influence
 
