@@ -228,14 +228,15 @@ def test_fsdp2_trains_saves_and_resumes_as_one_process(tmp_path, settings):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("settings", [{}, ONE_PASS], ids=["embeddings", "one pass"])
 @pytest.mark.parametrize("stage", [2, 3])
-def test_zero_trains_saves_and_resumes_as_one_process(stage, tmp_path, monkeypatch):
+def test_zero_trains_saves_and_resumes_as_one_process(stage, settings, tmp_path, monkeypatch):
     pytest.importorskip("deepspeed")
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")
     (tmp_path / "resumed").mkdir()
-    script = SHARDED_SCRIPT.format(sharded=SHARDED, resume=True, settings={})
+    script = SHARDED_SCRIPT.format(sharded=SHARDED, resume=True, settings=settings)
     _, logs, kl_weight = launch_script(f"deepspeed_zero{stage}", script, tmp_path)
-    assert_trained_as_one_process(tmp_path, logs, kl_weight)
+    assert_trained_as_one_process(tmp_path, logs, kl_weight, **settings)
     assert_same(
         load_file(tmp_path / "whole" / "model.safetensors"), load_file(tmp_path / "resumed" / "model.safetensors")
     )
