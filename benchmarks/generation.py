@@ -15,6 +15,7 @@ from common import (
     PLAIN,
     SEP,
     SIZES,
+    add_clock_argument,
     add_size_arguments,
     interleave,
     make_model,
@@ -101,7 +102,7 @@ def measure_speed(models: dict, varying: dict, arguments: argparse.Namespace) ->
             system: lambda m=model, s=size, k=settings: write(m, s, new, **k)  # noqa: B023
             for system, model in contestants.items()
         }
-        taken = interleave(calls, arguments.rounds)
+        taken = interleave(calls, arguments.rounds, arguments.clock)
         for system in contestants:
             rows.append(
                 {
@@ -125,7 +126,7 @@ def measure_lengths(models: dict, arguments: argparse.Namespace) -> list[dict]:
         for system, model in models.items()
         for length in lengths
     }
-    taken = interleave(calls, arguments.rounds)
+    taken = interleave(calls, arguments.rounds, arguments.clock)
     return [
         {
             "system": system,
@@ -143,7 +144,7 @@ def measure_lengths(models: dict, arguments: argparse.Namespace) -> list[dict]:
 def measure_beams(models: dict, arguments: argparse.Namespace) -> list[dict]:
     beams = {"num_beams": arguments.beams}
     calls = {s: lambda m=m: write(m, 1, arguments.new_tokens, **beams) for s, m in models.items()}
-    taken = interleave(calls, arguments.rounds)
+    taken = interleave(calls, arguments.rounds, arguments.clock)
     return [
         {
             "system": system,
@@ -158,6 +159,7 @@ def measure_beams(models: dict, arguments: argparse.Namespace) -> list[dict]:
 def main(argv=None) -> dict:
     parser = argparse.ArgumentParser(description=__doc__)
     add_size_arguments(parser)
+    add_clock_argument(parser)
     parser.add_argument("--new_tokens", type=int, default=100)
     parser.add_argument("--long_tokens", type=int, default=1000, help="at least 10, at most the context of 1,024")
     parser.add_argument("--beams", type=int, default=10)

@@ -19,6 +19,7 @@ import argparse
 import torch
 from common import (
     PLAIN,
+    add_clock_argument,
     add_size_arguments,
     interleave,
     make_batch,
@@ -79,7 +80,7 @@ def measure_times(arguments: argparse.Namespace) -> list[dict]:
         for system, model in models.items():
             ids = make_batch(model, arguments, length)
             calls[system] = lambda m=model, o=optimizers[system], i=ids: training_step(m, o, i)
-        taken = interleave(calls, arguments.rounds)
+        taken = interleave(calls, arguments.rounds, arguments.clock)
         operations = {system: count_operations(system, arguments, length) for system in SYSTEMS}
         for system in SYSTEMS:
             times = ratio(taken[system], taken[PLAIN])
@@ -161,6 +162,7 @@ def make_goals(times: list[dict], memory: list[dict]) -> list[dict]:
 def main(argv=None) -> dict:
     parser = argparse.ArgumentParser(description=__doc__)
     add_size_arguments(parser)
+    add_clock_argument(parser)
     parser.add_argument("--segment_lengths", type=int, nargs="+", default=[1, 2, 5, 10, 20])
     parser.add_argument("--memory_vocab_size", type=int, default=50257, help="where memory is measured")
     arguments = parse(parser, argv)
