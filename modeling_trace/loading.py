@@ -8,6 +8,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from .data import TraceProcessor
+from .models.configuration_trace import check_config_file
 from .models.modeling_trace import TraceForConditionalGeneration
 from .utils import one_line
 
@@ -65,6 +66,7 @@ def load_config(name_or_path: str | os.PathLike) -> PreTrainedConfig:
     if not is_folder and (os.path.exists(name) or name.startswith((".", "/", "~")) or name.count("/") > 1):
         raise ValueError(f"there is no folder '{name}'. Give a folder that `modeling-trace train` wrote, or a Hub id.")
     try:
+        check_config_file(name)
         config = AutoConfig.from_pretrained(name)
     except (OSError, ValueError) as error:
         what = "holds no model" if is_folder else "is neither a folder here nor a model on the Hub"
