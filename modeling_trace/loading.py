@@ -8,6 +8,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from .data import TraceProcessor
+from .models.checksums_trace import WEIGHT_FILES, check_checksums
 from .models.configuration_trace import check_config_file
 from .models.modeling_trace import TraceForConditionalGeneration
 from .utils import one_line
@@ -29,7 +30,8 @@ def load_model(
         [`TraceForConditionalGeneration`], in eval mode, and [`TraceProcessor`].
 
     Raises:
-        ValueError: where there is no TRACE model, or no such device.
+        ValueError: where there is no TRACE model, its weights in a folder are not those that were saved (a bit has
+            flipped: SHA256SUMS tells), or there is no such device.
 
     Example:
 
@@ -42,6 +44,8 @@ def load_model(
     device = find_device(device)
     load_config(name)
     processor = TraceProcessor.from_pretrained(name)
+    if os.path.isdir(name):  # the Hub has checksums of its own
+        check_checksums(name, WEIGHT_FILES)
     if find_adapter_config_file(name) is not None:
         from .training import load_adapter_model  # the Trainer takes long to import
 

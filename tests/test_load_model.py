@@ -82,6 +82,8 @@ def test_a_config_that_is_no_json_object_is_one_line(folder, tmp_path, content):
         TraceProcessor.from_pretrained,
         TraceProcessor.from_backbone,
     ):
-        with pytest.raises(ValueError, match="config.json' must hold the settings of a model as a JSON object") as error:
+        with pytest.raises(
+            ValueError, match="config.json' must hold the settings of a model as a JSON object"
+        ) as error:
             load(str(tmp_path))
         assert "\n" not in str(error.value)

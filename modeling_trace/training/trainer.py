@@ -21,6 +21,7 @@ from transformers.utils import ModelOutput, logging
 from ..data import TraceDataCollator, TraceProcessor
 from ..data.collator import check_collator
 from ..models.backbones_trace import HUB_NAMES
+from ..models.checksums_trace import check_checksums
 from .batches import SegmentCollator, SharedOrderSampler
 from .callbacks import CollapseWarningCallback, GracefulStopCallback, KLWeightCallback, get_kl_weight
 from .checkpoints import WholeCheckpointsMixin
@@ -420,14 +421,15 @@ class TraceTrainer(WholeCheckpointsMixin, Trainer):
             `str`: the checkpoint's folder, or None to start anew.
 
         Raises:
-            ValueError: If the output folder holds another model, there is no such checkpoint or it is of other texts,
-                or the model could not be saved.
+            ValueError: If the output folder holds another model, there is no such checkpoint, it is damaged or of
+                other texts, or the model could not be saved.
         """
         if not self._owns_output_dir:  # later calls continue in this run's own folder
             check_output_dir(self.args.output_dir, self.model.config, resume_from_checkpoint)
         checkpoint = find_checkpoint(self.args.output_dir, resume_from_checkpoint)
         self._fingerprint.read(self.train_dataset)
         if checkpoint is not None:
+            check_checksums(checkpoint)
             self._fingerprint.check(checkpoint)
         with _unsharded_class(self.model):
             check_saving(self.accelerator.unwrap_model(self.model), self.processing_class, self.args)
@@ -495,8 +497,8 @@ class TraceTrainer(WholeCheckpointsMixin, Trainer):
 
     def create_model_card(self, *args, finetuned_from: str | None = None, **kwargs) -> None:
         """
-        As in `Trainer`; the base model is the language model that the model was built from. One that came from a folder
-        or file here has no name on the Hub: the card says so, and names no base model.
+        As in `Trainer`; the base model is the language model that the model was built from. One that came from a
+        folder or file here has no name on the Hub: the card says so, and names no base model.
         """
         config = self.accelerator.unwrap_model(self.model).config
         before = config.name_or_path
