@@ -16,9 +16,9 @@ import torch
 from ..data import TraceProcessor
 from ..models.gaussian_trace import gaussian_kl, reparameterize, standard_normal
 from ..models.likelihood_trace import evaluation_mode, target_mask
+from .encoded_texts import EncodedTexts, encode_texts
 from .intervals import bootstrap_interval
 from .jackknife import Interval
-from .latents import EncodedTexts, encode_texts
 from .likelihood import iterate_batches
 
 if TYPE_CHECKING:

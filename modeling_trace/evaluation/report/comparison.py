@@ -12,8 +12,9 @@ from transformers.utils import logging
 from ...loading import find_device
 from ..ngrams import require
 from .cache import EvaluationCache
+from .contamination import find_training_texts
 from .measurement import measure_system
-from .real_texts import EvaluationData, find_training_texts, load_real_texts
+from .real_texts import EvaluationData, load_real_texts
 from .report_data import make_report
 from .results import compute_metrics
 from .settings import EvaluationSettings

@@ -6,8 +6,10 @@ from typing import Any
 import torch
 
 from ...data import prepare_dataset
+from ..active_units import active_units
+from ..encoded_texts import encode_texts
 from ..latent_use import latent_use, shared_offset
-from ..latents import active_units, encode_texts, mutual_information
+from ..mutual_information import mutual_information
 
 SCATTER_TEXTS = 200
 
