@@ -31,7 +31,7 @@ def run(argv: list[str] | None = None) -> int:
 def _check(arguments, config, processor, rows):
     if arguments.num_draws < 1:
         raise ValueError(f"`num_draws` must be >= 1, got {arguments.num_draws}.")
-    from ..models.dynamics_trace import has_segments  # here, so that --help answers without torch
+    from ..models.dynamics_registry_trace import has_segments  # here, so that --help answers without torch
 
     if not has_segments(config.latent_dynamics):
         raise ValueError("this model has one latent for the whole text, and no segment to resample. Use generate.")

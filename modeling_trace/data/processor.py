@@ -15,7 +15,7 @@ from transformers.data.data_collator import pad_without_fast_tokenizer_warning
 from transformers.utils import PROCESSOR_NAME, PushToHubMixin, cached_file, logging
 
 from ..models.backbones_trace import resolve_backbone
-from ..models.configuration_trace import SEPARATORS
+from ..models.configuration_checks_trace import SEPARATORS
 from ..models.segments_trace import SegmentRule, add_separator_token
 from ..utils import one_line
 from .layout import cuts_at_closing, lay_out, segment_ends, segment_texts

@@ -21,9 +21,10 @@ import torch
 from torch import nn
 
 from ..data import TraceProcessor
-from ..models.dynamics_trace import LatentDynamics, RecurrentDynamics
+from ..models.dynamics_trace import LatentDynamics
 from ..models.gaussian_trace import gaussian_log_density, linear_float32, reparameterize
 from ..models.likelihood_trace import evaluation_mode
+from ..models.recurrent_dynamics_trace import RecurrentDynamics
 from .likelihood import iterate_batches
 
 if TYPE_CHECKING:

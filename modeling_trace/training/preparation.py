@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrained
 from ..data import FixedLengthSegmenter, TraceProcessor, prepare_dataset
 from ..models.backbones_trace import LOADING_ARGUMENTS, resolve_backbone
 from ..models.configuration_trace import TraceConfig
-from ..models.dynamics_trace import has_segments
+from ..models.dynamics_registry_trace import has_segments
 from ..models.modeling_trace import TraceForConditionalGeneration
 from .training_args import TraceTrainingArguments
 

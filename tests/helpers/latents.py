@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 from helpers.tiny import VOCAB, tiny_config
 from modeling_trace import LatentDynamics
 from modeling_trace.data import FixedLengthSegmenter, TraceProcessor
-from modeling_trace.models.dynamics_trace import LATENT_DYNAMICS
+from modeling_trace.models.dynamics_registry_trace import LATENT_DYNAMICS
 
 
 def tiny_processor(segment_length=3, conditional=False):
