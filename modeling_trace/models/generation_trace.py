@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import Cache, GenerationConfig, LogitsProcessorList
-from transformers.utils import ModelOutput, logging
+from transformers.utils import ModelOutput
 
 from .cache_trace import TraceCache
 from .latent_draws_trace import LatentDraws, SegmentCallback
@@ -15,8 +15,6 @@ from .segments_trace import SegmentRule, ids_tensor, next_segment_ids
 if TYPE_CHECKING:
     from .configuration_trace import TraceConfig
     from .dynamics_trace import LatentDynamics
-
-logger = logging.get_logger(__name__)
 
 
 class SegmentGenerationMixin:

@@ -16,7 +16,6 @@ from transformers import (
     PreTrainedModel,
 )
 from transformers.generation import GenerationMixin
-from transformers.utils import logging
 
 from .backbones_trace import (
     LOADING_ARGUMENTS,
@@ -49,8 +48,6 @@ from .segments_trace import (
     token_positions,
 )
 from .state_reader_trace import StateReader
-
-logger = logging.get_logger(__name__)
 
 # The Auto classes of a saved model, in its own folder
 AUTO_MAP = {

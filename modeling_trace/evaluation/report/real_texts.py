@@ -3,8 +3,6 @@
 import os
 from dataclasses import dataclass, field
 
-from transformers.utils import logging
-
 from ...data import load_texts
 from ..ngrams import validate_texts
 from ..words import WHITESPACE, cut_words
@@ -12,8 +10,6 @@ from .settings import MIN_TEXTS, check_least
 
 NUM_TEXTS = 1000
 FEW_REFERENCES = 100  # below, n-grams are compared with training texts
-
-logger = logging.get_logger(__name__)
 
 
 @dataclass
