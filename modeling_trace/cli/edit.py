@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from .editing import run_editing
+from .latent_commands import run_latent_command
 from .parser import flag
 
 
@@ -17,13 +17,13 @@ class EditArguments:
 
 def run(argv: list[str] | None = None) -> int:
     """Edit. Returns the exit code."""
-    return run_editing(
+    return run_latent_command(
         argv,
         "edit",
         "Resample the latents of chosen segments and hold all others. The text before the first of them is kept; "
         "from there on it is generated anew.",
         _work,
-        own=EditArguments,
+        extra_arguments=EditArguments,
         check=_check,
     )
 
@@ -40,9 +40,9 @@ def _check(arguments, config, processor, rows):
         shown = ", ".join(f"{number}: {piece!r}" for number, piece in enumerate(pieces[0], 1))
         raise ValueError(f"`segments` is missing: which of {shown}? For example --segments 1")
     segments = _segments(arguments)
-    for number, own in enumerate(pieces, 1):
-        if min(segments) < 1 or max(segments) > len(own):
-            raise ValueError(f"`segments` must be between 1 and {len(own)} for text {number}, got {segments}.")
+    for number, count in enumerate(map(len, pieces), 1):
+        if min(segments) < 1 or max(segments) > count:
+            raise ValueError(f"`segments` must be between 1 and {count} for text {number}, got {segments}.")
 
 
 def _segments(arguments) -> list[int]:

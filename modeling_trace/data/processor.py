@@ -190,13 +190,13 @@ class TraceProcessor(DecodingMixin, ProcessorFilesMixin):
         control = self.control_token_ids
         pieces = self.tokenizer.batch_decode([[index] for index in range(len(self.tokenizer))])
         ends = self.segmenter.closes
-        found = [index for index, piece in enumerate(pieces) if index not in control and ends(piece)]
-        if not found:
+        closing = [index for index, piece in enumerate(pieces) if index not in control and ends(piece)]
+        if not closing:
             raise ValueError(
                 f"`separator='none'` needs tokens that end a segment, the tokenizer has none for {self.segmenter!r}. "
                 "Use separator='token'."
             )
-        return found
+        return closing
 
     @property
     def cuts_texts(self) -> bool:
@@ -405,9 +405,9 @@ class TraceProcessor(DecodingMixin, ProcessorFilesMixin):
         for row, (text, ids) in enumerate(zip(texts, tokens["input_ids"], strict=True), first_row):
             if not ids:
                 raise ValueError(f"`{name}` has no token, got {text!r:.40} in row {row}. {remedy}")
-            found = control.intersection(ids)
-            if found:
-                token = self.tokenizer.convert_ids_to_tokens(found.pop())
+            controls = control.intersection(ids)
+            if controls:
+                token = self.tokenizer.convert_ids_to_tokens(controls.pop())
                 raise ValueError(
                     f"`{name}` must not hold the control token '{token}', got it in row {row}: the model would read "
                     f"it as structure. Take it out first, e.g. {name}.replace('{token}', ' ')."

@@ -85,10 +85,10 @@ def _count_among(wanted: Sequence[str], trained: dict[str, Any]) -> tuple[int, s
         texts, _ = load_texts(trained["dataset"], **settings)
     except Exception as error:  # moved, deleted, another format, no network: all kinds of other packages' errors
         return 0, " ".join(str(error).split())[:200] or type(error).__name__
-    known, found = set(wanted), set()
+    known, trained_on = set(wanted), set()
     for batch in texts.select_columns(["text"]).iter(1000):
-        found |= known.intersection(map(_words, batch["text"]))
-    return sum(text in found for text in wanted), ""
+        trained_on |= known.intersection(map(_words, batch["text"]))
+    return sum(text in trained_on for text in wanted), ""
 
 
 def _words(text: str) -> str:

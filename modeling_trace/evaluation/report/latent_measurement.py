@@ -53,7 +53,7 @@ def measure_latents(system, rows, settings, cache, key: dict[str, Any], limit: i
         model = system.model()
         use_of_texts = latent_use(model, prepared(), system.processor, batch_size=settings.batch_size, encoded=texts())
         return {
-            **{f"use_{name}": getattr(use_of_texts, name).tolist() for name in ("own", "other", "prior", "kl")},
+            **{f"use_{name}": getattr(use_of_texts, name).tolist() for name in ("posterior", "other", "prior", "kl")},
             "shared_offset": shared_offset(texts()).share,
         }
 
