@@ -22,7 +22,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, TrainingArguments, set_see
 
 from modeling_trace import TraceForConditionalGeneration, TraceProcessor
 from modeling_trace.data import FixedLengthSegmenter, TraceDataCollator, load_texts, train_tokenizer
-from modeling_trace.models.dynamics_trace import has_segments
+from modeling_trace.models.dynamics_registry_trace import has_segments
 from modeling_trace.models.gaussian_trace import gaussian_kl
 from modeling_trace.models.likelihood_trace import evaluation_mode
 from modeling_trace.presets import SYSTEMS

@@ -14,15 +14,15 @@ _EXPORTS = {
     "TraceCache": "models.cache_trace",
     "TraceConfig": "models.configuration_trace",
     "TraceForConditionalGeneration": "models.modeling_trace",
-    "TraceOutput": "models.modeling_trace",
-    "TracePreTrainedModel": "models.modeling_trace",
+    "TraceOutput": "models.output_trace",
+    "TracePreTrainedModel": "models.pretrained_trace",
     "TraceProcessor": "data",
     "TraceTrainer": "training",
     "TraceTrainingArguments": "training",
     "gamma_for_rate": "models.gaussian_trace",
     "load_model": "loading",
     "middle_layer": "models.configuration_trace",
-    "register_latent_dynamics": "models.dynamics_trace",
+    "register_latent_dynamics": "models.dynamics_registry_trace",
 }
 _SUBPACKAGES = ("data", "evaluation", "models", "training")
 
@@ -32,13 +32,13 @@ if TYPE_CHECKING:
     from .models.cache_trace import TraceCache as TraceCache
     from .models.configuration_trace import TraceConfig as TraceConfig
     from .models.configuration_trace import middle_layer as middle_layer
+    from .models.dynamics_registry_trace import register_latent_dynamics as register_latent_dynamics
     from .models.dynamics_trace import LatentDynamics as LatentDynamics
-    from .models.dynamics_trace import register_latent_dynamics as register_latent_dynamics
     from .models.gaussian_trace import gamma_for_rate as gamma_for_rate
     from .models.logits_processor_trace import SegmentLogitsProcessor as SegmentLogitsProcessor
     from .models.modeling_trace import TraceForConditionalGeneration as TraceForConditionalGeneration
-    from .models.modeling_trace import TraceOutput as TraceOutput
-    from .models.modeling_trace import TracePreTrainedModel as TracePreTrainedModel
+    from .models.output_trace import TraceOutput as TraceOutput
+    from .models.pretrained_trace import TracePreTrainedModel as TracePreTrainedModel
     from .training import TraceTrainer as TraceTrainer
     from .training import TraceTrainingArguments as TraceTrainingArguments
 

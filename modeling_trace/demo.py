@@ -355,9 +355,9 @@ def plot_latents(
     for start in range(0, len(texts), batch_size):
         batch = processor(list(texts[start : start + batch_size]), padding=True, return_tensors="pt").to(model.device)
         encoded = model.encode(**batch).latents.cpu()
-        for row, own in enumerate(labels[start : start + batch_size]):
-            latents.append(encoded[row, : len(own)])
-            classes += [names.index(label) for label in own]
+        for row, row_labels in enumerate(labels[start : start + batch_size]):
+            latents.append(encoded[row, : len(row_labels)])
+            classes += [names.index(label) for label in row_labels]
     latents, classes = torch.cat(latents), torch.tensor(classes)
     half = len(latents) // 2
     points = (latents - latents[:half].mean(0)) @ discriminants(latents[:half], classes[:half], len(names))

@@ -9,7 +9,7 @@ from transformers.utils.peft_utils import find_adapter_config_file
 
 from .data import TraceProcessor
 from .models.checksums_trace import WEIGHT_FILES, check_checksums
-from .models.configuration_trace import check_config_file
+from .models.configuration_checks_trace import check_config_file
 from .models.modeling_trace import TraceForConditionalGeneration
 from .utils import one_line
 

@@ -85,8 +85,8 @@ def test_lora_merges_to_what_the_adapter_is(tmp_path):
 
 
 def test_custom_dynamics_are_trained_and_named_by_their_module(tmp_path):
-    from modeling_trace.models.configuration_trace import REGISTERED_DYNAMICS
-    from modeling_trace.models.dynamics_trace import LATENT_DYNAMICS
+    from modeling_trace.models.configuration_checks_trace import REGISTERED_DYNAMICS
+    from modeling_trace.models.dynamics_registry_trace import LATENT_DYNAMICS
 
     try:
         results = run("custom_dynamics", *SMOKE, "--output_dir", tmp_path, "--learning_rate", "0.1")

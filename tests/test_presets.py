@@ -8,7 +8,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, TrainingArguments
 
 from modeling_trace import TraceForConditionalGeneration, TraceProcessor
 from modeling_trace.data import SentenceSegmenter
-from modeling_trace.models.dynamics_trace import has_segments
+from modeling_trace.models.dynamics_registry_trace import has_segments
 from modeling_trace.presets import PRESETS, RECIPES, SYSTEMS, named_settings
 from modeling_trace.training import get_schedule
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from .editing import run_editing
+from .latent_commands import run_latent_command
 from .parser import flag
 
 
@@ -17,13 +17,13 @@ class EditArguments:
 
 def run(argv: list[str] | None = None) -> int:
     """Edit. Returns the exit code."""
-    return run_editing(
+    return run_latent_command(
         argv,
         "edit",
         "Resample the latents of chosen segments and hold all others. The text before the first of them is kept; "
         "from there on it is generated anew.",
         _work,
-        own=EditArguments,
+        extra_arguments=EditArguments,
         check=_check,
     )
 
@@ -31,7 +31,7 @@ def run(argv: list[str] | None = None) -> int:
 def _check(arguments, config, processor, rows):
     if arguments.num_draws < 1:
         raise ValueError(f"`num_draws` must be >= 1, got {arguments.num_draws}.")
-    from ..models.dynamics_trace import has_segments  # here, so that --help answers without torch
+    from ..models.dynamics_registry_trace import has_segments  # here, so that --help answers without torch
 
     if not has_segments(config.latent_dynamics):
         raise ValueError("this model has one latent for the whole text, and no segment to resample. Use generate.")
@@ -40,9 +40,9 @@ def _check(arguments, config, processor, rows):
         shown = ", ".join(f"{number}: {piece!r}" for number, piece in enumerate(pieces[0], 1))
         raise ValueError(f"`segments` is missing: which of {shown}? For example --segments 1")
     segments = _segments(arguments)
-    for number, own in enumerate(pieces, 1):
-        if min(segments) < 1 or max(segments) > len(own):
-            raise ValueError(f"`segments` must be between 1 and {len(own)} for text {number}, got {segments}.")
+    for number, count in enumerate(map(len, pieces), 1):
+        if min(segments) < 1 or max(segments) > count:
+            raise ValueError(f"`segments` must be between 1 and {count} for text {number}, got {segments}.")
 
 
 def _segments(arguments) -> list[int]:

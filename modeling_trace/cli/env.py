@@ -48,13 +48,13 @@ def _version(name: str) -> str:
 def _accelerators() -> list[tuple[str, str]]:
     import torch
 
-    found = []
+    accelerators = []
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
-        found.append((f"cuda:{index}", f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"))
+        accelerators.append((f"cuda:{index}", f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"))
     if torch.backends.mps.is_available():
-        found.append(("mps", f"{torch.mps.recommended_max_memory() / 2**30:.0f} GiB recommended"))
-    return found or [("accelerator", "none (neither CUDA nor MPS)")]
+        accelerators.append(("mps", f"{torch.mps.recommended_max_memory() / 2**30:.0f} GiB recommended"))
+    return accelerators or [("accelerator", "none (neither CUDA nor MPS)")]
 
 
 def _punkt() -> str:

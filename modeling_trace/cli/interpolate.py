@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from .editing import run_editing
+from .latent_commands import run_latent_command
 from .parser import flag
 
 
@@ -15,13 +15,13 @@ class InterpolateArguments:
 
 def run(argv: list[str] | None = None) -> int:
     """Interpolate. Returns the exit code."""
-    return run_editing(
+    return run_latent_command(
         argv,
         "interpolate",
         "Interpolate between the latents of two texts, segment by segment. More texts are taken in pairs: the first "
         "and second, the third and fourth, and so on.",
         _work,
-        own=InterpolateArguments,
+        extra_arguments=InterpolateArguments,
         check=_check,
         label=lambda number, row: f"{row['source']['share']:.2f}",
         texts_per_item=2,

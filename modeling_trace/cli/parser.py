@@ -48,8 +48,8 @@ def read_yaml(path: str) -> dict[str, Any]:
     """
     if not os.path.isfile(path):
         folder, name = os.path.split(path)
-        there = os.listdir(folder or ".") if os.path.isdir(folder or ".") else []
-        files = {os.path.splitext(file)[0]: file for file in there if file.endswith((".yaml", ".yml"))}
+        entries = os.listdir(folder or ".") if os.path.isdir(folder or ".") else []
+        files = {os.path.splitext(file)[0]: file for file in entries if file.endswith((".yaml", ".yml"))}
         near = difflib.get_close_matches(os.path.splitext(name)[0], files, n=1)
         hint = f" Did you mean '{files[near[0]]}'?" if near else " Flags start with --, as in --backbone gpt2."
         raise ValueError(f"there is no config file '{path}'.{hint}")

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from .editing import run_editing
+from .latent_commands import run_latent_command
 from .parser import flag
 
 
@@ -15,12 +15,12 @@ class ReconstructArguments:
 
 def run(argv: list[str] | None = None) -> int:
     """Reconstruct. Returns the exit code."""
-    return run_editing(
+    return run_latent_command(
         argv,
         "reconstruct",
         "Encode texts and generate them again from their latents alone: shows how much of a text the latents hold.",
         _work,
-        own=ReconstructArguments,
+        extra_arguments=ReconstructArguments,
         label=lambda number, row: f"{number + 1}. {row['source']!r}\n  ->",
     )
 

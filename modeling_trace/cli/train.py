@@ -20,7 +20,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from ..data import TraceProcessor, load_texts, prepare_dataset, train_tokenizer
 from ..models.backbones_trace import full_backbone_name, resolve_backbone
-from ..models.dynamics_trace import has_segments
+from ..models.dynamics_registry_trace import has_segments
 from ..models.modeling_trace import TraceForConditionalGeneration
 from ..training import TraceTrainer, check_distributed_settings, lora_config
 from ..training.guards import find_checkpoint

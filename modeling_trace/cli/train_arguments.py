@@ -13,7 +13,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from ..data import FixedLengthSegmenter, RegexSegmenter, Segmenter, SentenceSegmenter
 from ..models.backbones_trace import full_backbone_name
 from ..models.configuration_trace import TraceConfig
-from ..models.dynamics_trace import has_segments
+from ..models.dynamics_registry_trace import has_segments
 from ..presets import PRESETS, SYSTEMS, named_settings
 from ..training import TraceTrainingArguments, check_distributed_settings
 from ..training.preparation import MAX_LENGTH

@@ -204,11 +204,11 @@ def _find_delimiter(path: str, settings: FileSettings) -> str:
     """What separates the names in the first line; where that may be several, what gives all lines the same length."""
     lengths = {}
     for delimiter in _DELIMITERS:
-        found = lengths[delimiter] = []
+        num_fields = lengths[delimiter] = []
         with _open_text(path, settings.encoding, newline="") as file, contextlib.suppress(csv.Error):
             # not strict: quotation marks that are wrong for one delimiter may be right for another
-            found += [len(fields) for fields in islice(csv.reader(file, delimiter=delimiter), HEAD) if fields]
-    possible = [delimiter for delimiter, found in lengths.items() if found and found[0] > 1]
+            num_fields += [len(fields) for fields in islice(csv.reader(file, delimiter=delimiter), HEAD) if fields]
+    possible = [delimiter for delimiter, num_fields in lengths.items() if num_fields and num_fields[0] > 1]
     if len(possible) > 1:
         possible = [delimiter for delimiter in possible if len(set(lengths[delimiter])) == 1]
         if len(possible) != 1:

@@ -1,39 +1,29 @@
 """TraceProcessor: text to `BOS | x_1 | ... | x_T EOS` and back, saved and loaded beside the model."""
 
 import copy
-import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
-import numpy as np
-import torch
 from transformers import AutoTokenizer, BatchEncoding, PreTrainedTokenizerBase
 from transformers.data.data_collator import pad_without_fast_tokenizer_warning
-from transformers.utils import PROCESSOR_NAME, PushToHubMixin, cached_file, logging
 
 from ..models.backbones_trace import resolve_backbone
-from ..models.configuration_trace import SEPARATORS, check_config_file
+from ..models.configuration_checks_trace import SEPARATORS
 from ..models.segments_trace import SegmentRule, add_separator_token
-from ..utils import one_line
-from .layout import cuts_at_closing, lay_out, segment_ends, segment_texts
+from .decoding import DecodingMixin
+from .layout import cuts_at_closing, lay_out
+from .processor_files import ProcessorFilesMixin
 from .segmenters import FixedLengthSegmenter, Segmenter
 from .sentences import gives_up
 from .validation import check_strings
 
-logger = logging.get_logger(__name__)
-
 PAPER_SEGMENTER = FixedLengthSegmenter(10)
-# One row of ids or several
-TokenIds = Sequence[int] | Sequence[Sequence[int]] | torch.Tensor | np.ndarray
-
-# What `cached_file` understands of the keywords of `from_pretrained`.
-_HUB_KEYWORDS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 
 
-class TraceProcessor(PushToHubMixin):
+class TraceProcessor(DecodingMixin, ProcessorFilesMixin):
     """
     A tokenizer and a segmenter: writes a text as `BOS | x_1 | x_2 | ... | x_T EOS`, with `separator="token"` as
     `BOS | x_1 [SEP] | x_2 [SEP] | ... | x_T EOS`, and reads it back.
@@ -200,13 +190,13 @@ class TraceProcessor(PushToHubMixin):
         control = self.control_token_ids
         pieces = self.tokenizer.batch_decode([[index] for index in range(len(self.tokenizer))])
         ends = self.segmenter.closes
-        found = [index for index, piece in enumerate(pieces) if index not in control and ends(piece)]
-        if not found:
+        closing = [index for index, piece in enumerate(pieces) if index not in control and ends(piece)]
+        if not closing:
             raise ValueError(
                 f"`separator='none'` needs tokens that end a segment, the tokenizer has none for {self.segmenter!r}. "
                 "Use separator='token'."
             )
-        return found
+        return closing
 
     @property
     def cuts_texts(self) -> bool:
@@ -226,15 +216,6 @@ class TraceProcessor(PushToHubMixin):
             self.segment_length,
             None if closing is None else tuple(closing),
         )
-
-    def has_one_segment(self, ids: list[int]) -> bool:
-        """Whether all the text of a row of ids is one segment."""
-        return len(self._segment_ends(ids, keep_empty=False)[1]) <= 1
-
-    def _segment_ends(self, ids: list[int], keep_empty: bool) -> tuple[list[int], list[int]]:
-        closes = self.segment_rule.closes(torch.tensor([ids], dtype=torch.long)).tolist()[0]
-        start = len(self._split_prompt(ids)[0])
-        return segment_ends(ids[start:], closes[start:], self.control_token_ids, keep_empty)
 
     @property
     def control_token_ids(self) -> set[int]:
@@ -424,155 +405,20 @@ class TraceProcessor(PushToHubMixin):
         for row, (text, ids) in enumerate(zip(texts, tokens["input_ids"], strict=True), first_row):
             if not ids:
                 raise ValueError(f"`{name}` has no token, got {text!r:.40} in row {row}. {remedy}")
-            found = control.intersection(ids)
-            if found:
-                token = self.tokenizer.convert_ids_to_tokens(found.pop())
+            controls = control.intersection(ids)
+            if controls:
+                token = self.tokenizer.convert_ids_to_tokens(controls.pop())
                 raise ValueError(
                     f"`{name}` must not hold the control token '{token}', got it in row {row}: the model would read "
                     f"it as structure. Take it out first, e.g. {name}.replace('{token}', ' ')."
                 )
         return tokens
 
-    # ids to text
-
-    def decode(
-        self,
-        ids: TokenIds,
-        skip_special_tokens: bool = True,
-        clean_up_tokenization_spaces: bool | None = None,
-    ) -> str | list[str]:
-        """
-        The text of one row of ids (a list of texts for several rows), without BOS, [SEP], EOS and PAD, and without its
-        prompt ([`~TraceProcessor.decode_prompt`] gives that).
-
-        Unknown-word tokens are part of the text and stay. `skip_special_tokens=False` shows every token.
-
-        Args:
-            ids (`list[int]`, array or tensor): a row from this processor or from `generate()`.
-            skip_special_tokens (`bool`, *optional*, defaults to `True`): see above.
-            clean_up_tokenization_spaces (`bool`, *optional*): taken for the sake of pipelines and never done: texts
-                are as they were generated.
-        """
-        ids = _to_list(ids)
-        if ids and isinstance(ids[0], list):
-            return [self.decode(row, skip_special_tokens) for row in ids]  # type: ignore[misc]
-        if skip_special_tokens:
-            control = self.control_token_ids
-            ids = self._split_prompt(ids)[1]
-            ids = [token for token in ids if token not in control]
-        return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-
-    def batch_decode(self, sequences: TokenIds, skip_special_tokens: bool = True) -> list[str]:
-        """[`~TraceProcessor.decode`] for every row."""
-        return [self.decode(row, skip_special_tokens) for row in _to_list(sequences)]  # type: ignore[misc]
-
-    def _split_prompt(self, ids: list[int]) -> tuple[list[int], list[int]]:
-        """The ids up to the first [SEP], that one included, and the others; a row without prompt is all text."""
-        if not self.conditional or self.sep_token_id not in ids:
-            return [], ids
-        end = ids.index(self.sep_token_id) + 1
-        return ids[:end], ids[end:]
-
-    def decode_prompt(self, ids: TokenIds) -> str | list[str]:
-        """The prompt of one row of ids (a list for several rows) from a conditional processor or model."""
-        ids = _to_list(ids)
-        if ids and isinstance(ids[0], list):
-            return [self.decode_prompt(row) for row in ids]  # type: ignore[misc]
-        control = self.control_token_ids
-        prompt = [token for token in self._split_prompt(ids)[0] if token not in control]
-        return self.tokenizer.decode(prompt, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-
-    def split(self, ids: TokenIds) -> list[str]:
-        """
-        The text of each segment of one row of ids, in order; joined, they are `decode(ids)`.
-
-        A segment without tokens between two [SEP] gives an empty string, so that places match those of the latents.
-
-        Args:
-            ids (`list[int]`, array or tensor): a row from this processor or from `generate()`.
-        """
-        ids = _to_list(ids)
-        if ids and isinstance(ids[0], list):
-            raise ValueError(
-                f"`ids` must be one row of ids, got {len(ids)} rows. Use [processor.split(row) for row in ids]."
-            )
-        return segment_texts(self.tokenizer, *self._segment_ends(ids, keep_empty=self.separator == "token"))
-
-    # padding, saving, loading
+    # as a tokenizer's
 
     def pad(self, encoded_inputs: Any, **kwargs) -> BatchEncoding:
         """The tokenizer's own `pad`."""
         return pad_without_fast_tokenizer_warning(self.tokenizer, encoded_inputs, **kwargs)
-
-    def to_dict(self) -> dict:
-        """What `processor_config.json` holds."""
-        return {
-            "processor_class": self.__class__.__name__,
-            "segmenter": None if self.segmenter is None else self.segmenter.to_dict(),
-            "conditional": self.conditional,
-            "separator": self.separator,
-        }
-
-    def save_pretrained(
-        self, save_directory: str | os.PathLike, *, push_to_hub: bool = False, repo_id: str | None = None, **kwargs
-    ) -> tuple[str, ...]:
-        """
-        Save tokenizer and segmenter, to be loaded with [`~TraceProcessor.from_pretrained`]; the model may be saved in
-        the same folder. `AutoTokenizer.from_pretrained` reads the tokenizer from there as well.
-
-        Args:
-            save_directory (`str` or `os.PathLike`): the folder; made where it does not exist.
-            push_to_hub (`bool`, *optional*, defaults to `False`): whether to push to the Hub as well.
-            repo_id (`str`, *optional*): the repository to push to; named after the folder where left out.
-            kwargs: passed to `push_to_hub`.
-
-        Returns:
-            `tuple[str, ...]`: the files written.
-        """
-        if os.path.isfile(save_directory):
-            raise ValueError(f"`save_directory` must be a folder, got the file '{save_directory}'.")
-        os.makedirs(save_directory, exist_ok=True)
-        files = self.tokenizer.save_pretrained(save_directory)
-        path = os.path.join(save_directory, PROCESSOR_NAME)
-        with open(path, "w", encoding="utf-8") as file:
-            file.write(json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n")
-        logger.info(f"Processor saved in {path}")
-        if push_to_hub:
-            self.push_to_hub(repo_id or os.path.basename(os.path.abspath(save_directory)), **kwargs)
-        return (*files, path)
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs) -> "TraceProcessor":
-        """
-        Load a processor saved by [`~TraceProcessor.save_pretrained`].
-
-        Args:
-            pretrained_model_name_or_path (`str` or `os.PathLike`): a folder or a Hub id.
-            kwargs: passed to `AutoTokenizer.from_pretrained` (`revision`, `token`, `cache_dir`, ...).
-        """
-        name = pretrained_model_name_or_path
-        if not os.path.isdir(name) and str(name).startswith((".", "/", "~")):
-            raise ValueError(
-                f"`pretrained_model_name_or_path` must be a folder or a Hub id, found no folder '{name}'."
-            )
-        remedy = f"With the tokenizer of a backbone use TraceProcessor.from_backbone('{name}', segmenter)."
-        try:
-            hub_kwargs = {key: value for key, value in kwargs.items() if key in _HUB_KEYWORDS}
-            with open(cached_file(name, PROCESSOR_NAME, **hub_kwargs), encoding="utf-8") as file:
-                values = json.load(file)
-        except OSError as error:
-            reason = " ".join(str(error).split())
-            raise ValueError(f"`{name}` must hold a saved TraceProcessor: {reason} {remedy}") from error
-        except (ValueError, RecursionError) as error:  # no JSON, or no UTF-8
-            raise ValueError(f"The file {PROCESSOR_NAME} of '{name}' is no JSON: {one_line(error)}.") from None
-        if not isinstance(values, dict) or "segmenter" not in values:
-            got = values.get("processor_class") if isinstance(values, dict) else type(values).__name__
-            got = f"{got or 'processor of another kind'!s:.80}"
-            raise ValueError(f"`{name}` must hold a saved TraceProcessor, got a {got}. {remedy}")
-        check_config_file(name)  # of the model beside it, where AutoTokenizer looks
-        segmenter = None if values["segmenter"] is None else Segmenter.from_dict(values["segmenter"])
-        settings = {key: values[key] for key in ("conditional", "separator") if key in values}
-        return cls(AutoTokenizer.from_pretrained(name, **kwargs), segmenter, **settings)
 
     def __repr__(self):
         tokenizer = f"{self.tokenizer.__class__.__name__}(vocab_size={len(self.tokenizer)})"
@@ -587,13 +433,6 @@ def _no_text(add_eos: bool) -> str:
     if add_eos:
         return "Filter such rows out first."
     return "To generate without a prompt call generate() without input_ids."
-
-
-def _to_list(ids) -> list:
-    """Lists, tuples, arrays and tensors as lists of numbers, or of lists of numbers."""
-    if hasattr(ids, "tolist"):
-        return ids.tolist()
-    return [_to_list(row) if hasattr(row, "__iter__") else int(row) for row in ids]
 
 
 __all__ = ["TraceProcessor"]

@@ -377,7 +377,7 @@ def _compile(pattern: str):
     if not all(re.fullmatch(r"[0-9]*,?[0-9]*", count) for count in counts):  # to `regex` such may be a fuzzy match
         raise ValueError(f"`pattern` must have counts in braces, got {pattern!r}. Write \\{{ for a brace itself.")
     numbers = (re.findall("[0-9]+", count) for count in counts)
-    repeats = prod(max([1, *map(int, found)]) for found in numbers)
+    repeats = prod(max([1, *map(int, bounds)]) for bounds in numbers)
     if repeats > MAX_REPEATS:
         raise ValueError(
             f"`pattern` must have counts that multiply to at most {MAX_REPEATS}, got {pattern!r}. Use + or * in place "

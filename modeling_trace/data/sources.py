@@ -105,8 +105,8 @@ def _local_files(name: str) -> dict[str, list[str]] | None:
             )
         files = [str(path) for path in Path(name).rglob("*") if path.is_file() and file_kind(str(path))]
         _one_kind(files, f"the folder '{name}'")
-        found = datasets.load_dataset_builder(name).config.data_files  # file names tell the splits
-        return {str(split): [path for path in paths if file_kind(path)] for split, paths in found.items()}
+        data_files = datasets.load_dataset_builder(name).config.data_files  # file names tell the splits
+        return {str(split): [path for path in paths if file_kind(path)] for split, paths in data_files.items()}
     if glob.has_magic(name):
         files = sorted(path for path in glob.glob(name, recursive=True) if os.path.isfile(path))
         if not files:
@@ -116,8 +116,8 @@ def _local_files(name: str) -> dict[str, list[str]] | None:
     if file_kind(name) or name.startswith(("/", ".", "~")):
         folder, file = os.path.split(name)
         folder = folder or "."
-        there = [entry for entry in os.listdir(folder) if file_kind(entry)] if os.path.isdir(folder) else []
-        hint = nearest(file, there, quote="'") or f" {_FORMS}."
+        entries = [entry for entry in os.listdir(folder) if file_kind(entry)] if os.path.isdir(folder) else []
+        hint = nearest(file, entries, quote="'") or f" {_FORMS}."
         raise ValueError(f"`dataset` file not found, got '{name}'.{hint}")
     return None
 

@@ -133,18 +133,18 @@ def check_rows(dataset: "datasets.Dataset", column: str, control: Sequence[str] 
 
     if len(dataset) == 0:
         raise ValueError(NO_ROWS)
-    empty, found, start = [], {token: [] for token in control}, 0
+    empty, rows_with, start = [], {token: [] for token in control}, 0
     for table in dataset.select_columns([column]).with_format("arrow").iter(batch_size=10_000):
         texts = table[column].cast(pa.large_string())
         blank = pc.fill_null(pc.equal(pc.utf8_trim_whitespace(texts), ""), True)
         empty.extend(start + row for row in pc.indices_nonzero(blank).to_pylist())
-        for token, rows in found.items():
+        for token, rows in rows_with.items():
             has_token = pc.fill_null(pc.match_substring(texts, token), False)
             rows.extend(start + row for row in pc.indices_nonzero(has_token).to_pylist())
         start += len(texts)
     if empty:
         raise ValueError(without_text(empty, column))
-    for token, rows in found.items():
+    for token, rows in rows_with.items():
         if rows:
             raise ValueError(
                 f"`dataset` has {_rows(rows)} with '{token}' in the text, which the model would read as structure. "

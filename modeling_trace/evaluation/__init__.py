@@ -1,5 +1,6 @@
 """Evaluation of trained models: what their texts are like, to people and by metrics."""
 
+from .active_units import ActiveUnits, active_units
 from .diversity import (
     bleu,
     compression_ratio,
@@ -10,23 +11,16 @@ from .diversity import (
     self_bleu,
     vendi_score,
 )
+from .encoded_texts import EncodedTexts, encode_states, encode_texts
 from .human_study.reading import read_sheets
 from .human_study.sheets import make_sheets
 from .human_study.statistics import paired_tests, summarise, summary_table
 from .intervals import bootstrap_interval, metric_difference, metric_interval, paired_difference
 from .jackknife import Difference, Interval, Replicates, mean_replicates, metric_replicates
 from .latent_use import LatentUse, SharedOffset, latent_use, shared_offset
-from .latents import (
-    ActiveUnits,
-    EncodedTexts,
-    MutualInformation,
-    active_units,
-    encode_states,
-    encode_texts,
-    mutual_information,
-)
 from .likelihood import LikelihoodResult, evaluate_likelihood
 from .metrics import TextMetric, load_metric
+from .mutual_information import MutualInformation, mutual_information
 from .quality import Cnd, JudgePerplexity, bert_score, cnd, judge_perplexity, mauve, rouge, sacrebleu
 from .report.comparison import compare, evaluate
 from .report.decoding import DECODING

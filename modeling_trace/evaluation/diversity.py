@@ -59,7 +59,7 @@ class SelfBleuTable:
         """
         keep = np.ones(len(self.lengths), dtype=bool) if keep is None else keep
         matches = np.zeros((len(self.orders), len(keep)), dtype=np.int64)  # (n, N)
-        for own, (grams, rows, counts) in zip(matches, self.orders, strict=True):
+        for text_matches, (grams, rows, counts) in zip(matches, self.orders, strict=True):
             inside = keep[rows]
             grams, rows, counts = grams[inside], rows[inside], counts[inside]
             if not len(grams):
@@ -71,7 +71,7 @@ class SelfBleuTable:
             alone = is_highest & np.repeat(np.add.reduceat(is_highest, starts, dtype=np.int32) == 1, sizes)
             # The largest count in any *other* text: the second largest for its only owner, else the largest
             in_others = np.where(alone, np.repeat(second, sizes), highest)
-            own += np.bincount(rows, np.minimum(counts, in_others), minlength=len(keep)).astype(np.int64)
+            text_matches += np.bincount(rows, np.minimum(counts, in_others), minlength=len(keep)).astype(np.int64)
         lengths = self.lengths[keep]
         return _bleu(matches[:, keep], lengths, _closest_other(lengths))
 
@@ -184,13 +184,13 @@ def bleu(
     matches = []
     for grams, rows in ngrams(tokens, lengths, check_order(max_n, "max_n")):
         grams, rows, counts = count_by_text(grams, rows, num_all)
-        own = rows < num_texts
-        keys, reference_keys = grams[own], grams[~own]
+        is_text = rows < num_texts
+        keys, reference_keys = grams[is_text], grams[~is_text]
         if paired:  # a count is only seen by the text whose reference it is from
-            keys = keys * num_texts + rows[own]
-            reference_keys = reference_keys * num_texts + owners[rows[~own] - num_texts]
-        clips = _largest(keys, reference_keys, counts[~own])
-        matches.append(np.bincount(rows[own], np.minimum(counts[own], clips), minlength=num_texts))
+            keys = keys * num_texts + rows[is_text]
+            reference_keys = reference_keys * num_texts + owners[rows[~is_text] - num_texts]
+        clips = _largest(keys, reference_keys, counts[~is_text])
+        matches.append(np.bincount(rows[is_text], np.minimum(counts[is_text], clips), minlength=num_texts))
     lengths, reference_lengths = lengths[:num_texts], lengths[num_texts:]
     if paired:
         order = np.lexsort((reference_lengths, np.abs(reference_lengths - lengths[owners]), owners))
@@ -201,14 +201,14 @@ def bleu(
     return scores if per_text else float(scores.mean())
 
 
-def _largest(keys: np.ndarray, found: np.ndarray, values: np.ndarray) -> np.ndarray:
+def _largest(keys: np.ndarray, reference_keys: np.ndarray, values: np.ndarray) -> np.ndarray:
     """The largest value with each key, 0 for keys that are not among `found`."""
-    if not len(found):
+    if not len(reference_keys):
         return np.zeros(len(keys), dtype=np.int64)
-    order = np.lexsort((values, found))
-    found, values = found[order], values[order]
-    last = np.maximum(np.searchsorted(found, keys, side="right") - 1, 0)
-    return np.where(found[last] == keys, values[last], 0)
+    order = np.lexsort((values, reference_keys))
+    reference_keys, values = reference_keys[order], values[order]
+    last = np.maximum(np.searchsorted(reference_keys, keys, side="right") - 1, 0)
+    return np.where(reference_keys[last] == keys, values[last], 0)
 
 
 def distinct_n(texts: Sequence[str], n: int = 2, word_tokenizer: str = WHITESPACE) -> float:

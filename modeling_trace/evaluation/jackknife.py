@@ -153,9 +153,9 @@ class Replicates:
     def map(self, function: Callable, *others: "Replicates") -> "Replicates":
         """function(value, values of the others), and the same of what is left: groups are left out of all at once."""
         if any(not np.array_equal(other.sizes, self.sizes) for other in others):
-            found = ", ".join(str(len(other.sizes)) for other in others)
+            num_groups = ", ".join(str(len(other.sizes)) for other in others)
             raise ValueError(
-                f"`others` must be of the same groups of texts, got {found} groups beside {len(self.sizes)}."
+                f"`others` must be of the same groups of texts, got {num_groups} groups beside {len(self.sizes)}."
             )
         value = float(function(self.value, *(other.value for other in others)))
         return Replicates(value, function(self.left_out, *(other.left_out for other in others)), self.sizes)
@@ -242,10 +242,10 @@ def metric_replicates(
     texts = validate_texts(texts, minimum=3, extra="An interval needs texts to leave out.")
     groups = make_groups(len(texts), num_groups, seed)
     if metric == "jaccard_similarity":
-        own: np.ndarray = jaccard_similarity(texts, per_text=True, **settings)
+        similarity: np.ndarray = jaccard_similarity(texts, per_text=True, **settings)
         # Single texts are free. Leaving out text k takes away its pairs: sum over pairs less sum_j J_kj
-        left_out = (len(texts) * own.mean() - 2 * own) / (len(texts) - 2)
-        return Replicates(float(own.mean()), left_out, np.ones(len(texts)))
+        left_out = (len(texts) * similarity.mean() - 2 * similarity) / (len(texts) - 2)
+        return Replicates(float(similarity.mean()), left_out, np.ones(len(texts)))
     sizes = np.array([len(group) for group in groups])
     if metric in ("distinct_n", "expectation_adjusted_distinct"):
         return Replicates(*_distinct_without(metric, texts, groups, settings), sizes)
@@ -279,10 +279,10 @@ def _kept(items, keep) -> ValidatedTexts:
 
 def _group_of(groups: list[np.ndarray]) -> np.ndarray:
     """The number of the group of each text, `(num_texts,)`."""
-    found = np.empty(sum(map(len, groups)), dtype=np.int64)
+    group_of = np.empty(sum(map(len, groups)), dtype=np.int64)
     for number, group in enumerate(groups):
-        found[group] = number
-    return found
+        group_of[group] = number
+    return group_of
 
 
 def _cnd_without(texts, references, groups, settings) -> tuple[float, np.ndarray]:
@@ -294,10 +294,10 @@ def _cnd_without(texts, references, groups, settings) -> tuple[float, np.ndarray
     for n, (grams, rows) in enumerate(ngrams(tokens, lengths, max(whole.per_order)), start=1):
         if n not in whole.per_order:
             continue
-        own = rows < len(texts)
+        is_text = rows < len(texts)
         size = int(grams.max()) + 1
-        a, b = np.bincount(grams[own], minlength=size), np.bincount(grams[~own], minlength=size)
-        gone, owners, counts = count_by_text(grams[own], group_of[rows[own]], len(groups))
+        a, b = np.bincount(grams[is_text], minlength=size), np.bincount(grams[~is_text], minlength=size)
+        gone, owners, counts = count_by_text(grams[is_text], group_of[rows[is_text]], len(groups))
         lost = [np.bincount(owners, x, minlength=len(groups)) for x in (counts, counts * b[gone])]
         repeats = np.bincount(owners, counts * (2 * a[gone] - counts - 1), minlength=len(groups))
         number = a.sum() - lost[0]

@@ -16,9 +16,9 @@ import torch
 from ..data import TraceProcessor
 from ..models.gaussian_trace import gaussian_kl, reparameterize, standard_normal
 from ..models.likelihood_trace import evaluation_mode, target_mask
+from .encoded_texts import EncodedTexts, encode_texts
 from .intervals import bootstrap_interval
 from .jackknife import Interval
-from .latents import EncodedTexts, encode_texts
 from .likelihood import iterate_batches
 
 if TYPE_CHECKING:
@@ -73,14 +73,14 @@ class LatentUse:
     NaN where latents overflow.
 
     Args:
-        own (`torch.Tensor`): -log p(x | z), z drawn from the text's own posterior.
+        posterior (`torch.Tensor`): -log p(x | z), z drawn from the text's own posterior.
         other (`torch.Tensor`): under the z of another text, `donors`.
         prior (`torch.Tensor`): z_t drawn from the prior, given the z before it and what the text was before segment t.
-        kl (`torch.Tensor`): KL(q || p) of the text, summed over segments and dimensions, along the path of `own`.
+        kl (`torch.Tensor`): KL(q || p) of the text, summed over segments and dimensions, on the path of `posterior`.
         donors (`torch.LongTensor`): whose latents `other` is under, by [`choose_donors`].
     """
 
-    own: torch.Tensor
+    posterior: torch.Tensor
     other: torch.Tensor
     prior: torch.Tensor
     kl: torch.Tensor
@@ -89,7 +89,7 @@ class LatentUse:
     @property
     def gains(self) -> torch.Tensor:
         """What each text costs more under another text's latents than under its own, nats."""
-        return self.other - self.own
+        return self.other - self.posterior
 
     @property
     def gain(self) -> float:
@@ -111,8 +111,8 @@ class LatentUse:
 
     def summary(self) -> dict[str, float]:
         """One value for each name; nats are means over texts."""
-        means = {name: getattr(self, name).mean().item() for name in ("own", "other", "prior", "kl")}
-        return {"texts": len(self.own), **means, "gain": self.gain, "gain_per_nat": self.gain_per_nat}
+        means = {name: getattr(self, name).mean().item() for name in ("posterior", "other", "prior", "kl")}
+        return {"texts": len(self.posterior), **means, "gain": self.gain, "gain_per_nat": self.gain_per_nat}
 
 
 @torch.no_grad()
@@ -158,14 +158,14 @@ def latent_use(
     donors = choose_donors(counts, generator)
     like = texts.delta_mean.transpose(0, 1)  # (S, N, D)
     with evaluation_mode(texts.dynamics):
-        own, kl = [], torch.zeros(len(texts), dtype=torch.float64, device=like.device)
+        posterior_latents, kl = [], torch.zeros(len(texts), dtype=torch.float64, device=like.device)
         for t, (_, z, p_mean, p_logvar, mean, logvar) in enumerate(texts.paths(standard_normal(like, generator))):
-            own.append(z)
+            posterior_latents.append(z)
             kl += gaussian_kl(mean, logvar, p_mean, p_logvar).sum(dim=-1).where(texts.mask[:, t], 0.0)
-        own = torch.stack(own, dim=1)  # (N, S, D)
+        posterior_latents = torch.stack(posterior_latents, dim=1)  # (N, S, D)
         drawn = _prior_paths(texts, standard_normal(like, generator))
-    other = lend(own[donors], counts[donors], own.shape[1])
-    latents = torch.stack([own, other, drawn], dim=1).float()
+    other = lend(posterior_latents[donors], counts[donors], posterior_latents.shape[1])
+    latents = torch.stack([posterior_latents, other, drawn], dim=1).float()
     latents = latents.where(texts.mask[:, None, :, None], 0.0)  # past its end a path means nothing
     overflow = ~latents.isfinite().all(dim=(2, 3)).cpu()  # which an unbounded prior allows
     latents = latents.masked_fill(overflow[:, :, None, None].to(latents.device), 0.0)

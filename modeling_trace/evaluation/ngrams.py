@@ -85,17 +85,17 @@ def check_paired(references: Sequence, num_texts: int) -> list[list[str]]:
             f"`references` must hold one entry per text, got {len(references)} for {num_texts} texts. "
             "Keep the order and length of the texts."
         )
-    for row, own in enumerate(references):
-        if not isinstance(own, (list, tuple)):
+    for row, row_references in enumerate(references):
+        if not isinstance(row_references, (list, tuple)):
             raise ValueError(
-                f"`references[{row}]` must be a string or a list of strings, got {type(own).__name__}. "
+                f"`references[{row}]` must be a string or a list of strings, got {type(row_references).__name__}. "
                 "Drop or convert the row."
             )
-        if not own:
+        if not row_references:
             raise ValueError(f"`references[{row}]` must hold at least one reference, got an empty list. Drop the row.")
-        for number, text in enumerate(own):
-            check_row(text, f"references[{row}]" if len(own) == 1 else f"references[{row}][{number}]")
-    return [list(own) for own in references]
+        for number, text in enumerate(row_references):
+            check_row(text, f"references[{row}]" if len(row_references) == 1 else f"references[{row}][{number}]")
+    return [list(row_references) for row_references in references]
 
 
 def check_order(n: object, name: str = "n") -> int:

@@ -88,10 +88,10 @@ def cnd(
     for n, (grams, rows) in enumerate(ngrams(tokens, lengths, max(orders)), start=1):
         if n not in orders:
             continue
-        own = rows < len(texts)
+        is_text = rows < len(texts)
         size = int(grams.max(initial=0)) + 1
-        counts = {"texts": np.bincount(grams[own], minlength=size)}
-        counts["references"] = np.bincount(grams[~own], minlength=size)
+        counts = {"texts": np.bincount(grams[is_text], minlength=size)}
+        counts["references"] = np.bincount(grams[~is_text], minlength=size)
         for name, count in counts.items():
             if count.sum() < 2:
                 raise ValueError(
@@ -219,7 +219,7 @@ def bert_score(
     rows = [row for row, text in enumerate(texts) if text.strip() and groups[row]]
     if not rows:
         raise ValueError("`texts` must not all be empty, nor their references. Check what was generated.")
-    found, name = package.score(
+    parts, name = package.score(
         [texts[row] for row in rows],
         [groups[row] for row in rows],
         model_type=model,
@@ -230,8 +230,8 @@ def bert_score(
         use_fast_tokenizer=True,
     )
     scores = {key: np.zeros(len(texts)) for key in ("precision", "recall", "f1")}
-    for own, part in zip(scores.values(), found, strict=True):
-        own[rows] = 100 * part.double().numpy()
+    for metric_scores, part in zip(scores.values(), parts, strict=True):
+        metric_scores[rows] = 100 * part.double().numpy()
     return (scores if per_text else {key: float(part.mean()) for key, part in scores.items()}) | {"hash": name}
 
 

@@ -12,7 +12,8 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from .configuration_trace import TraceConfig, check_config_file
+from .configuration_checks_trace import check_config_file
+from .configuration_trace import TraceConfig
 from .segments_trace import add_separator_token
 
 if TYPE_CHECKING:

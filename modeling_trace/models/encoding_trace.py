@@ -7,7 +7,6 @@ Where the text is read for the latents, and where the latents enter: for both ar
 """
 
 from collections.abc import Callable
-from functools import cache
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,7 +15,9 @@ from torch import nn
 from .backbones_trace import first_layers, layer_stack
 from .cache_trace import TraceCache
 from .gaussian_trace import SegmentLatents
+from .latent_entry_trace import LatentEntry
 from .likelihood_trace import evaluation_mode
+from .output_trace import TraceOutput
 from .private_trace import create_bidirectional_mask
 from .segments_trace import (
     ENCODER_MASKS,
@@ -27,6 +28,7 @@ from .segments_trace import (
     make_layout,
     token_positions,
 )
+from .state_reader_trace import StateReader
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -39,116 +41,6 @@ if TYPE_CHECKING:
 _NOT_CAPTURED = {"output_hidden_states": False, "output_attentions": False}
 # Tokens that `residual_rms` looks at
 _RMS_TEXTS, _RMS_LENGTH = 8, 32
-
-
-class LatentEntry:
-    """What happens to the residual stream before a layer, in one pass of the backbone: a function, or nothing."""
-
-    def __init__(self) -> None:
-        self.enter: Callable[[torch.Tensor], torch.Tensor] | None = None
-
-
-class _EntersBefore:
-    """
-    Put before a decoder layer's class: changes the hidden states that the layer is called with.
-
-    A subclass rather than a forward hook, since a layer's hooks are inside of what gradient checkpointing computes
-    again: a latent is drawn once. The layer's weights, name and place in the model stay what they are.
-    """
-
-    def __call__(self, *args, **kwargs):
-        enter = self.latent_entry.enter
-        if enter is not None:
-            if args:
-                args = (enter(args[0]), *args[1:])
-            else:
-                kwargs["hidden_states"] = enter(kwargs["hidden_states"])
-        return super().__call__(*args, **kwargs)
-
-    def __reduce_ex__(self, protocol):
-        # pickle finds classes by name, and by this one's it would find the layer's own
-        mro = type(self).__mro__
-        return _new_opened, (mro[mro.index(_EntersBefore) + 1],), *super().__reduce_ex__(protocol)[2:]
-
-
-@cache
-def _opened(cls: type) -> type:
-    # the same name: other code knows layers by it (`_no_split_modules`, FSDP's wrapping)
-    return type(cls.__name__, (_EntersBefore, cls), {"__module__": cls.__module__})
-
-
-def _new_opened(cls: type):
-    return _opened(cls).__new__(_opened(cls))  # type: ignore[call-overload]
-
-
-def open_layer(layer: nn.Module) -> LatentEntry:
-    """Make a decoder layer call what its [`LatentEntry`], which is returned, holds. Done twice is as done once."""
-    if not isinstance(layer, _EntersBefore):
-        layer.__class__ = _opened(type(layer))  # type: ignore[arg-type]
-    entry = layer.latent_entry = LatentEntry()
-    return entry
-
-
-class StateNorm(nn.LayerNorm):
-    """
-    LayerNorm whose output is as long as that of a backbone 160 wide, at the start and at most: else the prior and the
-    posterior of a wider one, two networks that know nothing yet, would start many nats apart.
-    """
-
-    def __init__(self, size: int):
-        super().__init__(size)
-        self.scale = min(1.0, (160 / size) ** 0.5)
-
-
-class StateReader(nn.Module):
-    """
-    What the latent dynamics read of the residual stream after `latent_layer`.
-
-        c_t   norm(h at the last token of segment t): it has seen x_<=t, and x_t's last words best
-        s_t   norm(c_t + V sum_i a_i norm(h_i)), i over the tokens of segment t, a a softmax of learned scores, by head
-
-    Args:
-        hidden_size (`int`): of the backbone.
-
-    Note: s_t takes the place of the paper's h_t, which needs a pass of its own. Read at the last token alone, a
-    posterior says half as much about its segment for the same nats: see docs/differences_from_paper.md.
-    """
-
-    def __init__(self, hidden_size: int):
-        super().__init__()
-        self.heads = next(heads for heads in (4, 2, 1) if hidden_size % heads == 0)
-        self.norm = StateNorm(hidden_size)  # the residual stream is not normalised there
-        self.score = nn.Linear(hidden_size, self.heads, bias=False)
-        self.value = nn.Linear(hidden_size, hidden_size)
-        self.state_norm = StateNorm(hidden_size)
-
-    def read(self, hidden: torch.Tensor) -> torch.Tensor:
-        """norm(h), of the shape of `hidden`; in the reader's own precision, which may be above the backbone's."""
-        return self.norm(hidden.to(self.norm.weight.dtype))
-
-    def forward(
-        self, hidden: torch.Tensor, segment_ids: torch.Tensor, ends: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """
-        Args:
-            hidden (`torch.Tensor` of shape `(batch_size, sequence_length, hidden_size)`): after `latent_layer`.
-            segment_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`).
-            ends (`torch.LongTensor` of shape `(batch_size, num_segments + 1)`): last token of segments 0..T.
-
-        Returns:
-            c_t for t = 0..T and s_t for t = 1..T, `(batch_size, num_segments (+ 1), hidden_size)`.
-        """
-        states = self.read(hidden)
-        context = gather_positions(states, ends)
-        steps = torch.arange(1, ends.shape[1], device=ends.device).view(-1, 1)
-        in_segment = (segment_ids.unsqueeze(1) == steps).unsqueeze(1)  # (B, 1, S, L)
-        scores = self.score(states).transpose(1, 2).unsqueeze(2)  # (B, heads, 1, L)
-        # a finite number: a step that a row does not have is an even mean over nothing, not NaN
-        weights = scores.masked_fill(~in_segment, torch.finfo(scores.dtype).min).softmax(dim=-1)
-        pooled = weights @ states.unsqueeze(1)  # (B, heads, S, H): pooled first, a product by segment, not by token
-        values = self.value(pooled).unflatten(-1, (self.heads, -1))  # (B, heads, S, heads, H / heads)
-        parts = torch.diagonal(values, dim1=1, dim2=3)  # each head its own part: (B, S, H / heads, heads)
-        return context, self.state_norm(context[:, 1:] + parts.transpose(2, 3).flatten(2))
 
 
 class EncodingMixin:
@@ -167,6 +59,73 @@ class EncodingMixin:
         latent_entry: LatentEntry | None
 
         def get_input_embeddings(self) -> nn.Embedding: ...
+        def eval(self): ...
+        def train(self, mode: bool): ...
+        def _segment_ids(self, input_ids, attention_mask, segment_ids) -> torch.Tensor: ...
+        def _check_length(self, input_ids) -> None: ...
+
+    # ---- what a user reads ----
+
+    def encode(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        segment_ids: torch.Tensor | None = None,
+        sample_latents: bool | None = None,
+        generator: torch.Generator | None = None,
+    ) -> TraceOutput:
+        """
+        The latents of texts and their Gaussians, without a decoder pass.
+
+        Args:
+            input_ids, attention_mask, segment_ids: as in [`~TraceForConditionalGeneration.forward`].
+            sample_latents (`bool`, *optional*): draw z from the posterior rather than take its mean; by default in
+                training mode only.
+            generator (`torch.Generator`, *optional*): for the draw.
+
+        Returns:
+            [`TraceOutput`] with `latents`, the four Gaussian parameters, `kl_loss` (nats per text) and `segment_ids`.
+        """
+        if not self.has_latents:
+            raise ValueError("`latent_dynamics='none'` is a plain language model, it has no latents to encode.")
+        self._check_length(input_ids)
+        segment_ids = self._segment_ids(input_ids, attention_mask, segment_ids)
+        encoded = self._encode(input_ids, attention_mask, segment_ids, sample_latents, generator)
+        return TraceOutput(kl_loss=encoded.kl().sum() / input_ids.shape[0], segment_ids=segment_ids, **encoded)
+
+    def approximation_error(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> torch.Tensor:
+        """
+        How far the approximation of TRACE-P (Eq. 12 to 14) is from the exact recurrence, on given texts.
+
+        Args:
+            input_ids, attention_mask: as in [`~TraceForConditionalGeneration.forward`].
+            generator (`torch.Generator`, *optional*): for the noise, which is the same in both.
+
+        Returns:
+            `torch.Tensor` of shape `(num_segments,)`: |z~_t - z_t| / |z_t| by segment, mean over the texts that have
+            it; 0 would be exact.
+        """
+        # not by isinstance: PEFT wraps the latent networks
+        if not self.has_latents or not hasattr(self.dynamics, "approximation_error"):
+            raise ValueError(
+                "`latent_dynamics` must be 'parallel', the only one that approximates, got "
+                f"'{self.config.latent_dynamics}'."
+            )
+        self._check_length(input_ids)
+        segment_ids = self._segment_ids(input_ids, attention_mask, None)
+        training = self.training
+        self.eval()  # no dropout, and batch statistics stay as they are
+        try:
+            with torch.no_grad():
+                states = self._encoder_states(input_ids, attention_mask, segment_ids)
+                return self.dynamics.approximation_error(*states, generator=generator)  # type: ignore[operator]
+        finally:
+            self.train(training)
 
     # ---- where z enters ----
 
@@ -464,4 +423,4 @@ class EncodingMixin:
         return hidden.float().square().mean(dim=-1).sqrt().median().item()
 
 
-__all__ = ["EncodingMixin", "LatentEntry", "StateNorm", "StateReader", "open_layer"]
+__all__ = ["EncodingMixin"]

@@ -3,14 +3,12 @@
 import copy
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.utils.parametrize import ParametrizationList
-from torch.utils.checkpoint import checkpoint
 from transformers import (
     AutoModel,
     DynamicCache,
@@ -18,7 +16,6 @@ from transformers import (
     PreTrainedModel,
 )
 from transformers.generation import GenerationMixin
-from transformers.utils import ModelOutput, logging
 
 from .backbones_trace import (
     LOADING_ARGUMENTS,
@@ -29,15 +26,18 @@ from .backbones_trace import (
     special_tokens,
 )
 from .cache_trace import TraceCache
-from .checksums_trace import CHECKSUMS_NAME, WEIGHT_FILES, write_checksums
-from .configuration_trace import LATENT_DYNAMICS_VALUES, TraceConfig
-from .dynamics_trace import LATENT_DYNAMICS, PriorNetwork, RecurrentMatrix, check_buffers, dynamics_class
+from .configuration_checks_trace import LATENT_DYNAMICS_VALUES
+from .configuration_trace import TraceConfig
+from .dynamics_registry_trace import LATENT_DYNAMICS, check_buffers, dynamics_class
 from .editing_trace import LatentEditingMixin
-from .encoding_trace import EncodingMixin, StateNorm, StateReader, open_layer
-from .gaussian_trace import PosteriorNorm, at_least_float32, free_bits, gaussian_kl
+from .encoding_trace import EncodingMixin
 from .generation_trace import SegmentGenerationMixin
 from .inputs_trace import InputChecksMixin
+from .latent_entry_trace import LatentInjection, open_layer
 from .likelihood_trace import LikelihoodMixin
+from .loss_trace import LossMixin
+from .output_trace import TraceOutput
+from .pretrained_trace import TracePreTrainedModel
 from .private_trace import can_return_tuple, keeps_running_state
 from .segments_trace import (
     SegmentLayout,
@@ -47,8 +47,7 @@ from .segments_trace import (
     next_segment_ids,
     token_positions,
 )
-
-logger = logging.get_logger(__name__)
+from .state_reader_trace import StateReader
 
 # The Auto classes of a saved model, in its own folder
 AUTO_MAP = {
@@ -56,164 +55,6 @@ AUTO_MAP = {
     "AutoModel": "modeling_trace.TraceForConditionalGeneration",
     "AutoModelForCausalLM": "modeling_trace.TraceForConditionalGeneration",
 }
-# Above this many logits (64 MiB of float32) training computes the loss in pieces of the batch.
-_MAX_LOGITS = 2**24
-
-
-@dataclass
-class TraceOutput(ModelOutput):
-    """
-    Output of [`TraceForConditionalGeneration`]. Latents and Gaussians are float32, zero past a row's last segment.
-
-    Args:
-        loss (`torch.FloatTensor` of shape `()`): (reconstruction + kl_weight * KL) / target tokens, in nats per token;
-            a segment's KL counts as `config.free_nats` where it is less.
-        reconstruction_loss (`torch.FloatTensor` of shape `()`): -log p(x | z) in nats, summed over tokens (a [SEP]
-            that is written included), mean over texts.
-        kl_loss (`torch.FloatTensor` of shape `()`): KL in nats, summed over segments and dimensions, mean over texts.
-            None when latents were given.
-        logits (`torch.FloatTensor` of shape `(batch_size, sequence_length, vocab_size)`): None in training with
-            labels, where they never exist all at once.
-        latents (`torch.FloatTensor` of shape `(batch_size, num_segments, latent_size)`): z_t.
-        prior_mean, prior_logvar, posterior_mean, posterior_logvar (`torch.FloatTensor` of shape
-            `(batch_size, num_segments, latent_size)`): the Gaussians that z_t was drawn from and is measured against.
-        segment_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`): 0 prefix, 1..T segments, -1 padding.
-        cache (`Cache`): see [`TraceCache`].
-    """
-
-    loss: torch.Tensor | None = None
-    reconstruction_loss: torch.Tensor | None = None
-    kl_loss: torch.Tensor | None = None
-    logits: torch.Tensor | None = None
-    latents: torch.Tensor | None = None
-    prior_mean: torch.Tensor | None = None
-    prior_logvar: torch.Tensor | None = None
-    posterior_mean: torch.Tensor | None = None
-    posterior_logvar: torch.Tensor | None = None
-    segment_ids: torch.Tensor | None = None
-    cache: DynamicCache | None = None
-    hidden_states: tuple[torch.Tensor, ...] | None = None
-    attentions: tuple[torch.Tensor, ...] | None = None
-
-
-class TracePreTrainedModel(PreTrainedModel):
-    config_class = TraceConfig
-    base_model_prefix = "backbone"
-    supports_gradient_checkpointing = True
-    _supports_sdpa = True
-    _supports_flash_attn = False  # the encoder passes need masks that FlashAttention does not take
-    _supports_flex_attn = False
-    _supports_attention_backend = True
-    _can_compile_fullgraph = False
-
-    @property
-    def device(self) -> torch.device:
-        """Where input goes: the device of the weights, or that to which Accelerate brings those it has put away."""
-        device = super().device
-        hook = getattr(self.get_input_embeddings(), "_hf_hook", None) if device.type == "meta" else None
-        return device if hook is None else torch.device(hook.execution_device)
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike | None, *args, **kwargs) -> Any:
-        """As in Transformers; weights that are damaged, or do not fit the configuration, are one line."""
-        try:
-            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-        except RuntimeError as error:
-            if "ignore_mismatched_sizes" not in str(error):
-                raise
-            raise ValueError(
-                f"The weights in '{pretrained_model_name_or_path}' have other sizes than its config.json says (see "
-                "the report above). Take config.json from where the weights come from, or pass "
-                "ignore_mismatched_sizes=True to start those weights anew."
-            ) from None
-        except Exception as error:
-            if type(error).__name__ != "SafetensorError":  # of a package that Transformers brings, not this file
-                raise
-            raise ValueError(
-                f"The weights in '{pretrained_model_name_or_path}' are damaged: {error}. Copy them again, or use an "
-                "earlier checkpoint."
-            ) from error
-
-    def save_pretrained(self, save_directory: str | os.PathLike, is_main_process: bool = True, **kwargs) -> None:
-        """As in Transformers; beside the weights lies SHA256SUMS, which [`load_model`] compares them with."""
-        if is_main_process:
-            Path(save_directory, CHECKSUMS_NAME).unlink(missing_ok=True)  # of the weights that are written over
-        super().save_pretrained(save_directory, is_main_process, **kwargs)
-        if is_main_process:
-            write_checksums(save_directory, WEIGHT_FILES)
-
-    @torch.no_grad()
-    def _init_weights(self, module):
-        std = self.config.initializer_range
-        if isinstance(module, PosteriorNorm):
-            nn.init.constant_(module.bias, module.beta_init)
-            if module.kind == "batch":
-                nn.init.zeros_(module.running_mean)
-                nn.init.ones_(module.running_var)
-        elif isinstance(module, ParametrizationList):  # spectral norm. The layer has no weight of its own
-            nn.init.normal_(module.original, std=std)
-            for vector in module.buffers():  # singular vectors: of the weight before, or of nothing when loading
-                nn.init.constant_(vector, vector.shape[0] ** -0.5)
-            training = module.training
-            for _ in range(15):
-                module.train()()  # computing it in training mode is a power iteration
-            module.train(training)
-        elif isinstance(module, LatentInjection):
-            # E[(W_z z)^2] = latent_size std^2 for z ~ N(0, I)
-            scale = self.config.latent_init_scale / self.config.latent_size**0.5
-            nn.init.normal_(module.weight, std=scale * module.residual_rms)
-        elif isinstance(module, (nn.Linear, PriorNetwork)):
-            nn.init.normal_(module.weight, std=std)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-        elif isinstance(module, RecurrentMatrix) and not nn.utils.parametrize.is_parametrized(module):
-            nn.init.normal_(module.weight, std=std)
-        elif isinstance(module, TraceForConditionalGeneration):
-            # the buffer is in no checkpoint: loading leaves it as it comes
-            nn.init.ones_(module.kl_weight)
-        elif isinstance(module, StateNorm):
-            nn.init.constant_(module.weight, module.scale)
-            nn.init.zeros_(module.bias)
-
-
-class LatentInjection(nn.Linear):
-    """
-    W_z: adds W_z z_t to the token embeddings (paper Sec. 4.1, end), or to the residual stream after `latent_layer`.
-
-    Starts as large as `config.latent_init_scale` says in units of what it is added to (`residual_rms`): z must be
-    heard, and must not drown what the backbone knows.
-    """
-
-    def __init__(self, config: TraceConfig):
-        super().__init__(config.latent_size, config.backbone_config.hidden_size, bias=False)
-        # Until it is measured, which ZeRO-3 prevents: weights that are dealt out cannot be run at once
-        self.residual_rms = 1.0
-        if config.latent_layer is None:
-            self.residual_rms = getattr(config.backbone_config, "initializer_range", 0.02)
-
-    def forward(self, latents: torch.Tensor) -> torch.Tensor:
-        """W_z z, `(..., hidden_size)`, in the precision of W_z."""
-        return super().forward(latents.to(self.weight.dtype))
-
-    def _load_from_state_dict(self, state_dict, prefix, *args):
-        # an adapter (PEFT) comes here with its weights only: say which setting it was made with
-        saved = state_dict.get(f"{prefix}weight")
-        if saved is not None and saved.numel() and saved.shape[-1] != self.in_features:  # ZeRO-3 leaves it empty
-            raise ValueError(
-                f"`latent_size` of the saved weights is {saved.shape[-1]}, the model's is {self.in_features}. Build "
-                f"the model with latent_size={saved.shape[-1]}."
-            )
-        super()._load_from_state_dict(state_dict, prefix, *args)
-
-
-def _is_plain_product(head: nn.Module) -> bool:
-    """
-    Whether x W^T + b is all that a head does, and its weight is there to be read outside of its forward: not under
-    PEFT, nor where hooks bring the weight or put the logits together (offloading, tensor parallelism).
-    """
-    hooked = hasattr(head, "_hf_hook") or head._forward_pre_hooks or head._forward_hooks
-    elsewhere = head.weight.is_meta or hasattr(head.weight, "device_mesh")  # a part of a DTensor
-    return not (hooked or hasattr(head, "base_layer") or elsewhere)
 
 
 def _has_meta(module: nn.Module) -> bool:
@@ -231,6 +72,7 @@ def _settings_of(processor) -> dict:
 class TraceForConditionalGeneration(
     TracePreTrainedModel,
     EncodingMixin,
+    LossMixin,
     SegmentGenerationMixin,
     LatentEditingMixin,
     LikelihoodMixin,
@@ -443,67 +285,6 @@ class TraceForConditionalGeneration(
         )
         return model
 
-    def encode(
-        self,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
-        segment_ids: torch.Tensor | None = None,
-        sample_latents: bool | None = None,
-        generator: torch.Generator | None = None,
-    ) -> TraceOutput:
-        """
-        The latents of texts and their Gaussians, without a decoder pass.
-
-        Args:
-            input_ids, attention_mask, segment_ids: as in [`~TraceForConditionalGeneration.forward`].
-            sample_latents (`bool`, *optional*): draw z from the posterior rather than take its mean; by default in
-                training mode only.
-            generator (`torch.Generator`, *optional*): for the draw.
-
-        Returns:
-            [`TraceOutput`] with `latents`, the four Gaussian parameters, `kl_loss` (nats per text) and `segment_ids`.
-        """
-        if not self.has_latents:
-            raise ValueError("`latent_dynamics='none'` is a plain language model, it has no latents to encode.")
-        self._check_length(input_ids)
-        segment_ids = self._segment_ids(input_ids, attention_mask, segment_ids)
-        encoded = self._encode(input_ids, attention_mask, segment_ids, sample_latents, generator)
-        return TraceOutput(kl_loss=encoded.kl().sum() / input_ids.shape[0], segment_ids=segment_ids, **encoded)
-
-    def approximation_error(
-        self,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
-        generator: torch.Generator | None = None,
-    ) -> torch.Tensor:
-        """
-        How far the approximation of TRACE-P (Eq. 12 to 14) is from the exact recurrence, on given texts.
-
-        Args:
-            input_ids, attention_mask: as in [`~TraceForConditionalGeneration.forward`].
-            generator (`torch.Generator`, *optional*): for the noise, which is the same in both.
-
-        Returns:
-            `torch.Tensor` of shape `(num_segments,)`: |z~_t - z_t| / |z_t| by segment, mean over the texts that have
-            it; 0 would be exact.
-        """
-        # not by isinstance: PEFT wraps the latent networks
-        if not self.has_latents or not hasattr(self.dynamics, "approximation_error"):
-            raise ValueError(
-                "`latent_dynamics` must be 'parallel', the only one that approximates, got "
-                f"'{self.config.latent_dynamics}'."
-            )
-        self._check_length(input_ids)
-        segment_ids = self._segment_ids(input_ids, attention_mask, None)
-        training = self.training
-        self.eval()  # no dropout, and batch statistics stay as they are
-        try:
-            with torch.no_grad():
-                states = self._encoder_states(input_ids, attention_mask, segment_ids)
-                return self.dynamics.approximation_error(*states, generator=generator)  # type: ignore[operator]
-        finally:
-            self.train(training)
-
     @can_return_tuple
     def forward(
         self,
@@ -635,67 +416,5 @@ class TraceForConditionalGeneration(
             self._set_loss(outputs, hidden, labels, num_items_in_batch)
         return TraceOutput(**outputs)  # in the order of the fields: outputs[0] is the loss
 
-    def _set_loss(self, outputs, hidden, labels, num_items_in_batch):
-        """
-        loss = (reconstruction + kl_weight * KL) / number of targets, in nats per token: with weight 1 and without free
-        bits the negative ELBO (Eq. 6).
-        """
-        batch_size = labels.shape[0]
-        targets = labels[:, 1:].reshape(-1)
-        logits = outputs.get("logits")
-        if logits is not None and logits.shape[1] == labels.shape[1]:
-            logits = logits[:, :-1].reshape(targets.numel(), -1)
-            reconstruction = nn.functional.cross_entropy(at_least_float32(logits), targets, reduction="sum")
-        else:
-            reconstruction = self._cross_entropy(hidden[:, :-1].reshape(-1, hidden.shape[-1]), targets)
-        if num_items_in_batch is None:
-            num_items_in_batch = (targets != -100).sum()
-        loss = reconstruction
-        if "posterior_mean" in outputs:
-            names = ("posterior_mean", "posterior_logvar", "prior_mean", "prior_logvar")
-            kl = gaussian_kl(*(outputs[name] for name in names))  # (B, S, D)
-            kl_sum = kl.sum()
-            steps = outputs["segment_ids"].amax(dim=1)
-            penalty = kl_sum
-            if self.config.kl_reduction == "mean":  # per segment and dimension, summed over texts
-                penalty = (kl.sum(dim=(1, 2)) / (steps.clamp_min(1) * self.config.latent_size)).sum()
-            elif self.config.free_nats:
-                penalty = free_bits(kl.sum(dim=-1), steps, self.config.free_nats)
-            loss = loss + self.kl_weight.to(loss.dtype) * penalty
-            outputs["kl_loss"] = kl_sum / batch_size
-        outputs["reconstruction_loss"] = reconstruction / batch_size
-        outputs["loss"] = loss / num_items_in_batch
 
-    def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        logits = self.lm_head(hidden)
-        cap = getattr(self.config.backbone_config, "final_logit_softcapping", None)  # Gemma 2
-        return logits if cap is None else torch.tanh(logits / cap) * cap
-
-    def _cross_entropy(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Sum over targets of -log p, in float32, without all logits at once where they would be large."""
-
-        def piece(hidden, targets):
-            return nn.functional.cross_entropy(at_least_float32(self._logits(hidden)), targets, reduction="sum")
-
-        vocab_size = self.config.backbone_config.vocab_size
-        if not self.training or targets.numel() * vocab_size <= _MAX_LOGITS:
-            return piece(hidden, targets)
-        size = max(1, _MAX_LOGITS // vocab_size)
-        capped = getattr(self.config.backbone_config, "final_logit_softcapping", None) is not None
-        if capped or not _is_plain_product(self.lm_head):
-            pieces = zip(hidden.split(size), targets.split(size), strict=True)
-            return sum(checkpoint(piece, *pair, use_reentrant=False) for pair in pieces)
-        weight: torch.Tensor = self.lm_head.weight
-        bias = getattr(self.lm_head, "bias", None)
-        return nn.functional.linear_cross_entropy(
-            at_least_float32(hidden),
-            at_least_float32(weight),
-            targets,
-            linear_bias=bias,
-            reduction="sum",
-            # its own choice of pieces took 3.7 times as long at 49,153 tokens of vocabulary on a CPU
-            options=nn.LinearCrossEntropyOptions(batch_chunk_size=size),
-        )
-
-
-__all__ = ["TraceForConditionalGeneration", "TraceOutput", "TracePreTrainedModel"]
+__all__ = ["TraceForConditionalGeneration"]

@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrained
 from ..data import FixedLengthSegmenter, TraceProcessor, prepare_dataset
 from ..models.backbones_trace import LOADING_ARGUMENTS, resolve_backbone
 from ..models.configuration_trace import TraceConfig
-from ..models.dynamics_trace import has_segments
+from ..models.dynamics_registry_trace import has_segments
 from ..models.modeling_trace import TraceForConditionalGeneration
 from .training_args import TraceTrainingArguments
 
@@ -282,9 +282,11 @@ def check_settings(
     names = ["sep_token_id", "bos_token_id", "eos_token_id", "pad_token_id", "closing_token_ids", "conditional"]
     if processor.segmenter is not None:
         names += ["segment_length", "separator"]
-    own = {name: getattr(processor, name) for name in names}
+    of_processor = {name: getattr(processor, name) for name in names}
     with torch.device("meta"):
-        return TraceForConditionalGeneration(TraceConfig(backbone_config=backbone_config, **{**own, **settings}))
+        return TraceForConditionalGeneration(
+            TraceConfig(backbone_config=backbone_config, **{**of_processor, **settings})
+        )
 
 
 def check_processor(processing_class: Any, model: TraceForConditionalGeneration) -> None:

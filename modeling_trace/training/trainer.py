@@ -26,16 +26,14 @@ from .batches import SegmentCollator, SharedOrderSampler
 from .callbacks import CollapseWarningCallback, GracefulStopCallback, KLWeightCallback, get_kl_weight
 from .checkpoints import WholeCheckpointsMixin
 from .guards import (
-    OptimizerStepCallback,
     TrainingTextsCallback,
     check_distributed_settings,
     check_elbo_settings,
     check_output_dir,
     check_saving,
     find_checkpoint,
-    guard_run_memory,
-    guard_step_memory,
 )
+from .memory import OptimizerStepCallback, guard_run_memory, guard_step_memory
 from .metrics import LossSums, mean_metrics
 from .preparation import TextPreparation, check_dataset, check_processor
 from .training_args import TraceTrainingArguments, correct_best_metric, make_kl_schedule

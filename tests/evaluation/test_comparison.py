@@ -43,6 +43,7 @@ from modeling_trace.evaluation.report import findings, fingerprints, metric_valu
 from modeling_trace.evaluation.report import latent_measurement as measure_latents
 from modeling_trace.evaluation.report import measurement as measure
 from modeling_trace.evaluation.report.cache import EvaluationCache
+from modeling_trace.evaluation.report.contamination import find_training_texts
 from modeling_trace.evaluation.report.decoding import DECODING, plane_settings, sampling_at, setting_label
 from modeling_trace.evaluation.report.equal_quality import (
     envelope_at,
@@ -52,7 +53,6 @@ from modeling_trace.evaluation.report.equal_quality import (
     interpolate,
 )
 from modeling_trace.evaluation.report.markdown import markdown_report
-from modeling_trace.evaluation.report.real_texts import find_training_texts
 from modeling_trace.evaluation.report.systems import EvaluatedSystem, check_systems
 from modeling_trace.evaluation.report.tables import make_column, make_difference_table, make_table
 from modeling_trace.evaluation.words import cut_words

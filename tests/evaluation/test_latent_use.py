@@ -54,7 +54,7 @@ def test_latents_that_are_not_read_gain_nothing(name):
     model.latent_injection.weight.data.zero_()
     found = latent_use(model, rows, processor)
     assert (found.gains == 0).all() and found.gain == 0 and found.gain_per_nat == 0
-    assert torch.equal(found.own, found.prior)
+    assert torch.equal(found.posterior, found.prior)
     assert torch.equal(found.kl, used.kl)
 
 
@@ -67,12 +67,12 @@ def test_own_nats_and_kl_are_the_models():
         ids = torch.tensor([text["input_ids"]])
         with torch.no_grad():
             wanted = model(ids, labels=ids, sample_latents=False)
-        assert found.own[row].item() == pytest.approx(wanted.reconstruction_loss.item(), abs=1e-2)
+        assert found.posterior[row].item() == pytest.approx(wanted.reconstruction_loss.item(), abs=1e-2)
         assert found.kl[row].item() == pytest.approx(wanted.kl_loss.item(), rel=1e-3)
     again = latent_use(
         model, rows, tiny_processor(), batch_size=1, encoded=encode_texts(model, rows, tiny_processor())
     )
-    for name in ("own", "other", "prior", "kl"):
+    for name in ("posterior", "other", "prior", "kl"):
         torch.testing.assert_close(getattr(again, name), getattr(found, name), atol=1e-4, rtol=0)
 
 

@@ -1,13 +1,16 @@
 """A processor and dynamics for tests of what latents carry."""
 
+import math
+
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import PreTrainedTokenizerFast
 
 from helpers.tiny import VOCAB, tiny_config
+from modeling_trace import LatentDynamics
 from modeling_trace.data import FixedLengthSegmenter, TraceProcessor
-from modeling_trace.models.dynamics_trace import LATENT_DYNAMICS
+from modeling_trace.models.dynamics_registry_trace import LATENT_DYNAMICS
 
 
 def tiny_processor(segment_length=3, conditional=False):
@@ -67,3 +70,34 @@ def make(name, case="as_is", seed=0, count=7, steps=4, scale=0.3):
     context, states = torch.randn(2, count, steps, 32, dtype=torch.float64)
     mask = torch.arange(steps) < torch.tensor([steps, 1, 2, 3, steps, 2, 3])[:count].clamp_max(steps).unsqueeze(1)
     return made, context if made.reads_context else None, states, mask
+
+
+class OwnWalk(LatentDynamics):
+    """A user's: no context, and a posterior of its own making."""
+
+    reads_context = False
+
+    def prior(self, previous, context, first):
+        return 0.5 * previous.flip(-1), 0.1 * previous
+
+    def combine(self, prior_mean, prior_logvar, delta_mean, delta_logvar):
+        return torch.tanh(prior_mean) + delta_mean, delta_logvar + 0.2 * prior_mean
+
+
+def linear_chain(count, steps, spread, sigma, recurrence, size=4, seed=0):
+    """q(z_t | z_<t, x) = N(P z_{t-1} + m_t(x), sigma^2), with m ~ N(0, spread^2), independent of all else."""
+    made = LATENT_DYNAMICS["recurrent"](
+        tiny_config(
+            latent_size=size, prior_logvar_bound=None, residual_scale="none", posterior_norm="none", conditional=True
+        )
+    ).eval()
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.zero_()
+        made.prior_network.weight[:size, :size] = recurrence * torch.eye(size)
+        made.posterior_network.weight[:size, :size] = torch.eye(size)
+        made.logvar_norm.bias.fill_(2 * math.log(sigma))
+    generator = torch.Generator().manual_seed(seed)
+    states = torch.zeros(count, steps, 32, dtype=torch.float64)
+    states[..., :size] = spread * torch.randn(count, steps, size, generator=generator, dtype=torch.float64)
+    return made, torch.zeros_like(states), states, torch.ones(count, steps, dtype=torch.bool)

@@ -124,7 +124,7 @@ def test_capped_logits_cost_what_the_language_model_says(monkeypatch):
     assert wanted.logits.abs().max() < 3  # the cap
     gradients = []
     for limit in (2**24, 200):
-        monkeypatch.setattr("modeling_trace.models.modeling_trace._MAX_LOGITS", limit)
+        monkeypatch.setattr("modeling_trace.models.loss_trace._MAX_LOGITS", limit)
         model.train().zero_grad()
         loss = model(ids, attention_mask=mask, labels=labels).loss
         torch.testing.assert_close(loss, wanted.loss)

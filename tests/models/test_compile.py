@@ -14,7 +14,7 @@ from helpers.training import make_model, make_trainer, weights
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch._dynamo.utils import counters
 
-from modeling_trace.models.dynamics_trace import LATENT_DYNAMICS
+from modeling_trace.models.dynamics_registry_trace import LATENT_DYNAMICS
 from modeling_trace.models.segments_trace import make_layout
 
 pytestmark = pytest.mark.slow  # compiling takes from seconds (the dynamics) to minutes

@@ -16,8 +16,9 @@ from transformers import AutoConfig, AutoModel, TrainingArguments, default_data_
 
 from modeling_trace import LatentDynamics, TraceConfig, TraceForConditionalGeneration, register_latent_dynamics
 from modeling_trace.cli.main import main
-from modeling_trace.models.configuration_trace import REGISTERED_DYNAMICS
-from modeling_trace.models.dynamics_trace import LATENT_DYNAMICS, RecurrentDynamics
+from modeling_trace.models.configuration_checks_trace import REGISTERED_DYNAMICS
+from modeling_trace.models.dynamics_registry_trace import LATENT_DYNAMICS
+from modeling_trace.models.recurrent_dynamics_trace import RecurrentDynamics
 from modeling_trace.training import TraceTrainer
 
 MODULE = '''

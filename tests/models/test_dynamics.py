@@ -11,7 +11,8 @@ from helpers.tiny import SEP, VOCAB, make_batch, make_text, tiny_config, tiny_mo
 from torch.distributions import Normal, kl_divergence
 
 from modeling_trace import TraceConfig
-from modeling_trace.models.dynamics_trace import LATENT_DYNAMICS, LatentDynamics
+from modeling_trace.models.dynamics_registry_trace import LATENT_DYNAMICS
+from modeling_trace.models.dynamics_trace import LatentDynamics
 from modeling_trace.models.gaussian_trace import PosteriorNorm
 
 DYNAMICS = ["recurrent", "parallel", "independent", "context", "single"]

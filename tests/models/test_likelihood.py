@@ -15,7 +15,7 @@ from modeling_trace import LatentDynamics, TraceForConditionalGeneration
 from modeling_trace.data import TraceDataCollator
 from modeling_trace.evaluation import evaluate_likelihood
 from modeling_trace.models import likelihood_trace, particles_trace
-from modeling_trace.models.dynamics_trace import LATENT_DYNAMICS
+from modeling_trace.models.dynamics_registry_trace import LATENT_DYNAMICS
 from modeling_trace.models.gaussian_trace import gaussian_log_density
 from modeling_trace.models.likelihood_trace import importance_weighted_bound
 from modeling_trace.models.particles_trace import particle_filter, systematic_ancestors
@@ -41,7 +41,7 @@ class OwnWalk(LatentDynamics):
 @pytest.fixture
 def own_dynamics(monkeypatch):
     monkeypatch.setitem(LATENT_DYNAMICS, "own", OwnWalk)
-    monkeypatch.setattr("modeling_trace.models.configuration_trace.REGISTERED_DYNAMICS", {"own"})
+    monkeypatch.setattr("modeling_trace.models.configuration_checks_trace.REGISTERED_DYNAMICS", {"own"})
 
 
 def seeded(seed=0):

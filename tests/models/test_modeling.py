@@ -210,7 +210,7 @@ def test_loss_in_pieces_equals_the_whole(family, monkeypatch):
     ids, mask, labels = make_batch(TEXTS)
 
     def gradients(limit):
-        monkeypatch.setattr("modeling_trace.models.modeling_trace._MAX_LOGITS", limit)
+        monkeypatch.setattr("modeling_trace.models.loss_trace._MAX_LOGITS", limit)
         model = tiny_model(family).double().train()
         loss = model(ids, attention_mask=mask, labels=labels, sample_latents=False).loss
         loss.backward()
@@ -241,7 +241,7 @@ class Allocated(TorchDispatchMode):
 def test_the_head_never_holds_all_logits(family, monkeypatch):
     """Memory law: the largest tensor of a step does not grow with the number of targets times the vocabulary."""
     vocab_size, limit = 5000, 40_000
-    monkeypatch.setattr("modeling_trace.models.modeling_trace._MAX_LOGITS", limit)
+    monkeypatch.setattr("modeling_trace.models.loss_trace._MAX_LOGITS", limit)
     torch.manual_seed(0)
     config = tiny_config(family, backbone_config=backbone_config(family, vocab_size=vocab_size))
     model = TraceForConditionalGeneration(config).train()

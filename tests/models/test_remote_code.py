@@ -203,6 +203,6 @@ def test_a_language_model_is_no_trace_model(tmp_path):
 
 def test_a_configuration_alone_names_its_own_class_only(tmp_path):
     tiny_config().save_pretrained(tmp_path)
-    files = ["config.json", "configuration_trace.py", "private_trace.py"]
+    files = ["config.json", "configuration_checks_trace.py", "configuration_trace.py", "private_trace.py"]
     assert sorted(path.name for path in tmp_path.iterdir()) == files
     assert json.loads((tmp_path / "config.json").read_text())["auto_map"] == {"AutoConfig": AUTO_MAP["AutoConfig"]}

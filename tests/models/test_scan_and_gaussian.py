@@ -11,8 +11,8 @@ from torch.distributions import Normal, kl_divergence
 
 from modeling_trace import gamma_for_rate
 from modeling_trace.models import gaussian_trace, scan_trace
-from modeling_trace.models.dynamics_trace import RecurrentDynamics
 from modeling_trace.models.gaussian_trace import free_bits, gaussian_kl, smooth_bound
+from modeling_trace.models.recurrent_dynamics_trace import RecurrentDynamics
 from modeling_trace.models.scan_trace import recurrent_scan
 
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import GPT2LMHeadModel
 
-from modeling_trace.models.dynamics_trace import LATENT_DYNAMICS
+from modeling_trace.models.dynamics_registry_trace import LATENT_DYNAMICS
 from modeling_trace.models.segments_trace import (
     ENCODER_MASKS,
     SegmentRule,

@@ -8,7 +8,7 @@ from helpers.tiny import make_batch, make_text, tiny_config, tiny_model
 from torch import nn
 
 from modeling_trace import TraceForConditionalGeneration
-from modeling_trace.models import modeling_trace
+from modeling_trace.models import loss_trace
 
 TEXTS = [make_text([3, 3, 2]), make_text([3, 1], seed=1)]
 VARIANTS = {  # every class that has weights, and the encoder that shares some
@@ -74,7 +74,7 @@ def test_a_backbone_that_is_put_away_is_refused():
 
 def test_a_head_that_others_have_hooked_is_called(monkeypatch):
     """Tensor parallelism and offloading hang on it; the fused loss, which reads its weight, would pass them by."""
-    monkeypatch.setattr(modeling_trace, "_MAX_LOGITS", 64)  # in pieces
+    monkeypatch.setattr(loss_trace, "_MAX_LOGITS", 64)  # in pieces
     model = tiny_model(latent_dynamics="none")
     ids, mask, labels = make_batch(TEXTS)
     plain = model.train()(ids, mask, labels).loss
@@ -163,7 +163,7 @@ import torch
 sys.path[:0] = ["{tests}", "{package}"]
 from helpers.tiny import backbone_config, make_batch, make_text, tiny_model
 from modeling_trace import TraceForConditionalGeneration
-from modeling_trace.models import modeling_trace
+from modeling_trace.models import loss_trace
 
 found, several = [], "RANK" in os.environ
 if several:
@@ -180,7 +180,7 @@ for tied in (True, False):
     with torch.no_grad():
         found.append(model(ids, mask).logits)
     for limit in (2**24, 64):  # at once, and in pieces
-        modeling_trace._MAX_LOGITS = limit
+        loss_trace._MAX_LOGITS = limit
         torch.manual_seed(0)
         loss = model.train()(ids, mask, labels).loss
         loss.backward()

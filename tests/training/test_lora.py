@@ -162,7 +162,7 @@ def test_the_loss_is_that_of_the_wrapped_head(folder, family, head, mode, monkey
     model.train(mode == "train")
     gradients = []
     for limit in (2**24, 200):  # the whole, then five tokens at a time
-        monkeypatch.setattr("modeling_trace.models.modeling_trace._MAX_LOGITS", limit)
+        monkeypatch.setattr("modeling_trace.models.loss_trace._MAX_LOGITS", limit)
         model.zero_grad()
         out = model(**call)
         torch.testing.assert_close(out.reconstruction_loss, cost / 3, atol=1e-4, rtol=1e-5)

@@ -11,7 +11,7 @@ from helpers.training import make_args, make_model, make_texts, make_trainer
 
 from modeling_trace.cli.main import main
 from modeling_trace.training import TraceTrainer, TrainingMemoryError
-from modeling_trace.training.guards import OptimizerStepCallback, guard_run_memory, guard_step_memory
+from modeling_trace.training.memory import OptimizerStepCallback, guard_run_memory, guard_step_memory
 
 CONFIG = """\
 backbone_config: {model_type: gpt2, n_layer: 2, n_embd: 16, n_head: 2}

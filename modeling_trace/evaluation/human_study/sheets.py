@@ -123,14 +123,14 @@ def make_sheets(
     teams = _assign(num_prompts, num_annotators, annotators_per_text, rng)
     sheets = []
     for index in range(num_annotators):
-        own = [rows[group] for group in range(num_prompts) if index in teams[group]]
-        rng.shuffle(own)
-        own = [rng.sample(group, len(group)) for group in own]
+        sheet_groups = [rows[group] for group in range(num_prompts) if index in teams[group]]
+        rng.shuffle(sheet_groups)
+        sheet_groups = [rng.sample(group, len(group)) for group in sheet_groups]
         sheets.append(
             {
                 "annotator": f"annotator_{index + 1}",
                 "criteria": [{"name": name, "question": text, "anchors": a} for name, (text, a) in questions.items()],
-                "rows": [{"group": number, **row} for number, group in enumerate(own, 1) for row in group],
+                "rows": [{"group": number, **row} for number, group in enumerate(sheet_groups, 1) for row in group],
             }
         )
     key = {
@@ -239,14 +239,15 @@ def _draw_groups(
 
 
 def _draw_without_prompts(texts: dict[str, list[str]], num_prompts: int, rng: random.Random):
-    for system, own in texts.items():
-        if len(own) < num_prompts:
+    for system, generated in texts.items():
+        count = len(generated)
+        if count < num_prompts:
             raise ValueError(
-                f"`num_prompts` must be at most the texts of every system, got {num_prompts} and {len(own)} texts of "
-                f"'{system}'. Generate more, or use --num_prompts {len(own)}."
+                f"`num_prompts` must be at most the texts of every system, got {num_prompts} and {count} texts of "
+                f"'{system}'. Generate more, or use --num_prompts {count}."
             )
-    drawn = {system: rng.sample(own, num_prompts) for system, own in texts.items()}
-    return [("", {system: own[number] for system, own in drawn.items()}) for number in range(num_prompts)]
+    drawn = {system: rng.sample(generated, num_prompts) for system, generated in texts.items()}
+    return [("", {system: chosen[number] for system, chosen in drawn.items()}) for number in range(num_prompts)]
 
 
 def _new_id(taken: Mapping[str, Any], rng: random.Random) -> str:

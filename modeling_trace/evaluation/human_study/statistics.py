@@ -55,8 +55,8 @@ def summarise(
         raise ValueError(f"`confidence` must be between 0 and 1, got {confidence}.")
     criteria, scores = _scores(ratings)
     means = {
-        system: {name: _interval(list(own[name].values()), confidence, stats) for name in criteria}
-        for system, own in scores.items()
+        system: {name: _interval(list(system_scores[name].values()), confidence, stats) for name in criteria}
+        for system, system_scores in scores.items()
     }
     tests = paired_tests(ratings, significance=significance)
     agreement = {name: _agreement(ratings, [name]) for name in criteria}
@@ -102,17 +102,18 @@ def _scores(ratings: Sequence[Mapping[str, Any]]) -> tuple[list[str], dict[str, 
         raters.add((row["annotator"], row["item"]))
         given[row["system"]][row["group"]].append(row)
     groups = sorted({row["group"] for row in ratings})
-    for system, own in given.items():
-        lacking = [group for group in groups if group not in own]
+    for system, by_group in given.items():
+        lacking = [group for group in groups if group not in by_group]
         if lacking:
             raise ValueError(
                 f"`ratings` has no text of '{system}' in group {lacking[0]}; systems are compared in pairs."
             )
     return criteria, {
         system: {
-            name: {group: statistics.fmean(row[name] for row in own[group]) for group in groups} for name in criteria
+            name: {group: statistics.fmean(row[name] for row in by_group[group]) for group in groups}
+            for name in criteria
         }
-        for system, own in given.items()
+        for system, by_group in given.items()
     }
 
 
@@ -144,10 +145,10 @@ def _agreement(ratings: Sequence[Mapping[str, Any]], criteria: Sequence[str]) ->
             kappa = metrics.cohen_kappa_score(*pair, labels=SCALE, weights=weights)
             kappas[kind].append(float(kappa))
     units = {(row["item"], name): None for row in ratings for name in criteria}
-    table = [[own.get(unit, math.nan) for unit in units] for own in by_annotator.values()]
+    table = [[ratings_of.get(unit, math.nan) for unit in units] for ratings_of in by_annotator.values()]
     alpha = math.nan
-    several = [unit for unit in units if sum(unit in own for own in by_annotator.values()) > 1]
-    if len({own[unit] for own in by_annotator.values() for unit in several if unit in own}) > 1:
+    several = [unit for unit in units if sum(unit in ratings_of for ratings_of in by_annotator.values()) > 1]
+    if len({ratings_of[unit] for ratings_of in by_annotator.values() for unit in several if unit in ratings_of}) > 1:
         alpha = float(krippendorff.alpha(table, value_domain=SCALE, level_of_measurement="ordinal"))
     return {
         "kappa": {kind: statistics.fmean(kappas[kind]) if kappas[kind] else None for kind in WEIGHTS},
@@ -262,14 +263,14 @@ def summary_table(summary: Mapping[str, Any]) -> str:
     both = summary["agreement"]["all"]
     kappa = both["kappa"]
     pairs = len(summary["tests"])
-    found = sum(test["significant"] for test in summary["tests"])
+    num_significant = sum(test["significant"] for test in summary["tests"])
     lines += [
         "",
         f"Ratings from 1 (worst) to 5 (best), {summary['num_groups']} texts per system, "
         f"{summary['num_annotators']} annotators; ± is half of the {summary['confidence']:.0%} t interval over texts. "
         "Bold is best and underlined second, only where the system differs from every other one (Wilcoxon "
         f"signed-rank test, two-sided, Holm's correction over {pairs} tests, p < {summary['significance']:g}); "
-        f"{found} of the {pairs} tests found a difference.",
+        f"{num_significant} of the {pairs} tests found a difference.",
         "",
         f"Agreement: Cohen's kappa {_decimals(kappa['unweighted'])}, linear {_decimals(kappa['linear'])}, quadratic "
         f"{_decimals(kappa['quadratic'])} (mean over {both['num_pairs']} pairs of annotators); Krippendorff's alpha "

@@ -12,8 +12,9 @@ from transformers.utils import logging
 from ...loading import find_device
 from ..ngrams import require
 from .cache import EvaluationCache
+from .contamination import find_training_texts
 from .measurement import measure_system
-from .real_texts import EvaluationData, find_training_texts, load_real_texts
+from .real_texts import EvaluationData, load_real_texts
 from .report_data import make_report
 from .results import compute_metrics
 from .settings import EvaluationSettings
@@ -118,9 +119,11 @@ def _load_systems(models: Sequence, names: Sequence[str] | None, device: str) ->
         raise ValueError(f"`names` must be one for each model, got {len(names)} for {len(models)}.")
     paths = [isinstance(model, (str, os.PathLike)) for model in models]
     if names is None:
-        own = [str(model) if is_path else model[0].name_or_path for model, is_path in zip(models, paths, strict=True)]
-        names = [os.path.basename(os.path.abspath(name)) if name else "model" for name in own]
-        names = names if len(set(names)) == len(names) else own
+        full_names = [
+            str(model) if is_path else model[0].name_or_path for model, is_path in zip(models, paths, strict=True)
+        ]
+        names = [os.path.basename(os.path.abspath(name)) if name else "model" for name in full_names]
+        names = names if len(set(names)) == len(names) else full_names
     return [
         EvaluatedSystem.from_path(model, name, device) if is_path else EvaluatedSystem.from_model(*model, name=name)
         for model, name, is_path in zip(models, names, paths, strict=True)

@@ -50,20 +50,22 @@ def equal_quality_table(
     rows = {name: [[_pair(curve[place]) for place in row] for row in _rows(curve)] for name, curve in curves.items()}
     if not all(rows.values()):
         return None
-    low = max(min(row[0][0].value for row in own) for own in rows.values())
-    high = min(max(row[-1][0].value for row in own) for own in rows.values())
+    low = max(min(row[0][0].value for row in pairs) for pairs in rows.values())
+    high = min(max(row[-1][0].value for row in pairs) for pairs in rows.values())
     levels = [low + share * (high - low) for share in LEVELS]  # log perplexity: nats per word
-    if low >= high or not all(any(_reaches(row, level) for row in own) for own in rows.values() for level in levels):
+    if low >= high or not all(
+        any(_reaches(row, level) for row in pairs) for pairs in rows.values() for level in levels
+    ):
         return None
     columns = [
         make_column("self_bleu", num_texts, key=f"level{number}", label=f"SB ↓ at {math.exp(level):.0f}")
         for number, level in enumerate(levels)
     ]
     metrics = {}
-    for name, own in rows.items():
+    for name, pairs in rows.items():
         metrics[name] = {}
         for column, level in zip(columns, levels, strict=True):
-            metrics[name][column["key"]] = envelope_at(own, level)
+            metrics[name][column["key"]] = envelope_at(pairs, level)
             metrics[name][words_key(column["key"])] = _words_at(curves[name], level)
     table, tests = make_table(
         "equal-quality",
@@ -142,9 +144,9 @@ def envelope_at(rows: Sequence[Row], level: float) -> Replicates:
     values = np.array([metric.contributions for metric in metrics])  # (curves, groups)
     measured = np.empty(len(sizes))
     even = np.arange(len(sizes)) % 2 == 0  # who is in which group was drawn at random
-    for own in (even, ~even):
-        chosen = np.average(values[:, ~own], axis=1, weights=sizes[~own]).argmin()
-        measured[own] = values[chosen, own]
+    for fold in (even, ~even):
+        chosen = np.average(values[:, ~fold], axis=1, weights=sizes[~fold]).argmin()
+        measured[fold] = values[chosen, fold]
     value = float(np.average(measured, weights=sizes))
     left_out = value - math.sqrt(2) * (measured - value) / (sizes.sum() / sizes - 1)
     return Replicates(value, left_out, sizes)
@@ -201,7 +203,7 @@ def _values(point: Mapping[str, Any]) -> tuple[float, float]:
 def _around(curve: Curve, level: float) -> list[Mapping[str, Any]]:
     """The two points between which the envelope of all texts is at a level, by quality."""
     rows = [([_values(curve[place]) for place in row], row) for row in _rows(curve)]
-    points, row = min((own for own in rows if _reaches(own[0], level)), key=lambda own: _on_line(own[0], level))
+    points, row = min((pair for pair in rows if _reaches(pair[0], level)), key=lambda pair: _on_line(pair[0], level))
     number = _bracket([x for x, _ in points], level)
     return [curve[place] for place in row[number - 1 : number + 1]]
 

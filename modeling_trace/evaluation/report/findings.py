@@ -163,12 +163,14 @@ def _undecided(decoding: str, tests: Sequence[dict[str, Any]]) -> list[str]:
     """Pairs of systems that the tests do not tell apart, by metric."""
     findings = []
     for metric in ("cnd", "judge", *DIVERSITY):
-        own = [t for t in tests if t["table"] == f"decoding-{decoding}" and t["metric"] == metric]
-        open_pairs = [f"{t['first']} and {t['second']}" for t in own if not t["significant"] and "lengths" not in t]
+        table_tests = [t for t in tests if t["table"] == f"decoding-{decoding}" and t["metric"] == metric]
+        open_pairs = [
+            f"{t['first']} and {t['second']}" for t in table_tests if not t["significant"] and "lengths" not in t
+        ]
         if open_pairs:
             findings.append(
                 f"{decoding}, {METRICS[metric][0]}: no difference is shown between {_some(open_pairs)} "
-                f"({len(open_pairs)} of {len(own)} pairs)."
+                f"({len(open_pairs)} of {len(table_tests)} pairs)."
             )
     return findings
 
@@ -178,22 +180,22 @@ def _equal_quality(results: Results, tests: Sequence[dict[str, Any]]) -> list[st
     settings = results.settings
     if len(results.systems) < 2 or not settings.curve_temperatures:
         return []
-    own = [t for t in tests if t["table"] == "equal-quality"]
-    if not own:
+    table_tests = [t for t in tests if t["table"] == "equal-quality"]
+    if not table_tests:
         if settings.judge is None or any(metric == "judge" for metric, _ in results.left_out):
             return ["Without an outside judge nothing is said of diversity at equal quality."]
         return [
             "The envelopes of quality and diversity share no range, so nothing is said of diversity at equal quality."
         ]
     findings = []
-    unlike = [f"{first} and {second}" for first, second, *_ in _pairs(t for t in own if "lengths" in t)]
+    unlike = [f"{first} and {second}" for first, second, *_ in _pairs(t for t in table_tests if "lengths" in t)]
     if unlike:
         findings.append(
             "At equal quality (judge), Self-BLEU is not compared at every level, since lengths differ much there: "
             f"{_some(list(dict.fromkeys(unlike)))}."
         )
     names = [system.name for system in results.systems]
-    shown = {frozenset((t["first"], t["second"])) for t in own if t["significant"]}
+    shown = {frozenset((t["first"], t["second"])) for t in table_tests if t["significant"]}
     open_pairs = [f"{a} and {b}" for a, b in combinations(names, 2) if frozenset((a, b)) not in shown]
     if open_pairs:
         findings.append(f"At equal quality (judge), no difference in Self-BLEU is shown between {_some(open_pairs)}.")

@@ -6,8 +6,10 @@ from typing import Any
 import torch
 
 from ...data import prepare_dataset
+from ..active_units import active_units
+from ..encoded_texts import encode_texts
 from ..latent_use import latent_use, shared_offset
-from ..latents import active_units, encode_texts, mutual_information
+from ..mutual_information import mutual_information
 
 SCATTER_TEXTS = 200
 
@@ -51,7 +53,7 @@ def measure_latents(system, rows, settings, cache, key: dict[str, Any], limit: i
         model = system.model()
         use_of_texts = latent_use(model, prepared(), system.processor, batch_size=settings.batch_size, encoded=texts())
         return {
-            **{f"use_{name}": getattr(use_of_texts, name).tolist() for name in ("own", "other", "prior", "kl")},
+            **{f"use_{name}": getattr(use_of_texts, name).tolist() for name in ("posterior", "other", "prior", "kl")},
             "shared_offset": shared_offset(texts()).share,
         }
 

@@ -79,9 +79,9 @@ def how_to_read(settings: dict[str, Any]) -> str:
 
 def envelope_settings(report: dict[str, Any]) -> tuple[str, list[str], list[list[str]]]:
     """Title, heads and rows: which settings each system's envelope uses where the systems are compared."""
-    settings = {name: own["settings"] for name, own in report["envelopes"].items() if own["settings"]}
+    settings = {name: chosen["settings"] for name, chosen in report["envelopes"].items() if chosen["settings"]}
     heads = ["System", *(f"at {level['perplexity']:.0f}" for level in next(iter(settings.values()), []))]
-    rows = [[name, *map(_setting, own)] for name, own in settings.items()]
+    rows = [[name, *map(_setting, chosen)] for name, chosen in settings.items()]
     return "Settings of the envelopes at equal quality (T of the tokens, τ of the latents)", heads, rows
 
 

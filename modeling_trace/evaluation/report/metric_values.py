@@ -305,12 +305,14 @@ def likelihood_metrics(
 
 def _latent_use_metrics(representation: dict[str, Any]) -> dict[str, Replicates | float]:
     """What texts cost under their own latents, another text's and the prior's; see [`latent_use`]."""
-    own, other, prior, kl = (np.array(representation[f"use_{name}"]) for name in ("own", "other", "prior", "kl"))
-    gain = mean_replicates(other - own)
+    posterior, other, prior, kl = (
+        np.array(representation[f"use_{name}"]) for name in ("posterior", "other", "prior", "kl")
+    )
+    gain = mean_replicates(other - posterior)
     with np.errstate(divide="ignore", invalid="ignore"):  # no KL at all: no number
         gain_per_nat = gain.map(np.divide, mean_replicates(kl))
     return {
-        "own_z": mean_replicates(own),
+        "own_z": mean_replicates(posterior),
         "other_z": mean_replicates(other),
         "prior_z": mean_replicates(prior),
         "gain": gain,

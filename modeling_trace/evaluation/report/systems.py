@@ -52,8 +52,8 @@ class EvaluatedSystem:
     @functools.cached_property
     def fingerprint(self) -> str:
         """A hash of the content of weights, configuration and processor."""
-        found = None if self.in_memory else saved_model_fingerprint(self.path, self.config)
-        return found or model_fingerprint(self.model(), self.processor)
+        saved = None if self.in_memory else saved_model_fingerprint(self.path, self.config)
+        return saved or model_fingerprint(self.model(), self.processor)
 
     @property
     def file_name(self) -> str:

@@ -59,10 +59,10 @@ def make_table(
 
 def make_column(metric: str, num_texts: int, key: str | None = None, label: str | None = None) -> dict[str, Any]:
     """A column of a metric in `METRICS`; key and label only where there are several of one metric."""
-    own, direction, decimals = METRICS[metric]
+    default_label, direction, decimals = METRICS[metric]
     arrow = {-1: " ↓", 0: "", 1: " ↑"}[direction]
     return {
-        **{"metric": metric, "key": key or metric, "label": label or own + arrow},
+        **{"metric": metric, "key": key or metric, "label": label or default_label + arrow},
         **{"decimals": decimals, "num_texts": num_texts},
     }
 
@@ -182,7 +182,7 @@ def _marks(column, rows: Rows, tests) -> dict[str, str]:
     if direction == 0:
         return {}
     differs = {frozenset((t["first"], t["second"])) for t in tests if t["column"] == key and t["significant"]}
-    metrics = {name: own.get(key) for name, own in rows.items() if name != REAL}
+    metrics = {name: row.get(key) for name, row in rows.items() if name != REAL}
     having = [name for name, f in metrics.items() if isinstance(f, Replicates) and math.isfinite(f.value)]
     order = sorted(having, key=lambda name: -direction * rows[name][key].value)
     marks = {}

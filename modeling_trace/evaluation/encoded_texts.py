@@ -1,7 +1,7 @@
 """
-What latents know of their texts: mutual information and active units for sequences of latents.
+Texts as the latent networks read them, for [`mutual_information`] and [`active_units`].
 
-All that the estimators need is q(z_t | z_<t, x_j) for any z_<t and any text j: the encoder runs once per text
+All that these estimators need is q(z_t | z_<t, x_j) for any z_<t and any text j: the encoder runs once per text
 ([`encode_texts`]), the heads once per pair. For built-in dynamics that is
 
     logvar_ij = c tanh((a_i + b_j) / c) + dlv_j     a = W z_{t-1}, b = W c_{t-1} + bias, c = `prior_logvar_bound`
@@ -19,19 +19,18 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from transformers.utils.logging import tqdm
 
 from ..data import TraceProcessor
-from ..models.dynamics_trace import LatentDynamics, RecurrentDynamics
-from ..models.gaussian_trace import gaussian_log_density, linear_float32, reparameterize, standard_normal
+from ..models.dynamics_trace import LatentDynamics
+from ..models.gaussian_trace import gaussian_log_density, linear_float32, reparameterize
 from ..models.likelihood_trace import evaluation_mode
+from ..models.recurrent_dynamics_trace import RecurrentDynamics
 from .likelihood import iterate_batches
 
 if TYPE_CHECKING:
     from ..models.modeling_trace import TraceForConditionalGeneration
 
 _BLOCK = 2**19  # elements (4 MiB of float64) of a block of pairs: what stays in a CPU's cache is several times faster
-_TABLE = 2**22  # log q_ij (32 MiB) that are held at once
 _ROUNDING = 1e-9  # log density that the matrix product may lose to cancellation at worst, in nats
 
 
@@ -234,205 +233,8 @@ def encode_texts(
     return EncodedTexts(dynamics, *map(joined, ("inputs", "delta_mean", "delta_logvar", "mask")))
 
 
-@dataclass
-class MutualInformation:
-    """
-    How much latents tell of which text they come from, in nats. Every estimate has a cap that it saturates at.
-
-    Args:
-        per_step (`torch.Tensor` of shape `(S,)`): U_t, of z_t given the z_<t that all texts are asked about.
-        caps (`torch.Tensor` of shape `(S,)`): log N_t, the most that U_t can be.
-        num_texts (`torch.Tensor` of shape `(S,)`): N_t, texts that have a segment t.
-        influence (`torch.Tensor` of shape `(N,)`): what each text does to `total`: the derivative by its weight, of
-            mean 0. `influence.std() / N**0.5` is the standard error over texts, the draw of z^i included.
-        joint (`float`): of all z of a text at once.
-        joint_cap (`float`): the most that `joint` can be: log N where all texts have as many segments.
-    """
-
-    per_step: torch.Tensor
-    caps: torch.Tensor
-    num_texts: torch.Tensor
-    influence: torch.Tensor
-    joint: float
-    joint_cap: float
-
-    @property
-    def total(self) -> float:
-        """sum_t U_t, capped at `caps.sum()`."""
-        return self.per_step.sum().item()
-
-    @property
-    def mean(self) -> float:
-        """sum_t U_t / S."""
-        return self.per_step.mean().item()
-
-
-@torch.no_grad()
-def mutual_information(
-    texts: EncodedTexts, *, seed: int = 0, generator: torch.Generator | None = None
-) -> MutualInformation:
-    """
-    Mutual information of latents and texts, step by step with shared history.
-
-        U_t = mean_{i: T_i >= t} [ log q(z_t^i | z_<t^i, x_i) - log 1/N_t sum_{j: T_j >= t} q(z_t^i | z_<t^i, x_j) ]
-
-    z^i is one path drawn from the posterior of text i. All texts are asked about the same z_<t^i: what the recurrence
-    alone puts into z_t tells nothing of the text, and counts for nothing. U_t is no less than I(z_t; x | z_<t), since
-    texts weigh the same whatever z_<t says of them. The joint estimate, of z_1..z_{T_i} against all texts with T_i
-    segments or more, is a plain estimate of I(z; x), and soon at its cap. For a single latent both are the usual
-    estimate (Hoffman and Johnson 2016).
-
-    Args:
-        texts ([`EncodedTexts`]): from [`encode_texts`]. Time grows with N^2: 1000 texts of 10 segments take 8 s of
-            one core with `prior_logvar_bound`, half a second without.
-        seed (`int`, defaults to 0): of the draw, where no generator is given.
-        generator (`torch.Generator`, *optional*): for the draw.
-
-    Returns:
-        [`MutualInformation`], computed in float64.
-
-    Raises:
-        ValueError: for fewer than two texts.
-    """
-    _check_texts(texts)
-    generator = torch.Generator().manual_seed(seed) if generator is None else generator
-    count, num_segments = texts.mask.shape
-    device = texts.mask.device
-    with evaluation_mode(texts.dynamics):
-        noise = standard_normal(texts.delta_mean.transpose(0, 1), generator)
-        steps = [step[:2] for step in texts.paths(noise)]
-        lengths = texts.mask.sum(dim=1)
-        per_step = torch.zeros(num_segments, dtype=torch.float64, device=device)
-        # as the text that z^i comes from, and as one of those that z^i is compared with
-        as_own, as_other = torch.zeros(2, num_segments, count, dtype=torch.float64, device=device)
-        joint = torch.zeros((), dtype=torch.float64, device=device)
-        blocks = torch.arange(count, device=device).split(max(1, _TABLE // count))
-        for block in tqdm(blocks, desc="Mutual information", disable=len(blocks) == 1):
-            table = torch.zeros(len(block), count, dtype=torch.float64, device=device)
-            for t, (previous, latents) in enumerate(steps):
-                has_step = texts.mask[block, t]
-                rows, columns = block[has_step], texts.mask[:, t].nonzero().squeeze(1)
-                if len(rows) == 0:
-                    continue
-                log_q = texts.log_density(latents[rows], previous[rows], t, rows, columns)
-                place = torch.searchsorted(columns, rows)
-                mixture = log_q.logsumexp(dim=1)
-                excess = log_q.gather(1, place.unsqueeze(1)).squeeze(1) - mixture + math.log(len(columns))
-                per_step[t] += excess.sum()
-                as_own[t, rows] = excess
-                as_other[t, columns] += (log_q - mixture.unsqueeze(1)).exp().sum(dim=0)
-                table[has_step.nonzero(), columns] += log_q
-            long_enough = lengths >= lengths[block].unsqueeze(1)
-            mixture = (
-                table.masked_fill(~long_enough, -math.inf).logsumexp(dim=1) - long_enough.sum(dim=1).double().log()
-            )
-            joint += (table.gather(1, block.unsqueeze(1)).squeeze(1) - mixture).sum()
-        num_texts = texts.mask.sum(dim=0)
-        per_step /= num_texts
-        weights = texts.mask.t() * (count / num_texts).unsqueeze(1)
-        influence = (weights * (as_own - per_step.unsqueeze(1) - (as_other - 1))).sum(dim=0)
-        at_least = (lengths >= lengths.unsqueeze(1)).sum(dim=1).double()
-    return MutualInformation(
-        per_step=per_step.cpu(),
-        caps=num_texts.double().log().cpu(),
-        num_texts=num_texts.cpu(),
-        influence=influence.cpu(),
-        joint=(joint / count).item(),
-        joint_cap=at_least.log().mean().item(),
-    )
-
-
-@dataclass
-class ActiveUnits:
-    """
-    Latent dimensions that differ between texts, in expectation.
-
-    Args:
-        latent, residual (`int`): dimensions d with Var_x(E_q[z_d | x]) > threshold, and with the same of the posterior
-            mean less the prior mean, which leaves out what came down from z_<t.
-        latent_variance, residual_variance (`torch.Tensor` of shape `(latent_size,)`): these variances, over all texts
-            and steps, each step centred on its own mean. They are unbiased, and so can be a little below 0.
-        latent_per_step, residual_per_step (`torch.Tensor` of shape `(S, latent_size)`): the variances of each step;
-            NaN where fewer than two texts have it.
-        num_texts (`torch.Tensor` of shape `(S,)`): texts that have a segment t.
-        threshold (`float`): of the variances.
-        num_paths (`int`): paths that E_q averages over.
-    """
-
-    latent: int
-    residual: int
-    latent_variance: torch.Tensor
-    residual_variance: torch.Tensor
-    latent_per_step: torch.Tensor
-    residual_per_step: torch.Tensor
-    num_texts: torch.Tensor
-    threshold: float
-    num_paths: int
-
-
-@torch.no_grad()
-def active_units(
-    texts: EncodedTexts,
-    *,
-    threshold: float = 0.1,
-    num_paths: int = 32,
-    seed: int = 0,
-    generator: torch.Generator | None = None,
-) -> ActiveUnits:
-    """
-    Active units (Burda et al. 2016): AU = #{d : Var_x(E_q[z_d | x]) > threshold}.
-
-    E_q[z_t | x] averages the posterior mean over paths z_<t ~ q. With one path, its own noise would count as if it
-    came from the text, and a chain that ignores its text would have all units active. Paths come in pairs eps and
-    -eps, whose mean has no noise at all where the recurrence is linear; what is left of it is subtracted: with P pairs
-    the variance is (MS_between - MS_within) / P of a one-way layout, which is unbiased for every P >= 2.
-
-    Args:
-        texts ([`EncodedTexts`]): from [`encode_texts`].
-        threshold (`float`, defaults to 0.1): as published.
-        num_paths (`int`, defaults to 32): an even number, >= 4.
-        seed (`int`, defaults to 0): of the paths, where no generator is given.
-        generator (`torch.Generator`, *optional*): for the paths.
-
-    Returns:
-        [`ActiveUnits`].
-
-    Raises:
-        ValueError: for fewer than two texts, or `num_paths` that are odd or below 4.
-    """
-    _check_texts(texts)
-    if isinstance(num_paths, bool) or not isinstance(num_paths, int) or num_paths < 4 or num_paths % 2:
-        raise ValueError(f"`num_paths` must be an even number >= 4, got {num_paths!r}. Use 32.")
-    generator = torch.Generator().manual_seed(seed) if generator is None else generator
-    keep = texts.mask.t().unsqueeze(-1)  # (S, N, 1)
-    num_texts = texts.mask.sum(dim=0).view(-1, 1)  # (S, 1)
-    like = texts.delta_mean.transpose(0, 1)  # (S, N, D)
-    sums = like.new_zeros(2, *like.shape)  # by text, over pairs
-    squares = torch.zeros_like(sums)
-    num_pairs = num_paths // 2
-    with evaluation_mode(texts.dynamics):
-        for _ in range(num_pairs):
-            noise = standard_normal(like, generator)
-            paths = (texts.paths(sign * noise) for sign in (1, -1))
-            pair = [torch.stack([torch.stack([q, q - p]) for _, _, p, _, q, _ in path], dim=1) for path in paths]
-            values = torch.where(keep, 0.5 * (pair[0] + pair[1]), 0.0)  # (2, S, N, D)
-            sums += values
-            squares += values.square()
-    means = sums / num_pairs
-    centred = torch.where(keep, means - (means.sum(dim=2) / num_texts).unsqueeze(2), 0.0)
-    freedom = num_texts - 1
-    noise = (squares - num_pairs * means.square()).sum(dim=2) / (num_texts * (num_pairs - 1))  # MS_within
-    per_step = centred.square().sum(dim=2) / freedom - noise / num_pairs  # (2, S, D)
-    usable = (freedom > 0).expand_as(per_step[0])
-    variance = torch.where(usable, per_step * freedom, 0.0).sum(dim=1) / freedom.clamp_min(0).sum()
-    active = (variance > threshold).sum(dim=1).tolist()
-    per_step = per_step.masked_fill(~usable, math.nan)
-    return ActiveUnits(  # type: ignore[call-arg]
-        *active, *variance.cpu(), *per_step.cpu(), num_texts.squeeze(1).cpu(), float(threshold), num_paths
-    )
-
-
-def _check_texts(texts) -> None:
+def check_encoded(texts: EncodedTexts) -> None:
+    """Refuse what is no [`EncodedTexts`], or a single text, which cannot be told from others."""
     if not isinstance(texts, EncodedTexts):
         raise ValueError(
             f"`texts` must be what encode_texts returns, got {texts!r:.60}. Call encode_texts(model, data, processor)."
@@ -484,11 +286,8 @@ def _separable(r, a, u, e, w=None) -> torch.Tensor | None:
 
 
 __all__ = [
-    "ActiveUnits",
     "EncodedTexts",
-    "MutualInformation",
-    "active_units",
+    "check_encoded",
     "encode_states",
     "encode_texts",
-    "mutual_information",
 ]

@@ -1,30 +1,17 @@
-"""Mutual information and active units: exact against brute force, closed forms, and the traps of recurrent latents."""
+"""Mutual information: exact against brute force, closed forms, and the traps of recurrent latents."""
 
+import importlib
 import math
-from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers.latents import DYNAMICS, SETTINGS, make, tiny_processor
-from helpers.tiny import make_batch, make_text, tiny_config, tiny_model
+from helpers.latents import DYNAMICS, SETTINGS, OwnWalk, linear_chain, make
 from torch.distributions import Normal
 
 from modeling_trace import LatentDynamics
-from modeling_trace.evaluation import active_units, encode_states, encode_texts, mutual_information
-from modeling_trace.evaluation import latents as latents_module
-from modeling_trace.models.dynamics_trace import LATENT_DYNAMICS
+from modeling_trace.evaluation import active_units, encode_states, encoded_texts, mutual_information
 
-
-class OwnWalk(LatentDynamics):
-    """A user's: no context, and a posterior of its own making."""
-
-    reads_context = False
-
-    def prior(self, previous, context, first):
-        return 0.5 * previous.flip(-1), 0.1 * previous
-
-    def combine(self, prior_mean, prior_logvar, delta_mean, delta_logvar):
-        return torch.tanh(prior_mean) + delta_mean, delta_logvar + 0.2 * prior_mean
+MODULE = importlib.import_module("modeling_trace.evaluation.mutual_information")  # the name is also the function's
 
 
 class OwnDrift(LatentDynamics):
@@ -93,8 +80,8 @@ def test_mutual_information_is_that_of_brute_force(name, case, monkeypatch):
     wanted, wanted_joint = brute_force(*states, noise, wide=name is not OwnDrift)
     tolerance = {"atol": 1e-10 if name is not OwnDrift else 1e-5, "rtol": 0}
     for block, table in ((2**19, 2**22), (40, 15)):  # chunk sizes change nothing
-        monkeypatch.setattr(latents_module, "_BLOCK", block)
-        monkeypatch.setattr(latents_module, "_TABLE", table)
+        monkeypatch.setattr(encoded_texts, "_BLOCK", block)
+        monkeypatch.setattr(MODULE, "_TABLE", table)
         found = mutual_information(encode_states(*states), generator=torch.Generator().manual_seed(5))
         torch.testing.assert_close(found.per_step, wanted, **tolerance)
         assert found.joint == pytest.approx(wanted_joint.item(), abs=tolerance["atol"])
@@ -125,29 +112,10 @@ def test_matrix_product_where_it_is_exact(name, case, fast, monkeypatch):
     found = mutual_information(texts)
     assert (calls == []) == fast
     # where cancellation would cost digits the pairs are computed, and the figure is the same
-    monkeypatch.setattr(latents_module, "_ROUNDING", 0.0)
+    monkeypatch.setattr(encoded_texts, "_ROUNDING", 0.0)
     again = mutual_information(texts)
     assert calls
     torch.testing.assert_close(again.per_step, found.per_step, atol=1e-10, rtol=0)
-
-
-def linear_chain(count, steps, spread, sigma, recurrence, size=4, seed=0):
-    """q(z_t | z_<t, x) = N(P z_{t-1} + m_t(x), sigma^2), with m ~ N(0, spread^2), independent of all else."""
-    made = LATENT_DYNAMICS["recurrent"](
-        tiny_config(
-            latent_size=size, prior_logvar_bound=None, residual_scale="none", posterior_norm="none", conditional=True
-        )
-    ).eval()
-    with torch.no_grad():
-        for parameter in made.parameters():
-            parameter.zero_()
-        made.prior_network.weight[:size, :size] = recurrence * torch.eye(size)
-        made.posterior_network.weight[:size, :size] = torch.eye(size)
-        made.logvar_norm.bias.fill_(2 * math.log(sigma))
-    generator = torch.Generator().manual_seed(seed)
-    states = torch.zeros(count, steps, 32, dtype=torch.float64)
-    states[..., :size] = spread * torch.randn(count, steps, size, generator=generator, dtype=torch.float64)
-    return made, torch.zeros_like(states), states, torch.ones(count, steps, dtype=torch.bool)
 
 
 def test_mutual_information_of_a_gaussian_channel():
@@ -181,7 +149,7 @@ def test_influence_is_what_leaving_a_text_out_changes(monkeypatch):
     noise = torch.randn(3, 300, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
     def total_and_influence(chosen):
-        monkeypatch.setattr(latents_module, "standard_normal", lambda like, generator: noise[:, chosen])
+        monkeypatch.setattr(MODULE, "standard_normal", lambda like, generator: noise[:, chosen])
         found = mutual_information(encode_states(dynamics, context[chosen], states[chosen], mask[chosen]))
         return found.total, found.influence
 
@@ -212,68 +180,6 @@ def test_a_collapsed_chain_tells_nothing_of_its_text():
     assert naive.sum() > 5
 
 
-def test_active_units_are_those_that_differ_in_expectation():
-    """Two of four dimensions carry the text; the variance of E[z_t | x] is that of sum_s P^(t-s) m_s."""
-    made, context, states, mask = linear_chain(3000, 4, 1.0, 1.0, 0.5)
-    states[..., 2:] = 0
-    units = active_units(encode_states(made, context, states, mask), num_paths=4)
-    assert (units.latent, units.residual) == (2, 2)
-    wanted = torch.tensor([sum(0.25**s for s in range(t + 1)) for t in range(4)], dtype=torch.float64)
-    error = 5 * math.sqrt(2 / 3000)  # of a variance, relative
-    torch.testing.assert_close(units.latent_per_step[:, 0], wanted, atol=0, rtol=error)
-    torch.testing.assert_close(units.latent_variance[:2], wanted.mean().expand(2), atol=0, rtol=error)
-    torch.testing.assert_close(units.residual_variance[:2], torch.ones(2).double(), atol=0, rtol=error)
-    assert units.latent_variance[2:].abs().max() < 1e-9
-    # what the step does to all texts alike is no activity: every step is centred on its own mean
-    shifted = states + 10 * torch.arange(4).view(-1, 1) * (torch.arange(32) < 4)
-    same = active_units(encode_states(made, context, shifted, mask), num_paths=4)
-    torch.testing.assert_close(same.latent_variance, units.latent_variance, atol=1e-6, rtol=0)
-
-
-class OwnSquare(LatentDynamics):
-    """E[z_2 | x] is 0 for all texts, and z_2 is even in z_1, so that pairs of paths do not cancel."""
-
-    def prior(self, previous, context, first):
-        mean = context[..., :4] * (previous.square() - 1)
-        return mean.masked_fill(first.unsqueeze(-1), 0.0), torch.zeros_like(mean)
-
-
-def test_active_units_do_not_count_the_noise_of_the_paths():
-    made = OwnSquare(tiny_config(posterior_norm="none", residual_scale="none", posterior_sigma_init=1.0)).eval()
-    with torch.no_grad():
-        for parameter in made.parameters():
-            parameter.zero_()
-    context = torch.randn(2000, 2, 32, generator=torch.Generator().manual_seed(1))
-    mask = torch.ones(2000, 2, dtype=torch.bool)
-    texts = encode_states(made, context, torch.zeros_like(context), mask)
-    units = active_units(texts, num_paths=16)
-    assert units.latent == 0 and units.latent_per_step.abs().max() < 0.1
-    pairs = []
-    for seed in range(8):
-        noise = torch.randn(2, 2000, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-        pairs.append(list(texts.paths(noise))[1][4])
-    assert (torch.stack(pairs).mean(0).var(0) > 0.15).all()  # the mean over as many, with its noise
-
-
-@pytest.mark.parametrize("name", [*DYNAMICS, OwnWalk])
-def test_active_units_by_hand(name):
-    """Against the definition with many independent paths for each text, drawn by the dynamics' own forward."""
-    made, context, states, mask = make(name, count=6)
-    made.double()
-    units = active_units(encode_states(made, context, states, mask), num_paths=3000, threshold=0.05)
-    rows = 3000
-    repeated = [None if x is None else x.repeat_interleave(rows, 0) for x in (context, states, mask)]
-    found = made(*repeated, sample=True, generator=torch.Generator().manual_seed(7))
-    means = found.posterior_mean.view(6, rows, *mask.shape[1:], -1).mean(1)
-    residual = (found.posterior_mean - found.prior_mean).view(6, rows, *mask.shape[1:], -1).mean(1)
-    for values, got in ((means, units.latent_per_step), (residual, units.residual_per_step)):
-        for t in range(mask.shape[1]):
-            torch.testing.assert_close(got[t], values[mask[:, t], t].var(0), atol=0.05, rtol=0.1)
-    pooled = torch.stack([(mask[:, t].sum() - 1) * units.latent_per_step[t] for t in range(mask.shape[1])]).sum(0)
-    torch.testing.assert_close(units.latent_variance, pooled / (mask.sum(0) - 1).sum())
-    assert units.latent == (units.latent_variance > 0.05).sum()
-
-
 def test_no_more_information_than_kl():
     """A prior that does not see the text: MI <= KL, both in expectation over the same paths."""
     made, _, states, mask = make("independent", count=7, scale=0.15)
@@ -281,50 +187,3 @@ def test_no_more_information_than_kl():
     kl = found.kl().sum(-1).sum(0) / mask.sum(0)
     draws = [mutual_information(encode_states(made, None, states, mask), seed=seed).per_step for seed in range(40)]
     assert (torch.stack(draws).mean(0) <= kl + 0.05).all() and torch.stack(draws).mean(0)[0] > 0.1
-
-
-@pytest.mark.parametrize("name", DYNAMICS)
-def test_texts_are_encoded_as_the_model_does(name):
-    """Batches, padding and unequal numbers of segments; the posterior means at zero noise are `encode`'s."""
-    model = tiny_model(latent_dynamics=name).train()
-    processor = tiny_processor(None if name == "single" else 3)
-    rows = [{"input_ids": make_text(lengths, seed=n)} for n, lengths in enumerate([[3, 2], [3], [3, 3, 1], [2]])]
-    texts = encode_texts(model, rows, processor, batch_size=3)
-    assert model.training and model.backbone.training and texts.mask.dtype == torch.bool
-    model.eval()
-    ids, mask, _ = make_batch([row["input_ids"] for row in rows])
-    wanted = model.encode(ids, mask)
-    steps = list(texts.paths(torch.zeros(texts.mask.shape[1], 1, 4, dtype=torch.float64)))
-    for t, (_, z, p_mean, p_logvar, q_mean, q_logvar) in enumerate(steps):
-        there = texts.mask[:, t]
-        pairs = zip((z, p_mean, p_logvar, q_mean, q_logvar), GAUSSIANS, strict=True)
-        for value, field in pairs:
-            torch.testing.assert_close(value[there].float(), wanted[field][there, t], atol=1e-5, rtol=0)
-    assert texts.mask.sum(1).tolist() == wanted.segment_ids.amax(1).tolist()
-    assert mutual_information(texts).total > 0 and active_units(texts).num_texts[0] == 4
-    left, left_mask, _ = make_batch([row["input_ids"] for row in rows], "left")
-    batch = {"input_ids": left, "attention_mask": left_mask}
-    again = encode_texts(model, [batch], processor)
-    torch.testing.assert_close(again.delta_mean, texts.delta_mean, atol=1e-5, rtol=0)
-
-
-GAUSSIANS = ("latents", "prior_mean", "prior_logvar", "posterior_mean", "posterior_logvar")
-
-
-def test_errors():
-    processor = tiny_processor()
-    model = tiny_model()
-    with pytest.raises(ValueError, match="a plain language model: it has no latents to measure"):
-        encode_texts(tiny_model(latent_dynamics="none"), [], processor)
-    with pytest.raises(ValueError, match="`data` holds no text"):
-        encode_texts(model, [], processor)
-    with pytest.raises(ValueError, match="`data` has no text in row 1"):
-        encode_texts(model, [{"input_ids": make_text([3])}, {"input_ids": [0]}], processor)
-    one = encode_texts(model, [{"input_ids": make_text([3])}], processor)
-    for measure in (mutual_information, active_units):
-        with pytest.raises(ValueError, match="`texts` must hold at least two texts to tell apart, got 1"):
-            measure(one)
-        with pytest.raises(ValueError, match="`texts` must be what encode_texts returns"):
-            measure(SimpleNamespace())
-    with pytest.raises(ValueError, match="`num_paths` must be an even number >= 4, got 5"):
-        active_units(encode_states(*make("recurrent")), num_paths=5)

@@ -15,7 +15,7 @@ NUM_TEXTS = 10  # of a data set
 
 
 @dataclasses.dataclass
-class EditingArguments:
+class LatentCommandArguments:
     """Which texts, and where the new ones go."""
 
     dataset: str | None = flag(None, "Data set with the texts, in place of --text; the same values as for `train`.")
@@ -33,11 +33,11 @@ class EditingArguments:
 
 
 def parse(
-    argv: list[str], command: str, description: str, own: type | None = None
+    argv: list[str], command: str, description: str, extra_arguments: type | None = None
 ) -> tuple[Namespace, dict[str, Any]]:
     """The command's arguments, and those of `generate()`."""
     parser = CommandParser(
-        [*([own] if own else []), EditingArguments],
+        [*([extra_arguments] if extra_arguments else []), LatentCommandArguments],
         instead={"input": "text", "model": "path-or-hub-id, without a flag", "num_return_sequences": "num_draws"},
         prog=f"modeling-trace {command}",
         usage=f"modeling-trace {command} PATH-OR-HUB-ID --text '...' [--name value ...]",
@@ -148,13 +148,13 @@ def print_and_save(
     print(f"(--seed {seed})", file=sys.stderr)
 
 
-def run_editing(
+def run_latent_command(
     argv: list[str] | None,
     command: str,
     description: str,
     work: Callable,
     *,
-    own: type | None = None,
+    extra_arguments: type | None = None,
     check: Callable | None = None,
     label: Callable[[int, dict], str] = lambda number, row: f"{number + 1}.",
     texts_per_item: int | None = 1,
@@ -167,7 +167,7 @@ def run_editing(
         command, description (`str`): for --help.
         work (`Callable`): `work(model, arguments, inputs, texts, decoding)` for each batch; returns the outputs of
             generate() and the source of each of its rows.
-        own (`type`, *optional*): a dataclass of the command's own flags.
+        extra_arguments (`type`, *optional*): a dataclass of the command's own flags.
         check (`Callable`, *optional*): see [`load`]; its first argument is the parsed arguments.
         label (`Callable`): of a row of the output, from its number and itself.
         texts_per_item (`int`, *optional*): texts that belong together in a batch; None for all of them.
@@ -175,7 +175,7 @@ def run_editing(
     Returns:
         `int`: the exit code.
     """
-    arguments, decoding = parse(sys.argv[2:] if argv is None else argv, command, description, own)
+    arguments, decoding = parse(sys.argv[2:] if argv is None else argv, command, description, extra_arguments)
     model, processor, texts, prompts, limit, seed = load(arguments, check and (lambda *args: check(arguments, *args)))
     size = len(texts) if texts_per_item is None else texts_per_item * arguments.batch_size
     rows = []
@@ -185,4 +185,4 @@ def run_editing(
     return 0
 
 
-__all__ = ["EditingArguments", "run_editing"]
+__all__ = ["LatentCommandArguments", "run_latent_command"]
