@@ -458,13 +458,23 @@ class TraceProcessor(PushToHubMixin):
             return [self.decode(row, skip_special_tokens) for row in ids]  # type: ignore[misc]
         if skip_special_tokens:
             control = self.control_token_ids
-            ids = self._split_prompt(ids)[1]
+            ids = self._split_prompt(self._without_padding(ids))[1]
             ids = [token for token in ids if token not in control]
         return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
     def batch_decode(self, sequences: TokenIds, skip_special_tokens: bool = True) -> list[str]:
         """[`~TraceProcessor.decode`] for every row."""
         return [self.decode(row, skip_special_tokens) for row in _to_list(sequences)]  # type: ignore[misc]
+
+    def _without_padding(self, ids: list[int]) -> list[int]:
+        """A row without PAD before BOS and after EOS, where PAD is a rare word as well: elsewhere it is that word."""
+        pad = self.pad_token_id
+        if pad in self.control_token_ids:  # left out wherever it stands
+            return ids
+        places = [place for place, token in enumerate(ids) if token != pad]
+        start = places[0] if places and ids[places[0]] == self.bos_token_id else 0
+        ended = len(places) > 1 and ids[places[-1]] == self.eos_token_id
+        return ids[start : places[-1] + 1 if ended else None]
 
     def _split_prompt(self, ids: list[int]) -> tuple[list[int], list[int]]:
         """The ids up to the first [SEP], that one included, and the others; a row without prompt is all text."""
@@ -479,7 +489,7 @@ class TraceProcessor(PushToHubMixin):
         if ids and isinstance(ids[0], list):
             return [self.decode_prompt(row) for row in ids]  # type: ignore[misc]
         control = self.control_token_ids
-        prompt = [token for token in self._split_prompt(ids)[0] if token not in control]
+        prompt = [token for token in self._split_prompt(self._without_padding(ids))[0] if token not in control]
         return self.tokenizer.decode(prompt, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
     def split(self, ids: TokenIds) -> list[str]:
@@ -496,6 +506,7 @@ class TraceProcessor(PushToHubMixin):
             raise ValueError(
                 f"`ids` must be one row of ids, got {len(ids)} rows. Use [processor.split(row) for row in ids]."
             )
+        ids = self._without_padding(ids)
         return segment_texts(self.tokenizer, *self._segment_ends(ids, keep_empty=self.separator == "token"))
 
     # padding, saving, loading
