@@ -23,6 +23,12 @@ class DecodingMixin:
         separator: str
 
         @property
+        def bos_token_id(self) -> int: ...
+        @property
+        def eos_token_id(self) -> int: ...
+        @property
+        def pad_token_id(self) -> int: ...
+        @property
         def sep_token_id(self) -> int | None: ...
         @property
         def control_token_ids(self) -> set[int]: ...
@@ -52,7 +58,7 @@ class DecodingMixin:
             return [self.decode(row, skip_special_tokens) for row in ids]  # type: ignore[misc]
         if skip_special_tokens:
             control = self.control_token_ids
-            ids = self._split_prompt(ids)[1]
+            ids = self._split_prompt(self._without_padding(ids))[1]
             ids = [token for token in ids if token not in control]
         return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
@@ -66,7 +72,7 @@ class DecodingMixin:
         if ids and isinstance(ids[0], list):
             return [self.decode_prompt(row) for row in ids]  # type: ignore[misc]
         control = self.control_token_ids
-        prompt = [token for token in self._split_prompt(ids)[0] if token not in control]
+        prompt = [token for token in self._split_prompt(self._without_padding(ids))[0] if token not in control]
         return self.tokenizer.decode(prompt, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
     def split(self, ids: TokenIds) -> list[str]:
@@ -83,6 +89,7 @@ class DecodingMixin:
             raise ValueError(
                 f"`ids` must be one row of ids, got {len(ids)} rows. Use [processor.split(row) for row in ids]."
             )
+        ids = self._without_padding(ids)
         return segment_texts(self.tokenizer, *self._segment_ends(ids, keep_empty=self.separator == "token"))
 
     def has_one_segment(self, ids: list[int]) -> bool:
@@ -93,6 +100,16 @@ class DecodingMixin:
         closes = self.segment_rule.closes(torch.tensor([ids], dtype=torch.long)).tolist()[0]
         start = len(self._split_prompt(ids)[0])
         return segment_ends(ids[start:], closes[start:], self.control_token_ids, keep_empty)
+
+    def _without_padding(self, ids: list[int]) -> list[int]:
+        """A row without PAD before BOS and after EOS, where PAD is a rare word as well: elsewhere it is that word."""
+        pad = self.pad_token_id
+        if pad in self.control_token_ids:  # left out wherever it stands
+            return ids
+        places = [place for place, token in enumerate(ids) if token != pad]
+        start = places[0] if places and ids[places[0]] == self.bos_token_id else 0
+        ended = len(places) > 1 and ids[places[-1]] == self.eos_token_id
+        return ids[start : places[-1] + 1 if ended else None]
 
     def _split_prompt(self, ids: list[int]) -> tuple[list[int], list[int]]:
         """The ids up to the first [SEP], that one included, and the others; a row without prompt is all text."""

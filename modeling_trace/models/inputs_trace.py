@@ -28,6 +28,8 @@ class InputChecksMixin:
     The part of [`TraceForConditionalGeneration`] that looks at its inputs before anything is computed.
     """
 
+    _target_checks = 8  # training batches left to look at, see `_check_targets`
+
     if TYPE_CHECKING:  # what it needs of its host
         config: TraceConfig
         has_latents: bool
@@ -66,6 +68,35 @@ class InputChecksMixin:
                 f"`{packed[0]}` says that a row holds several texts, through which segments and latents would run on. "
                 "Pass one text a row: TraceDataCollator pads them."
             )
+
+    def _check_targets(self, input_ids, attention_mask, labels) -> None:
+        """
+        Refuse labels in which a collator took the ends of texts, or unknown words, for padding, whose id they have:
+        texts would learn no end, and no loss would show it.
+
+        To look means to wait for the device, so only the first training batches are looked at; none under
+        torch.compile, whose graph would break.
+        """
+        if not torch.is_tensor(attention_mask) or not attention_mask.shape == labels.shape == input_ids.shape:
+            return
+        self._target_checks -= 1
+        real = attention_mask != 0
+        inside = real & (real.cumsum(dim=1) > 1)  # BOS may be EOS, too
+        if self.config.conditional:
+            inside &= (input_ids == self.config.sep_token_id).cumsum(dim=1) > 0
+        inside &= (labels != -100).any(dim=1, keepdim=True)
+        eos, pad = self.config.eos_token_id, self.config.pad_token_id
+        for name, token in {"pad_token_id": pad, "eos_token_id": eos}.items():
+            if token is None:
+                continue
+            found = inside & torch.isin(input_ids, torch.as_tensor(token, device=input_ids.device))
+            number, kept = torch.stack([found.sum(), (found & (labels != -100)).sum()]).tolist()
+            if number and not kept:
+                what = "`eos_token_id`, so that texts would learn no end" if token == eos else f"`{name}`"
+                raise ValueError(
+                    f"`labels` must hold all tokens of texts, got -100 for each of {number} that are no padding by "
+                    f"`attention_mask` but have the id {token} of {what}. Use TraceDataCollator(processor)."
+                )
 
     def _segment_ids(self, input_ids, attention_mask, segment_ids) -> torch.Tensor:
         _check_mask(attention_mask)

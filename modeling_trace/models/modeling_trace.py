@@ -331,8 +331,9 @@ class TraceForConditionalGeneration(
             [`TraceOutput`].
 
         Raises:
-            ValueError: for a training step without labels (label smoothing takes them away), `shift_labels`, rows of
-                several packed texts, a cache of tokens without latents, and masks that are not of two dimensions.
+            ValueError: for a training step without labels (label smoothing takes them away) or with EOS taken for
+                padding in them, `shift_labels`, rows of several packed texts, a cache of tokens without latents, and
+                masks that are not of two dimensions.
 
         Note:
             Latents are aligned with targets: the position that predicts token i carries z of the segment of token i.
@@ -353,6 +354,9 @@ class TraceForConditionalGeneration(
             raise ValueError("`past_key_values` and `cache` are one argument under two names, got both. Pass `cache`.")
         cache = past if cache is None else cache
         self._check_inputs(input_ids, attention_mask, position_ids, token_latents, cache, kwargs)
+        looks = self.training and self._target_checks and not torch.compiler.is_compiling()
+        if looks and None not in (labels, attention_mask, input_ids):
+            self._check_targets(input_ids, attention_mask, labels)
         tokens = input_ids if inputs_embeds is None else inputs_embeds
         if cache is None:
             self._check_length(tokens)

@@ -5,9 +5,11 @@ import re
 import pytest
 import torch
 from helpers.remote_code import WITHOUT_PACKAGE, run_script, word_tokenizer
-from helpers.tiny import BOS, SEP, VOCAB, make_batch, make_text, tiny_model
+from helpers.tiny import BOS, EOS, PAD, SEP, VOCAB, backbone_config, make_batch, make_text, tiny_model
+from helpers.tokenizers import byte_level
 from helpers.training import Collator
 from transformers import (
+    DataCollatorForLanguageModeling,
     DataCollatorWithFlattening,
     DynamicCache,
     GPT2LMHeadModel,
@@ -15,6 +17,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from modeling_trace.data import TraceDataCollator, TraceProcessor
 from modeling_trace.models.segments_trace import make_layout
 from modeling_trace.training import TraceTrainer
 
@@ -49,6 +52,48 @@ def test_a_trainer_that_takes_the_labels_away_is_refused(tmp_path, dynamics):
         with pytest.raises(ValueError, match=NO_LABELS) as error:
             train(Trainer, model, tmp_path, **settings)
         assert one_line(error)
+
+
+def test_a_plain_trainer_with_a_collator_that_takes_eos_for_padding_is_refused(tmp_path):
+    processor = TraceProcessor(byte_level())  # PAD is EOS and BOS, as in GPT-2
+    token = processor.eos_token_id
+    ids = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), token)
+    size = {"vocab_size": len(processor.tokenizer)}
+    model = tiny_model(backbone_config=backbone_config(**size, **ids), separator="none", **ids)
+    args = TrainingArguments(tmp_path, max_steps=10, report_to="none", use_cpu=True, disable_tqdm=True)
+    rows = [{"input_ids": ids} for ids in processor(["a text", "another one"])["input_ids"]]
+    losing = DataCollatorForLanguageModeling(processor.tokenizer, mlm=False)
+    with pytest.raises(
+        ValueError, match="got -100 for each of 2 .* `eos_token_id`, so that texts would learn no"
+    ) as error:
+        Trainer(model, args, losing, train_dataset=rows).train()
+    assert one_line(error)
+    with pytest.raises(ValueError, match="`position_ids` says that a row holds several texts"):
+        Trainer(model, args, DataCollatorWithFlattening(), train_dataset=rows).train()
+    Trainer(model, args, TraceDataCollator(processor), train_dataset=rows).train()
+
+
+def test_ends_of_texts_are_looked_for_in_the_first_training_batches_alone(monkeypatch):
+    model = tiny_model()
+    ids, mask, labels = make_batch(TEXTS)
+    lost = labels.masked_fill(ids == EOS, -100)
+    model(ids, mask, lost)  # a user may score what he likes
+    looks, check = [], model._check_targets
+    monkeypatch.setattr(model, "_check_targets", lambda *inputs: looks.append(inputs) or check(*inputs))
+    model.train()
+    model(ids[:, :-1], mask[:, :-1], labels[:, :-1])  # one text is cut: it has no end
+    one = lost.clone()
+    one[0] = labels[0]
+    model(ids, mask, one)  # some texts end: a choice
+    with pytest.raises(ValueError, match="each of 2 that are no padding .* have the id 1 of `eos_token_id`"):
+        model(ids, mask, lost)
+    words = ids.clone()
+    words[:, 2] = PAD  # where PAD is the unknown word
+    with pytest.raises(ValueError, match="each of 2 that are no padding .* have the id 2 of `pad_token_id`"):
+        model(words, mask, labels.masked_fill(words == PAD, -100))
+    for _ in range(9):
+        model(ids, mask, labels)
+    assert len(looks) == 8
 
 
 REMOTE = """

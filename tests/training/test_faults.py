@@ -8,11 +8,15 @@ import os
 import random
 import shutil
 import signal
+import socket
 import sys
+import time
+from multiprocessing import connection
 from pathlib import Path
 
 import pytest
 import torch
+from accelerate import PartialState
 from helpers.docs import make_demo_folder
 from helpers.training import make_texts, make_trainer, weights
 from safetensors.torch import load_file
@@ -27,11 +31,12 @@ SAVES = {"max_steps": STEPS, "save_strategy": "steps", "save_steps": 1, "save_to
 
 def train(folder: Path) -> None:
     """From the last checkpoint where there is one, to the end."""
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     last = get_last_checkpoint(folder)
     trainer = make_trainer(folder, train_dataset=make_texts(16), **SAVES)
     trainer.train(resume_from_checkpoint=last)
     trainer.save_model()
+    trainer.end()
 
 
 def whole(folder: Path) -> dict[str, torch.Tensor]:
@@ -50,8 +55,11 @@ def models_in(folder: Path) -> list[Path]:
     return sorted({path.parent for path in folder.rglob("config.json") if SAVING not in path.parts})
 
 
-def train_until(folder: Path, last_write: int) -> None:
-    """Killed, as by the system, before it opens, makes, moves or removes a file of `folder` for the n-th time."""
+def train_until(folder: Path, last_write: int, others=()) -> None:
+    """
+    Killed, as by the system, before it opens, makes, moves or removes a file of `folder` for the n-th time, after the
+    processes `others`.
+    """
     writes = 0
 
     def count(event, arguments):
@@ -59,7 +67,8 @@ def train_until(folder: Path, last_write: int) -> None:
         if event in ("open", "os.mkdir", "os.rename", "os.remove") and str(arguments[0]).startswith(str(folder)):
             writes += 1
             if writes == last_write:
-                os.kill(os.getpid(), signal.SIGKILL)
+                for process in (*others, os.getpid()):
+                    os.kill(process, signal.SIGKILL)
 
     sys.addaudithook(count)
     train(folder)
@@ -88,6 +97,59 @@ def test_killed_at_twenty_moments_it_resumes_to_the_same_weights(tmp_path, undis
         found = whole(folder)
         assert found.keys() == wanted.keys() and all(torch.equal(found[name], wanted[name]) for name in wanted)
     assert runs < 15
+
+
+def one_of_two(rank: int, port: int, pids, folder: Path, kill: tuple[str, int] | None) -> None:
+    PartialState._reset_state()
+    pids[rank] = os.getpid()
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
+    os.environ.update({name: str(value) for name, value in {**address, "RANK": rank, "LOCAL_RANK": rank}.items()})
+    who, moment = kill or ("nobody", 0)
+    if who == "both" and rank == 0:
+        while not pids[1]:
+            time.sleep(0.01)
+        train_until(folder, moment, [pids[1]])
+    elif who == str(rank):
+        train_until(folder, moment)
+    else:
+        train(folder)
+
+
+def in_two_processes(folder: Path, kill: tuple[str, int] | None = None) -> list[int]:
+    """The exit codes of a run in two processes (gloo); one that is left alone is ended, as torchrun does."""
+    context = multiprocessing.get_context("fork")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    pids = context.Array("i", 2)
+    processes = [context.Process(target=one_of_two, args=(rank, port, pids, folder, kill)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    connection.wait([process.sentinel for process in processes])
+    for process in processes:
+        process.join(None if kill is None else 10)
+        process.kill()
+        process.join()
+    return [process.exitcode for process in processes]
+
+
+@pytest.mark.slow
+def test_two_processes_killed_together_or_one_alone_resume_to_the_same_weights(tmp_path):
+    """The first one writes the checkpoint, the second its random state alone."""
+    assert in_two_processes(tmp_path / "undisturbed") == [0, 0]
+    moments = random.Random(0)
+    kills = [(who, moments.randrange(2, 5) if who == "1" else moments.randrange(20, 90)) for who in ("both", "0", "1")]
+    folder = tmp_path / "run"
+    for kill in kills:
+        codes = in_two_processes(folder, kill)
+        assert -signal.SIGKILL in codes and 0 not in codes
+        for model in models_in(folder):
+            TraceForConditionalGeneration.from_pretrained(model)
+    assert 0 < int(get_last_checkpoint(folder).rpartition("-")[2]) < STEPS
+    assert in_two_processes(folder) == [0, 0]
+    assert not (folder / SAVING).exists()
+    found, wanted = whole(folder), whole(tmp_path / "undisturbed")
+    assert found.keys() == wanted.keys() and all(torch.equal(found[name], wanted[name]) for name in wanted)
 
 
 def test_a_full_disk_leaves_the_last_checkpoint_and_training_goes_on_from_there(tmp_path, undisturbed, monkeypatch):
