@@ -1,32 +1,23 @@
-"""examples/paper: splits of the data, the page of results and its verdicts, and the plots."""
+"""examples/paper/splits.py: published splits, WritingPrompts, any other texts, and what is wrong with them."""
 
 import importlib
-import sys
 from pathlib import Path
 
 import pytest
+from helpers.paper import paper_modules
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-PAPER = Path(__file__).parents[1] / "examples" / "paper"
-
 
 @pytest.fixture(autouse=True)
-def modules(monkeypatch):
-    """Scripts import each other as where they are started by name; nothing of them is left afterwards."""
-    before = set(sys.modules)
-    monkeypatch.syspath_prepend(str(PAPER))
-    yield
-    for name in set(sys.modules) - before:
-        if str(getattr(sys.modules[name], "__file__", None)).startswith(str(PAPER)):
-            del sys.modules[name]
+def modules():
+    with paper_modules():
+        yield
 
 
 def get(name: str):
     return importlib.import_module(name)
 
-
-# ---- Splits ----
 
 PARTS = ("train", "valid", "test")
 
@@ -214,9 +205,7 @@ def test_too_few_texts_are_refused(tmp_path):
 def test_no_prompt_and_no_text_straddles_two_splits(pairs):
     from datasets import Dataset
 
-    sys.path.insert(0, str(PAPER))
     split = get("splits").split_by_content
-    sys.path.remove(str(PAPER))
     rows = {"prompt": [f"p{prompt}" for prompt, _ in pairs], "text": [f"t {text}" for _, text in pairs]}
     try:
         splits = split(Dataset.from_dict(rows))
