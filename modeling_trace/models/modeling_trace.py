@@ -362,6 +362,9 @@ class TraceForConditionalGeneration(
             self._check_length(tokens)
         if labels is not None and use_cache is None:
             use_cache = False  # a loss needs no keys and values afterwards
+        for name in ("output_hidden_states", "output_attentions"):
+            if getattr(self.config, name, False):  # the backbone has a configuration of its own
+                kwargs.setdefault(name, True)
         outputs: dict[str, Any] = {}  # a ModelOutput is slow to write to: generation makes one for every token
         enter: Callable[[torch.Tensor], torch.Tensor] | None = None
         if self.has_latents:

@@ -146,11 +146,16 @@ def test_bad_values(layers, message):
         tiny_config(encoder_layers=layers)
 
 
+@pytest.mark.parametrize("whose", ["backbone", "model"])
 @pytest.mark.parametrize("settings", [{"encoder_layers": 1}, {}, {"latent_layer": 1}])
-def test_what_the_config_asks_to_record_is_the_decoders(settings):
+def test_what_the_config_asks_to_record_is_the_decoders(settings, whose):
     """Hidden states and attention of one pass, however many passes there were and however often."""
-    config = backbone_config(output_hidden_states=True, output_attentions=True, attn_implementation="eager")
+    record = {"output_hidden_states": True, "output_attentions": True}
+    config = backbone_config(attn_implementation="eager", **(record if whose == "backbone" else {}))
     model = tiny_model(backbone_config=config, **settings)
+    if whose == "model":
+        for name, value in record.items():
+            setattr(model.config, name, value)
     ids, mask, _ = make_batch(TEXTS)
     hooks = []
     for _ in range(3):

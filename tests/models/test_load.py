@@ -1,0 +1,39 @@
+"""Many texts in one process: what a batch took is given back after it."""
+
+import gc
+
+import pytest
+import torch
+from helpers.tiny import backbone_config, tiny_model
+from helpers.tokenizers import byte_level
+
+from modeling_trace.data import TraceProcessor, generate_texts
+
+MODES = ({}, {"do_sample": True, "top_k": 5}, {"num_beams": 2})
+BATCH = 50
+
+
+def live_tensors() -> tuple[int, int]:
+    """How many there are in this process, and their bytes."""
+    gc.collect()
+    found = [one for one in gc.get_objects() if issubclass(type(one), torch.Tensor)]
+    return len(found), sum(one.untyped_storage().nbytes() for one in found if not one.is_meta)
+
+
+@pytest.mark.usefixtures("architecture")
+@pytest.mark.parametrize("num_texts", [300, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_generated_texts_leave_no_tensor_behind(num_texts):
+    processor = TraceProcessor(byte_level())
+    backbone = backbone_config(vocab_size=len(processor.tokenizer))
+    ids = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), processor.eos_token_id)
+    model = tiny_model(backbone_config=backbone, separator="none", segment_length=3, **ids)
+    counts, texts = [], 0
+    for number in range(num_texts // BATCH):
+        rows = generate_texts(
+            model, processor, [None] * BATCH, batch_size=BATCH, max_new_tokens=8, **MODES[number % len(MODES)]
+        )
+        texts += len(rows)
+        counts.append(live_tensors())
+    assert texts == num_texts
+    # the first round may fill caches of constants, such as those of ids
+    assert set(counts[len(MODES) :]) == {counts[len(MODES) - 1]}
