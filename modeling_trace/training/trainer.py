@@ -466,9 +466,15 @@ class TraceTrainer(WholeCheckpointsMixin, Trainer):
         return result
 
     def end(self) -> None:
-        # A thread of Gloo may still hold tensors of the last collective; a process that exits then is aborted now and
-        # then. After a barrier, which has no tensors of Python's, no thread does.
+        """
+        As in `Trainer`, the last call of a script: no process waits for another after it. What training had wrapped
+        the model in is gone then; `trainer.model` stays.
+        """
         self.accelerator.wait_for_everyone()
+        # DistributedDataParallel owns the process group too: while it lives, destroying the group stops none of Gloo's
+        # threads, and they run on into the interpreter's exit, which aborts where one still holds a tensor.
+        self.model_wrapped = self.model
+        self.accelerator.free_memory()
         super().end()
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
