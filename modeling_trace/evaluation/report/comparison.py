@@ -189,8 +189,7 @@ def _limit_settings(settings: EvaluationSettings, data: EvaluationData, plans):
 
 def _check_packages(data: EvaluationData, settings: EvaluationSettings) -> None:
     """Whatever is missing is missed before the long work."""
-    for module in ("scipy.special", "statsmodels.stats.multitest"):
-        require(module, "a report")
+    require("scipy.special", "a report")
     if data.prompts is not None:
         for module in ("rouge_score.rouge_scorer", "sacrebleu"):
             require(module, "a report on texts with prompts")
