@@ -9,6 +9,7 @@ from typing import Any
 
 from transformers.utils import logging
 
+from ...data.sources import check_dataset_name
 from ...loading import find_device
 from ..ngrams import require
 from .cache import EvaluationCache
@@ -72,6 +73,8 @@ def compare(
     settings = replace(settings, device=str(find_device(settings.device)))
     if output is not None:
         check_output(output)
+    if not isinstance(dataset, EvaluationData):
+        check_dataset_name(dataset)  # the models may need the network
     systems = _load_systems(models, names, settings.device)
     check_systems(systems)
     if isinstance(dataset, EvaluationData):
