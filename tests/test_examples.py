@@ -102,7 +102,7 @@ def test_custom_dynamics_are_trained_and_named_by_their_module(tmp_path):
 
 
 def test_compare_writes_its_report(tmp_path):
-    pytest.importorskip("statsmodels")
+    pytest.importorskip("scipy")
     report = run("compare", "--smoke", "--output", tmp_path)
     assert [system["name"] for system in report["systems"]] == ["gpt2", "trace"]
     assert {"report.html", "report.md", "report.json"} <= {file.name for file in (tmp_path / "report").iterdir()}

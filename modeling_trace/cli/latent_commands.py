@@ -72,9 +72,11 @@ def load(arguments: Namespace, check: Callable | None = None):
     from transformers import set_seed
 
     from ..data import TraceProcessor, load_texts
+    from ..data.sources import check_dataset_name
     from ..loading import find_device, load_config, load_model
 
     device = find_device(arguments.device)
+    check_dataset_name(arguments.dataset)  # None passes; the model may need the network
     config = load_config(arguments.model)
     if config.latent_dynamics == "none":
         path = os.path.abspath(arguments.model) if os.path.isdir(arguments.model) else arguments.model

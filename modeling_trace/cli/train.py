@@ -19,6 +19,7 @@ from transformers import (
 from transformers.trainer_utils import get_last_checkpoint
 
 from ..data import TraceProcessor, load_texts, prepare_dataset, train_tokenizer
+from ..data.sources import check_dataset_name
 from ..models.backbones_trace import full_backbone_name, resolve_backbone
 from ..models.dynamics_registry_trace import has_segments
 from ..models.modeling_trace import TraceForConditionalGeneration
@@ -54,6 +55,7 @@ def run(argv: list[str] | None = None) -> int:
     segmenter = make_segmenter(data, model_settings)
     checkpoint = find_checkpoint(args.output_dir, args.resume_from_checkpoint)
     check_training(args, data)
+    check_dataset_name(data.dataset)  # the backbone may need the network
     say = print if args.process_index == 0 else _silent
 
     # Each step can fail, so the slow ones come last: configuration, texts, tokens, weights.

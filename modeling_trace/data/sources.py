@@ -32,6 +32,26 @@ _FORMS = (
 )
 
 
+def check_dataset_name(dataset: Any) -> None:
+    """
+    Whether a data set that is named may be there, without the network: files are looked for, Hub ids are not.
+
+    Args:
+        dataset: as for [`load_texts`]; data sets in memory pass.
+
+    Raises:
+        ValueError: where no file and no Hub id can be meant.
+    """
+    if not isinstance(dataset, (str, os.PathLike)):
+        return
+    name = os.path.expanduser(os.fspath(dataset))
+    if name == REVIEWS:
+        return
+    with _one_line_errors(name):
+        if _local_files(name) is None:
+            _hub_id(name)
+
+
 def load_split(
     dataset: Any,
     argument: str,
@@ -192,16 +212,21 @@ def _without_blank_lines(texts, name: str, streaming: bool):
 # ---- The Hub ----
 
 
-def _from_hub(name: str, argument: str, split: str, columns: TextColumns, settings: FileSettings, streaming: bool):
-    import datasets
-    from datasets.packaged_modules.csv.csv import Csv
-
+def _hub_id(name: str) -> dict[str, str | None]:
+    """Path and name, as `datasets` calls them."""
     match = _HUB_ID.fullmatch(name)
     if match is None:
         near = difflib.get_close_matches(name, [REVIEWS], cutoff=0.6)
         hint = f"Did you mean '{near[0]}'?" if near else f"{_FORMS}."
         raise ValueError(f"`dataset` is neither a file here nor a Hub id, got '{name}'. {hint}")
-    source = {"path": match.group(1), "name": match.group(2)}
+    return {"path": match.group(1), "name": match.group(2)}
+
+
+def _from_hub(name: str, argument: str, split: str, columns: TextColumns, settings: FileSettings, streaming: bool):
+    import datasets
+    from datasets.packaged_modules.csv.csv import Csv
+
+    source = _hub_id(name)
     builder = datasets.load_dataset_builder(**source)
     if isinstance(builder, Csv):  # whose reader takes texts such as "None" for missing ones
         files = {str(part): list(paths) for part, paths in builder.config.data_files.items()}
@@ -271,4 +296,4 @@ def check_cache(folder: str | os.PathLike | None, error: BaseException) -> None:
         ) from error
 
 
-__all__ = ["REVIEWS", "check_cache", "load_split"]
+__all__ = ["REVIEWS", "check_cache", "check_dataset_name", "load_split"]

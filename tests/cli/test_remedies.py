@@ -181,3 +181,25 @@ def test_a_circle_is_found(monkeypatch, capsys):
     monkeypatch.setitem(globals(), "apply_remedy", lambda flags, _: flags)
     with pytest.raises(AssertionError, match="in a circle"):
         follow(["genrate"], capsys)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["train", "--backbone", "org/of-the-hub", "--output_dir", "out"],
+        ["compare", "org/one", "org/two", "--output", "out"],
+        ["evaluate", "org/one", "--output", "out"],
+        ["reconstruct", "org/one"],
+    ],
+    ids=lambda command: command[0],
+)
+@pytest.mark.parametrize("dataset", ["/nope.csv", "./nope/*.jsonl", "reviws"])
+def test_a_wrong_path_is_told_before_the_network_is_asked(tmp_path, monkeypatch, capsys, command, dataset):
+    """The model is on the Hub, which is not there."""
+    monkeypatch.chdir(tmp_path)
+    asked = []
+    monkeypatch.setattr("socket.getaddrinfo", lambda *args, **kwargs: asked.append(args) or 1 / 0)
+    assert main([*command, "--dataset", dataset]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: `dataset`") and dataset in error and error.count("\n") == 1, error
+    assert not asked and not list(tmp_path.iterdir())

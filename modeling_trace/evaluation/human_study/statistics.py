@@ -1,6 +1,5 @@
 """Statistics of the human evaluation (Table 4): means, agreement of the annotators, and tests between systems."""
 
-import importlib
 import math
 import statistics
 from collections import defaultdict
@@ -8,16 +7,12 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
+from ..multiple_tests import correct_tests
+from ..ngrams import require
+
 SCALE = (1, 2, 3, 4, 5)
 WEIGHTS = {"unweighted": None, "linear": "linear", "quadratic": "quadratic"}
 _NOT_CRITERIA = ("annotator", "item", "system", "group")
-
-
-def _needs(module: str, what: str):
-    try:
-        return importlib.import_module(module)
-    except ImportError:
-        raise ImportError(f"{what} requires the `eval` extra: pip install 'modeling-trace[eval]'") from None
 
 
 def summarise(
@@ -48,9 +43,9 @@ def summarise(
         ImportError: without the `eval` extra.
         ValueError: for ratings that do not make a complete study.
     """
-    stats = _needs("scipy.stats", "`summarise`")
-    for module in ("sklearn.metrics", "krippendorff", "statsmodels.stats.multitest"):
-        _needs(module, "`summarise`")
+    stats = require("scipy.stats", "`summarise`")
+    for module in ("sklearn.metrics", "krippendorff"):
+        require(module, "`summarise`")
     if not 0 < confidence < 1:
         raise ValueError(f"`confidence` must be between 0 and 1, got {confidence}.")
     criteria, scores = _scores(ratings)
@@ -129,8 +124,8 @@ def _interval(values: list[float], confidence: float, stats) -> dict[str, float 
 
 def _agreement(ratings: Sequence[Mapping[str, Any]], criteria: Sequence[str]) -> dict[str, Any]:
     """Cohen's kappas and Krippendorff's alpha over the ratings of these criteria."""
-    metrics = _needs("sklearn.metrics", "`summarise`")
-    krippendorff = _needs("krippendorff", "`summarise`")
+    metrics = require("sklearn.metrics", "`summarise`")
+    krippendorff = require("krippendorff", "`summarise`")
     by_annotator = defaultdict(dict)
     for row in ratings:
         for name in criteria:
@@ -176,8 +171,7 @@ def paired_tests(ratings: Sequence[Mapping[str, Any]], *, significance: float = 
         ImportError: without the `eval` extra.
         ValueError: for ratings that do not make a complete study.
     """
-    stats = _needs("scipy.stats", "`paired_tests`")
-    multitest = _needs("statsmodels.stats.multitest", "`paired_tests`")
+    stats = require("scipy.stats", "`paired_tests`")
     if not 0 < significance < 1:
         raise ValueError(f"`significance` must be between 0 and 1, got {significance}.")
     criteria, scores = _scores(ratings)
@@ -192,11 +186,7 @@ def paired_tests(ratings: Sequence[Mapping[str, Any]], *, significance: float = 
             tests.append(
                 {"criterion": name, "first": first, "second": second, "difference": mean, "effect": effect, "p": p}
             )
-    if tests:
-        significant, corrected, _, _ = multitest.multipletests([t["p"] for t in tests], significance, method="holm")
-        for test, p, is_significant in zip(tests, corrected, significant, strict=True):
-            test.update(p_holm=float(p), significant=bool(is_significant))
-    return tests
+    return correct_tests(tests, significance)
 
 
 def _signed_rank(differences: list[float], stats) -> tuple[float, float]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from transformers.utils import logging
 
+from ...data.sources import check_dataset_name
 from ...loading import find_device
 from ..ngrams import require
 from .cache import EvaluationCache
@@ -72,6 +73,8 @@ def compare(
     settings = replace(settings, device=str(find_device(settings.device)))
     if output is not None:
         check_output(output)
+    if not isinstance(dataset, EvaluationData):
+        check_dataset_name(dataset)  # the models may need the network
     systems = _load_systems(models, names, settings.device)
     check_systems(systems)
     if isinstance(dataset, EvaluationData):
@@ -189,8 +192,7 @@ def _limit_settings(settings: EvaluationSettings, data: EvaluationData, plans):
 
 def _check_packages(data: EvaluationData, settings: EvaluationSettings) -> None:
     """Whatever is missing is missed before the long work."""
-    for module in ("scipy.special", "statsmodels.stats.multitest"):
-        require(module, "a report")
+    require("scipy.special", "a report")
     if data.prompts is not None:
         for module in ("rouge_score.rouge_scorer", "sacrebleu"):
             require(module, "a report on texts with prompts")

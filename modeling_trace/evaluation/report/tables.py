@@ -7,7 +7,7 @@ from itertools import combinations
 from typing import Any
 
 from ..jackknife import Difference, Replicates
-from ..ngrams import require
+from ..multiple_tests import correct_tests
 from .metric_values import METRICS
 from .systems import REAL
 
@@ -93,7 +93,7 @@ def make_difference_table(
                     tests.append({"p": difference.p_value, "cell": cell})
             cells.append(cell)
         filled.append({"name": name, "cells": cells})
-    for test in correct(tests, confidence):
+    for test in correct_tests(tests, 1 - confidence):
         test["cell"].update(mark="differs" if test["significant"] else None, p_holm=test["p_holm"])
     caption = f"A star: differs at {1 - confidence:.0%} after Holm's correction over this table."
     return {"id": identifier, "title": title, "columns": columns, "rows": filled, "caption": caption}
@@ -107,16 +107,6 @@ def make_cell(metric: Replicates | float | None, confidence: float) -> dict[str,
         return {"value": getattr(metric, "value", metric), "low": None, "high": None}
     interval = metric.interval(confidence)
     return {"value": interval.value, "low": interval.low, "high": interval.high}
-
-
-def correct(tests: list[dict], confidence: float) -> list[dict]:
-    """Add Holm's p-values: by chance alone at most a share of 1 - confidence of tables has any significant test."""
-    if tests:
-        multipletests = require("statsmodels.stats.multitest", "a report").multipletests
-        significant, corrected, _, _ = multipletests([test["p"] for test in tests], 1 - confidence, method="holm")
-        for test, p, is_significant in zip(tests, corrected, significant, strict=True):
-            test.update(p_holm=float(p), significant=bool(is_significant))
-    return tests
 
 
 def _test_pairs(identifier: str, columns, rows: Rows, confidence: float) -> list[dict]:
@@ -136,7 +126,7 @@ def _test_pairs(identifier: str, columns, rows: Rows, confidence: float) -> list
                 lengths = _unlike_lengths(column, rows[first], rows[second])
                 if lengths is not None:
                     tests[-1]["lengths"] = lengths
-    return correct(tests, confidence)
+    return correct_tests(tests, 1 - confidence)  # by chance alone, so many tables have any significant test
 
 
 def _difference(column, first: Mapping, second: Mapping, confidence: float) -> Difference | None:
@@ -197,7 +187,6 @@ __all__ = [
     "LOOSE",
     "REAL",
     "SATURATED",
-    "correct",
     "make_cell",
     "make_column",
     "make_difference_table",
