@@ -30,6 +30,7 @@ from .metrics import TextMetric, load_metric
 from .quality import Cnd, JudgePerplexity, bert_score, cnd, judge_perplexity, mauve, rouge, sacrebleu
 from .report.comparison import compare, evaluate
 from .report.decoding import DECODING
+from .report.metric_values import METRICS
 from .report.real_texts import EvaluationData, load_real_texts
 from .report.settings import EvaluationSettings
 from .report.writing import write_report
@@ -37,6 +38,7 @@ from .words import word_splitter
 
 __all__ = [
     "DECODING",
+    "METRICS",
     "ActiveUnits",
     "Cnd",
     "Difference",

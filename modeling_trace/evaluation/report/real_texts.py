@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import yaml
@@ -54,6 +54,11 @@ class EvaluationData:
     max_words: int | None = None
     uncut: list[str] | None = None
     notes: list[str] = field(default_factory=list)
+
+    def first(self, count: int) -> "EvaluationData":
+        """The same with the first `count` of the real texts."""
+        own = {name: getattr(self, name) for name in ("real", "prompts", "uncut")}
+        return replace(self, **{name: texts and texts[:count] for name, texts in own.items()})
 
 
 def load_real_texts(
