@@ -43,7 +43,8 @@ class CompareArguments:
         "importance", "importance (weighting), or particle: a filter over segments, the tighter bound."
     )
     num_likelihood_texts: int | None = flag(None, "Texts for likelihood and representation. Default: `num_texts`.")
-    num_judge_texts: int | None = flag(None, "Texts of each set that the judge reads. Default: `num_texts`.")
+    num_generated_texts: int | None = flag(None, "Texts to generate, where fewer. Default: `num_texts`.")
+    num_judge_texts: int | None = flag(None, "Texts of each set that the judge reads. Default: all.")
     num_curve_texts: int = flag(200, "Texts for each point of the plane of quality and diversity.")
     max_words: int | None = flag(None, "Cut every text, real and generated, after that many words.")
     word_tokenizer: str = flag(

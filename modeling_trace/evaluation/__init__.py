@@ -24,6 +24,7 @@ from .mutual_information import MutualInformation, mutual_information
 from .quality import Cnd, JudgePerplexity, bert_score, cnd, judge_perplexity, mauve, rouge, sacrebleu
 from .report.comparison import compare, evaluate
 from .report.decoding import DECODING
+from .report.metric_values import METRICS
 from .report.real_texts import EvaluationData, load_real_texts
 from .report.settings import EvaluationSettings
 from .report.writing import write_report
@@ -31,6 +32,7 @@ from .words import word_splitter
 
 __all__ = [
     "DECODING",
+    "METRICS",
     "ActiveUnits",
     "Cnd",
     "Difference",

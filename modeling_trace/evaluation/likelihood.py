@@ -41,6 +41,7 @@ class LikelihoodResult:
         kl_per_dim (`torch.Tensor` of shape `(N, latent_size)`): KL of each dimension, mean over the text's segments.
         neg_elbo (`torch.Tensor` of shape `(N,)`): -reconstruction + kl.
         tokens (`torch.Tensor` of shape `(N,)`): original tokens: EOS counted; BOS, padding, [SEP] and prompt not.
+        separators (`torch.Tensor` of shape `(N,)`): the [SEP] that close segments.
         words (`torch.Tensor` of shape `(N,)`): whitespace-separated words of the text.
         num_samples (`int`): n of L_n.
         method (`str`): `"importance"` or `"particle"`, as in [`~LikelihoodMixin.log_likelihood`].
@@ -60,6 +61,7 @@ class LikelihoodResult:
     kl_per_dim: torch.Tensor
     neg_elbo: torch.Tensor
     tokens: torch.Tensor
+    separators: torch.Tensor
     words: torch.Tensor
     num_samples: int
     method: str
@@ -93,6 +95,11 @@ class LikelihoodResult:
     def perplexity_without_separators(self) -> float:
         """`perplexity` without what is paid for [SEP]."""
         return _exp(-(self.log_likelihood - self.separator_log_likelihood).sum() / self.tokens.sum())
+
+    @property
+    def perplexity_with_separators(self) -> float:
+        """`perplexity` with each [SEP] counted as a token: lower for nothing, and what published ones may be."""
+        return _exp(-self.log_likelihood.sum() / (self.tokens + self.separators).sum())
 
     @property
     def neg_elbo_perplexity(self) -> float:
@@ -132,6 +139,7 @@ class LikelihoodResult:
             "nats_per_text_without_separators": self.nats_per_text_without_separators,
             "perplexity": self.perplexity,
             "perplexity_without_separators": self.perplexity_without_separators,
+            "perplexity_with_separators": self.perplexity_with_separators,
             "perplexity_per_word": self.perplexity_per_word,
             "neg_elbo": self.neg_elbo.mean().item(),
             "neg_elbo_perplexity": self.neg_elbo_perplexity,
@@ -190,7 +198,7 @@ def evaluate_likelihood(
     if method == "particle":  # draws of q of their own, so that no text's depend on how texts are batched
         like: dict[str, Any] = {"generator": generator, "device": generator.device}
         elbo_generator = torch.Generator().manual_seed(int(torch.randint(2**62, (), **like)))
-    scores, kls, steps_ess, steps_resampled, tokens, words = [], [], [], [], [], []
+    scores, kls, steps_ess, steps_resampled, tokens, separators, words = [], [], [], [], [], [], []
     for batch in iterate_batches(model, data, processor, batch_size, "Likelihood"):
         ids, mask = batch["input_ids"], batch["attention_mask"]
         settings: dict[str, Any] = {"max_rows": max_rows, "return_dict": True}
@@ -217,20 +225,22 @@ def evaluate_likelihood(
             *(out.reconstruction.mean(dim=1), out.elbo),
         )
         scores.append(torch.stack([value.cpu().double() for value in values]))
-        counted = target_mask(segment_ids, model.config.conditional)
+        targets = target_mask(segment_ids, model.config.conditional)
+        is_separator = torch.zeros_like(targets)
         for separator in {model.config.sep_token_id, processor.sep_token_id} - {None}:
-            counted = counted & (ids != separator)
-        tokens += counted.sum(dim=1).tolist()
+            is_separator = is_separator | (ids == separator)
+        tokens += (targets & ~is_separator).sum(dim=1).tolist()
+        separators += (targets & is_separator).sum(dim=1).tolist()
         texts = processor.batch_decode([row[real.bool()] for row, real in zip(ids.cpu(), mask.cpu(), strict=True)])
         words += count_words(texts, word_tokenizer).tolist()
-    log_likelihood, separators, ess, reconstruction, elbo = torch.cat(scores, dim=1)
+    log_likelihood, of_separators, ess, reconstruction, elbo = torch.cat(scores, dim=1)
     width = max(kl.shape[1] for kl in kls)
     kl = _join(kls, width)  # (N, S, D)
     per_segment = kl.sum(dim=2)
     per_dim = kl.nanmean(dim=1) if width else torch.zeros(len(kl), kl.shape[2], dtype=kl.dtype)
     return LikelihoodResult(
         log_likelihood=log_likelihood,
-        separator_log_likelihood=separators,
+        separator_log_likelihood=of_separators,
         ess=ess,
         ess_per_step=_join(steps_ess, width) if width else torch.zeros(len(kl), 0, dtype=kl.dtype),
         resampled=_join(steps_resampled, width) if width else torch.zeros(len(kl), 0, dtype=kl.dtype),
@@ -240,6 +250,7 @@ def evaluate_likelihood(
         kl_per_dim=per_dim,
         neg_elbo=-elbo,
         tokens=torch.tensor(tokens, dtype=torch.float64),
+        separators=torch.tensor(separators, dtype=torch.float64),
         words=torch.tensor(words, dtype=torch.float64),
         num_samples=num_samples,
         method=method,

@@ -1195,6 +1195,43 @@ def test_models_in_memory_are_measured_where_they_are(folder):
     assert saved["tables"] == found["tables"] and saved["texts"] == found["texts"]
 
 
+def test_fewer_texts_are_generated_than_read(folder, tmp_path):
+    """Likelihoods are of all real texts; what is generated stands beside the first of them alone."""
+    texts = real_texts(20)
+    what = EvaluationSettings(decoding=("top-k",), curve_temperatures=(), num_samples=2, num_generated_texts=5)
+    whole = EvaluationData("mine", texts[:12], texts[12:])
+    found = evaluate(folder / "trace-r", whole, settings=what, cache=tmp_path / "cache")
+    assert len(found["texts"]["top-k"]["trace-r"][0]) == 5 and found["settings"]["num_likelihood_texts"] == 12
+    few = dataclasses.replace(what, num_generated_texts=None)
+    first = evaluate(folder / "trace-r", EvaluationData("mine", texts[:5], texts[12:]), settings=few)
+    assert first["metrics"]["real text"] == found["metrics"]["real text"]
+    few = EvaluationSettings(**vars(few) | {"num_generated_texts": None, "num_judge_texts": None})
+    everything = evaluate(folder / "trace-r", whole, settings=few)
+    assert everything["metrics"]["trace-r"]["likelihood"] == found["metrics"]["trace-r"]["likelihood"]
+    # the cache stands for the work, and nothing else is written
+    again = evaluate(folder / "trace-r", whole, settings=what, cache=tmp_path / "cache")
+    assert again["num_reused"] > 5 and again["metrics"] == found["metrics"]
+    assert [path.name for path in tmp_path.iterdir()] == ["cache"]
+    with pytest.raises(ValueError, match="`num_generated_texts` must be at most `num_texts`, got 13 and 12"):
+        evaluate(folder / "trace-r", whole, settings=dataclasses.replace(what, num_generated_texts=13))
+
+
+def test_metrics_are_those_of_the_tables(report):
+    found = read(report)
+    tables = {table["id"]: table for table in found["tables"]}
+    for identifier, place in (("likelihood", ("likelihood",)), ("decoding-greedy", ("texts", "greedy"))):
+        for row in tables[identifier]["rows"]:
+            own = found["metrics"][row["name"]]
+            for name in place if row["name"] != "real text" else place[:1]:
+                own = own[name]
+            for column, cell in zip(tables[identifier]["columns"], row["cells"], strict=True):
+                if cell is not None:
+                    assert {name: cell[name] for name in ("value", "low", "high")} == own[column["key"]]
+    traced = found["metrics"]["trace-r"]["likelihood"]
+    assert traced["mi"]["value"] <= traced["mi_cap"]["value"] + 1e-6
+    assert traced["ppl_with_sep"]["value"] < traced["ppl"]["value"] > traced["ppl_without_sep"]["value"]
+
+
 def test_bad_arguments_in_python(folder):
     data = EvaluationData("mine", real_texts(8), [])
     for models, message in (

@@ -181,11 +181,18 @@ def test_a_data_set_reports_both(method):
     assert summary["perplexity_without_separators"] == pytest.approx(
         torch.exp(-texts.sum() / found.tokens.sum()).item()
     )
+    assert found.separators.tolist() == [text.count(SEP) for text in TEXTS]
+    tokens = (found.tokens + found.separators).sum()
+    assert summary["perplexity_with_separators"] == pytest.approx(
+        torch.exp(-found.log_likelihood.sum() / tokens).item()
+    )
     assert summary["perplexity_without_separators"] < summary["perplexity"]
     plain = evaluate_likelihood(tiny_model(separator="none"), rows_of(TEXTS), tiny_processor(), 4).summary()
     assert plain["separator_nats_per_text"] == 0
     assert plain["nats_per_text_without_separators"] == plain["nats_per_text"]
     assert plain["perplexity_without_separators"] == plain["perplexity"]
+    bare = evaluate_likelihood(tiny_model(separator="none"), rows_of(TEXTS[1:2]), tiny_processor(), 4)
+    assert SEP not in TEXTS[1] and bare.perplexity_with_separators == bare.perplexity
 
 
 @pytest.mark.usefixtures("architecture")

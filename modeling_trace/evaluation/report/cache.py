@@ -8,7 +8,7 @@ from typing import Any
 
 from ...utils import atomic_write
 
-VERSION = 3  # to be raised with every change to what a result holds: older ones are then computed again
+VERSION = 4  # to be raised with every change to what a result holds: older ones are then computed again
 
 
 class EvaluationCache:

@@ -32,6 +32,7 @@ def compare(
     *,
     names: Sequence[str] | None = None,
     settings: EvaluationSettings | None = None,
+    cache: str | os.PathLike | None = None,
     **texts,
 ) -> dict[str, Any]:
     """
@@ -48,14 +49,16 @@ def compare(
             nothing is written.
         names (`Sequence[str]`, *optional*): of the systems; by default the names of their folders.
         settings ([`EvaluationSettings`], *optional*): what to measure.
+        cache (`str` or `os.PathLike`, *optional*): folder where results are found and kept; by default in `output`.
         **texts: arguments of [`load_real_texts`], such as `num_texts`, `max_words` and `validation_split`.
 
     Returns:
         `dict`, JSON but for `texts` and `num_reused`: `systems`, `data`, `settings`, `tables`, `tests`, `positions`,
         `scatter`, `curves` (of each system, the points over both temperatures), `envelopes` (of each, its corners in
         the judge's perplexity and Self-BLEU, and its `settings` at the levels of equal quality), `real_on_curve`,
-        `seeds`, `samples`, `findings`, `texts` (all rows by decoding and system), and `num_reused`, how many results
-        of earlier calls were used.
+        `seeds`, `samples`, `findings`, `metrics` (of each system its `likelihood` and its `texts` by decoding, of the
+        real texts `texts` alone: all metrics by name, each with `value`, `low` and `high`), `texts` (all rows by
+        decoding and system), and `num_reused`, how many results of earlier calls were used.
 
     Raises:
         ImportError: without the `eval` extra.
@@ -84,11 +87,12 @@ def compare(
     else:
         given = {"conditional": systems[0].config.conditional, "word_tokenizer": settings.word_tokenizer}
         data = load_real_texts(dataset, **given, **texts)
-    if output is None:
+    if output is None and cache is None:
         with tempfile.TemporaryDirectory() as folder:
             return compare_systems(systems, data, settings, EvaluationCache(folder))
-    report = compare_systems(systems, data, settings, EvaluationCache(Path(output) / CACHE))
-    write_report(report, output)
+    report = compare_systems(systems, data, settings, EvaluationCache(cache or Path(output) / CACHE))
+    if output is not None:
+        write_report(report, output)
     return report
 
 
@@ -99,6 +103,7 @@ def evaluate(
     *,
     name: str | None = None,
     settings: EvaluationSettings | None = None,
+    cache: str | os.PathLike | None = None,
     **texts,
 ) -> dict[str, Any]:
     """
@@ -106,13 +111,14 @@ def evaluate(
 
     Args:
         model: as one of the models of [`compare`].
-        dataset, output, settings, **texts: as for [`compare`].
+        dataset, output, settings, cache, **texts: as for [`compare`].
         name (`str`, *optional*): of the system; by default that of its folder.
 
     Returns:
         `dict`: as from [`compare`].
     """
-    return compare([model], dataset, output, names=None if name is None else [name], settings=settings, **texts)
+    names = None if name is None else [name]
+    return compare([model], dataset, output, names=names, settings=settings, cache=cache, **texts)
 
 
 def _load_systems(models: Sequence, names: Sequence[str] | None, device: str) -> list[EvaluatedSystem]:
@@ -168,7 +174,7 @@ def compare_systems(
         if system.name in measurements
     ]
     systems = [system for system in systems if system.name in measurements]
-    results = compute_metrics(systems, data, settings, cache, measurements)
+    results = compute_metrics(systems, data.first(settings.num_generated_texts), settings, cache, measurements)
     report = make_report(results, descriptions, notes)
     return {**report, "num_reused": cache.num_reused}
 
@@ -176,16 +182,22 @@ def compare_systems(
 def _limit_settings(settings: EvaluationSettings, data: EvaluationData, plans):
     """Settings with the numbers of texts that there are, and the places of the real texts for the likelihood."""
     count = len(data.real)
-    for name in ("num_likelihood_texts", "num_judge_texts"):
+    generated = settings.num_generated_texts or count
+    for name, most in (
+        ("num_likelihood_texts", ("num_texts", count)),
+        ("num_generated_texts", ("num_texts", count)),
+        ("num_judge_texts", ("num_generated_texts" if generated < count else "num_texts", generated)),
+    ):
         value = getattr(settings, name)
-        if value is not None and value > count:
-            raise ValueError(f"`{name}` must be at most `num_texts`, got {value} and {count}. Lower it.")
+        if value is not None and value > most[1]:
+            raise ValueError(f"`{name}` must be at most `{most[0]}`, got {value} and {most[1]}. Lower it.")
     readable = readable_texts(plans, data, settings.num_likelihood_texts or count)
     limited = replace(
         settings,
         num_likelihood_texts=len(readable),
-        num_judge_texts=settings.num_judge_texts or count,
-        num_curve_texts=min(settings.num_curve_texts, count),
+        num_generated_texts=generated,
+        num_judge_texts=settings.num_judge_texts or generated,
+        num_curve_texts=min(settings.num_curve_texts, generated),
     )
     return limited, readable
 

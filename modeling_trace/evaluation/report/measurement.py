@@ -63,7 +63,7 @@ def measure_system(
 
 def _generate_sets(system, data, settings, cache, plan):
     """Sets of texts by decoding strategy and seed, and the points of the plane with theirs."""
-    prompts = data.prompts or [None] * len(data.real)
+    prompts = (data.prompts or [None] * len(data.real))[: settings.num_generated_texts]
 
     def rows(label: str, decoding: dict, count: int, seed: int) -> list[dict]:
         generated = []
@@ -144,7 +144,7 @@ def _block_likelihood(system, rows, settings, seed, limit) -> dict[str, list]:
         word_tokenizer=settings.word_tokenizer,
     )
     names = ("log_likelihood", "separator_log_likelihood", "ess", "reconstruction", "kl", "neg_elbo")
-    names += ("tokens", "words", *PER_STEP)
+    names += ("tokens", "separators", "words", *PER_STEP)
     return {name: getattr(result, name).tolist() for name in names}
 
 

@@ -35,9 +35,12 @@ METRICS = {
     "gain_per_nat": ("gain/KL", 0, 2),
     "shared_offset": ("shared offset", 0, 2),
     "mi": ("MI", 1, 2),
+    "mi_cap": ("most MI", 0, 2),
     "au": ("AU", 0, 0),
     "ppl": ("PPL", -1, 2),
     "ppl_word": ("PPL/word", -1, 2),
+    "ppl_without_sep": ("PPL without [SEP]", -1, 2),
+    "ppl_with_sep": ("PPL, [SEP] as tokens", -1, 2),
     "ess": ("median ESS", 0, 1),
     "ess_step": ("median ESS/step", 0, 1),
     "resampled": ("resampled, %", 0, 0),
@@ -279,6 +282,8 @@ def likelihood_metrics(
     }
     if values["separator_log_likelihood"].any():  # all 0 where no [SEP] is generated
         metrics["sep_nats"] = mean_replicates(-values["separator_log_likelihood"])
+        metrics["ppl_without_sep"] = mean_replicates(nats + values["separator_log_likelihood"], tokens).map(np.exp)
+        metrics["ppl_with_sep"] = mean_replicates(nats, tokens + values["separators"]).map(np.exp)
     if representation is None:
         return metrics
     segments = sum(sum(value == value for value in row) for row in likelihood["kl_per_segment_position"])
@@ -294,6 +299,7 @@ def likelihood_metrics(
         "kl_per_dim": float(values["kl"].sum() / (segments * representation["latent_size"])),
         "mi": Replicates(total, np.array(left_out), np.array([len(group) for group in groups])),
         "au": float(representation["active_units"]),
+        "mi_cap": float(sum(representation["mi_caps"])),
         "mi_share_of_cap": total / max(1e-9, sum(representation["mi_caps"])),
         "one_latent": float(len(representation["mi_caps"]) == 1),
         "ess": float(np.median(values["ess"])),

@@ -1,7 +1,7 @@
 """The real texts of an evaluation: which ones, and how many."""
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ...data import load_texts
 from ..ngrams import validate_texts
@@ -35,6 +35,11 @@ class EvaluationData:
     max_words: int | None = None
     uncut: list[str] | None = None
     notes: list[str] = field(default_factory=list)
+
+    def first(self, count: int) -> "EvaluationData":
+        """The same with the first `count` of the real texts."""
+        own = {name: getattr(self, name) for name in ("real", "prompts", "uncut")}
+        return replace(self, **{name: texts and texts[:count] for name, texts in own.items()})
 
 
 def load_real_texts(

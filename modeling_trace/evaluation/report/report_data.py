@@ -46,6 +46,7 @@ def make_report(results: Results, descriptions: Sequence[dict[str, Any]], notes:
         **_plane(results, envelope_settings),
         "real_on_curve": _cells(results.real_on_curve, settings.confidence),
         "samples": _samples(results),
+        "metrics": _metrics(results),
         "texts": {
             decoding: {name: measured["texts"][decoding] for name, measured in measurements.items()}
             for decoding in settings.decoding
@@ -56,6 +57,18 @@ def make_report(results: Results, descriptions: Sequence[dict[str, Any]], notes:
 
 def _cells(metrics: Metrics, confidence: float) -> dict[str, Any]:
     return {name: make_cell(metric, confidence) for name, metric in metrics.items()}
+
+
+def _metrics(results: Results) -> dict[str, Any]:
+    """All metrics by name: of each system those of its likelihood, and by decoding those of its texts."""
+    confidence = results.settings.confidence
+    return {
+        name: {
+            "likelihood": _cells(results.likelihood[name], confidence),
+            "texts": {decoding: _cells(own[name], confidence) for decoding, own in results.texts.items()},
+        }
+        for name in results.measurements
+    } | {REAL: {"texts": _cells(results.real, confidence)}}
 
 
 def _plane(results: Results, envelope_settings: dict[str, list]) -> dict[str, Any]:

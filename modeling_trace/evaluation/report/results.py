@@ -24,7 +24,8 @@ class Results:
 
     Args:
         systems (`list[EvaluatedSystem]`): those that could be measured.
-        data ([`EvaluationData`]), settings ([`EvaluationSettings`]): as they were used.
+        data ([`EvaluationData`]): its real texts are those beside which the systems generate.
+        settings ([`EvaluationSettings`]): as they were used.
         measurements (`dict[str, dict]`): by system, from [`measure_system`].
         likelihood (`dict[str, Metrics]`): by system, from [`likelihood_metrics`].
         texts (`dict[str, dict[str, Metrics]]`): by decoding strategy and system, from [`text_metrics`]; means over

@@ -23,6 +23,8 @@ class EvaluationSettings:
         likelihood_method (`str`): `"importance"` or `"particle"`, as in [`evaluate_likelihood`].
         num_likelihood_texts (`int`, *optional*): real texts for likelihood, mutual information and active units; all
             by default.
+        num_generated_texts (`int`, *optional*): texts that each system generates for each decoding strategy and seed,
+            beside the first so many real ones; as many as there are real texts by default.
         decoding (`tuple[str]`): decoding strategies, of `greedy`, `beam`, `top-k`, `top-p` and `temperature`.
         seeds (`tuple[int]`): of generation; metrics are means over them.
         curve_temperatures (`tuple[float]`): of the tokens, on the plane of quality and diversity, 0 for greedy; empty
@@ -50,6 +52,7 @@ class EvaluationSettings:
     num_samples: int = 100
     likelihood_method: str = "importance"
     num_likelihood_texts: int | None = None
+    num_generated_texts: int | None = None
     decoding: tuple[str, ...] = ("greedy", "top-k")
     seeds: tuple[int, ...] = (0,)
     curve_temperatures: tuple[float, ...] = (0.0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -71,7 +74,7 @@ class EvaluationSettings:
                 setattr(self, field.name, tuple(getattr(self, field.name)))
         for name in ("num_samples", "batch_size", "max_new_tokens"):
             check_least(name, getattr(self, name), 1)
-        for name in ("num_likelihood_texts", "num_judge_texts", "num_curve_texts"):
+        for name in ("num_likelihood_texts", "num_generated_texts", "num_judge_texts", "num_curve_texts"):
             check_least(name, getattr(self, name), MIN_TEXTS)
         if not 0.5 <= self.confidence < 1:
             raise ValueError(f"`confidence` must be between 0.5 and 1, got {self.confidence}. Use 0.95.")
