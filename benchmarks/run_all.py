@@ -10,6 +10,7 @@ import argparse
 import json
 from pathlib import Path
 
+import comparison
 import compiled
 import data
 import generation
@@ -21,7 +22,7 @@ import training
 from common import add_run_arguments
 from reporting import goals_table, machine_line, markdown
 
-MODULES = (training, long_texts, generation, systems, likelihood, text_metrics, data, compiled)
+MODULES = (training, long_texts, generation, systems, likelihood, text_metrics, data, compiled, comparison)
 BENCHMARKS = {module.__name__: module for module in MODULES}
 
 

@@ -354,7 +354,7 @@ class TraceForConditionalGeneration(
             raise ValueError("`past_key_values` and `cache` are one argument under two names, got both. Pass `cache`.")
         cache = past if cache is None else cache
         self._check_inputs(input_ids, attention_mask, position_ids, token_latents, cache, kwargs)
-        looks = self.training and self._target_checks and not torch.compiler.is_compiling()
+        looks = not torch.compiler.is_compiling() and self.training and self._target_checks
         if looks and None not in (labels, attention_mask, input_ids):
             self._check_targets(input_ids, attention_mask, labels)
         tokens = input_ids if inputs_embeds is None else inputs_embeds

@@ -10,7 +10,6 @@ from helpers.tokenizers import byte_level
 from modeling_trace.data import TraceProcessor, generate_texts
 
 MODES = ({}, {"do_sample": True, "top_k": 5}, {"num_beams": 2})
-BATCH = 50
 
 
 def live_tensors() -> tuple[int, int]:
@@ -27,10 +26,10 @@ def test_generated_texts_leave_no_tensor_behind(num_texts):
     backbone = backbone_config(vocab_size=len(processor.tokenizer))
     ids = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), processor.eos_token_id)
     model = tiny_model(backbone_config=backbone, separator="none", segment_length=3, **ids)
-    counts, texts = [], 0
-    for number in range(num_texts // BATCH):
+    counts, texts, size = [], 0, max(50, num_texts // 20)
+    for number in range(num_texts // size):
         rows = generate_texts(
-            model, processor, [None] * BATCH, batch_size=BATCH, max_new_tokens=8, **MODES[number % len(MODES)]
+            model, processor, [None] * size, batch_size=size, max_new_tokens=8, **MODES[number % len(MODES)]
         )
         texts += len(rows)
         counts.append(live_tensors())
