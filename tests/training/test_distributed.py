@@ -3,10 +3,13 @@ Several processes whose numbers do not divide: refused before any work, in one l
 inside or train on nothing; one order of the texts in all of them.
 """
 
+import sys
+
+import psutil
 import pytest
 import torch
 from datasets import IterableDataset
-from helpers.processes import launch_script
+from helpers.processes import launch_script, run_command
 from helpers.training import make_args, make_texts, make_trainer
 from transformers import TrainingArguments
 
@@ -159,3 +162,23 @@ def test_groups_of_like_length_hold_every_text_in_every_pass(tmp_path):
         rows = [row for process in whole for batch in process[start : start + 3] for row in batch]
         assert len(rows) == 12 and sorted(map(list, set(map(tuple, rows)))) == texts
     assert resumed == [process[4:] for process in whole]
+
+
+WAITING = """
+import subprocess, sys, time
+
+def wait_in_vain():
+    time.sleep(100)
+
+if len(sys.argv) > 1:
+    wait_in_vain()
+command = [sys.executable, __file__, "worker"]
+subprocess.run(command, start_new_session=True)  # as a launcher's workers
+"""
+
+
+def test_a_run_that_does_not_end_says_where_its_workers_wait_and_leaves_none(tmp_path):
+    (tmp_path / "script.py").write_text(WAITING)
+    with pytest.raises(AssertionError, match=r"not done in 3 s(.|\n)*in wait_in_vain"):
+        run_command([sys.executable, str(tmp_path / "script.py")], limit=3)
+    assert not [one for one in psutil.process_iter(["cmdline"]) if str(tmp_path) in str(one.info["cmdline"])]
