@@ -21,8 +21,9 @@ types: ## mypy, by the settings of pyproject.toml
 test: ## the quick tests
 	$(PYTHON) -m pytest --durations=10
 
-slow: ## the tests marked slow: compilers, processes, longer trainings; one at a time, for they take every core
-	$(PYTHON) -m pytest -m slow -n 0 --durations=10
+slow: ## the tests marked slow: compilers and longer trainings, then those of two processes, one at a time
+	$(PYTHON) -m pytest -m "slow and not processes" --durations=10
+	$(PYTHON) -m pytest -m "slow and processes" -n 0 --durations=10
 
 docs: ## every code block of README.md, docs/ and the docstrings; every link
 	$(PYTHON) -m pytest tests/test_readme.py tests/test_docs.py tests/test_docstrings.py

@@ -128,6 +128,7 @@ def test_all_are_described():
 
 
 @pytest.mark.slow
+@pytest.mark.processes
 def test_train_on_two_processes(tmp_path):
     launch("ddp", str(EXAMPLES / "train.py"), *SMOKE, "--output_dir", str(tmp_path))
     assert json.loads((tmp_path / "eval_results.json").read_text())["eval_texts"] == 6

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch.distributed.fsdp import FSDPModule
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, Trainer, set_seed
 from transformers.trainer_pt_utils import LengthGroupedSampler
@@ -136,6 +137,7 @@ class TraceTrainer(WholeCheckpointsMixin, Trainer):
     """
 
     data_collator: Callable[[list[dict]], dict]
+    model_wrapped: torch.nn.Module
 
     def __init__(
         self,
@@ -467,14 +469,15 @@ class TraceTrainer(WholeCheckpointsMixin, Trainer):
 
     def end(self) -> None:
         """
-        As in `Trainer`, the last call of a script: no process waits for another after it. What training had wrapped
-        the model in is gone then; `trainer.model` stays.
+        As in `Trainer`, the last call of a script: no process waits for another after it. The model that
+        `DistributedDataParallel` had wrapped is gone then; `trainer.model` stays.
         """
         self.accelerator.wait_for_everyone()
         # DistributedDataParallel owns the process group too: while it lives, destroying the group stops none of Gloo's
         # threads, and they run on into the interpreter's exit, which aborts where one still holds a tensor.
-        self.model_wrapped = self.model
-        self.accelerator.free_memory()
+        if isinstance(self.model_wrapped, DistributedDataParallel):
+            self.model_wrapped = self.model
+            self.accelerator.free_memory()
         super().end()
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:

@@ -593,6 +593,7 @@ SCRIPT = """
 
 
 @pytest.mark.slow
+@pytest.mark.processes
 def test_two_processes_give_the_gradients_of_one(tmp_path):
     one, two = one_and_two_processes(SCRIPT, tmp_path)
     for case in one:

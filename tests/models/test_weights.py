@@ -193,6 +193,7 @@ if not several or torch.distributed.get_rank() == 0:
 
 
 @pytest.mark.slow
+@pytest.mark.processes
 def test_tensor_parallelism_is_the_same_model(tmp_path):
     """Scores, losses and texts, with a head that is tied to embeddings which are split, and with one of its own."""
     one, two = one_and_two_processes(SPLIT, tmp_path)

@@ -142,26 +142,29 @@ GROUPED_SCRIPT = """
         return trainer, everywhere
 
     trainer, whole = run(sys.argv[1] + "/whole")
+    whole_weights = weights(trainer.model)
     if trainer.is_world_process_zero():
         shutil.copytree(sys.argv[1] + "/whole/checkpoint-4", sys.argv[1] + "/resumed/checkpoint-4")
     trainer.accelerator.wait_for_everyone()
     trainer, resumed = run(sys.argv[1] + "/resumed", resume_from_checkpoint=True)
     if trainer.is_world_process_zero():
-        torch.save((whole, resumed), sys.argv[1] + "/result.pt")
+        torch.save((whole, resumed, whole_weights, weights(trainer.model)), sys.argv[1] + "/result.pt")
     trainer.end()
 """
 
 
 @pytest.mark.slow
-def test_groups_of_like_length_hold_every_text_in_every_pass(tmp_path):
-    """10 texts by 2 by 2 processes: three steps in a pass, two texts of which come twice."""
+@pytest.mark.processes
+def test_groups_of_like_length_hold_every_text_in_every_pass_and_resume(tmp_path):
+    """10 texts by 2 by 2 processes: three steps in a pass, two texts of which come twice; resumed in the second."""
     (tmp_path / "resumed").mkdir()
-    whole, resumed = launch_script("ddp", GROUPED_SCRIPT, tmp_path)
+    whole, resumed, wanted, found = launch_script("ddp", GROUPED_SCRIPT, tmp_path)
     texts = sorted(make_texts(10)["input_ids"])
     for start in (0, 3, 6):
         rows = [row for process in whole for batch in process[start : start + 3] for row in batch]
         assert len(rows) == 12 and sorted(map(list, set(map(tuple, rows)))) == texts
     assert resumed == [process[4:] for process in whole]
+    assert all(torch.equal(found[name], value) for name, value in wanted.items())
 
 
 WAITING = """

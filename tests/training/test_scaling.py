@@ -39,7 +39,7 @@ logging_steps: 1
 
 @pytest.fixture
 def config(tmp_path) -> str:
-    """A config file of a run over 26 training texts, of unequal lengths: four passes on two processes, and a rest."""
+    """A config file of a run over 26 training texts, of unequal lengths: 3.25 steps of 8 texts in a pass."""
     rows = [{"body": f"This is number {number}. It is {'very ' * (number % 7)}long."} for number in range(32)]
     (tmp_path / "texts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "config.yaml").write_text(f"{CONFIG}dataset: {tmp_path / 'texts.jsonl'}\n")
@@ -91,6 +91,7 @@ UNEVEN_SCRIPT = """
 
 
 @pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
 def test_uneven_batches_of_two_processes_train_as_one_batch(tmp_path, streamed):
     """
@@ -123,9 +124,11 @@ def test_uneven_batches_of_two_processes_train_as_one_batch(tmp_path, streamed):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("streaming", ["false", "true"])
-def test_two_processes_resume_to_the_same_weights(config, tmp_path, streaming):
-    arguments = ["-m", "modeling_trace.cli.main", "train", config, "--use_cpu", "true", "--streaming", streaming]
+@pytest.mark.processes
+def test_two_processes_resume_a_stream_to_the_same_weights(config, tmp_path):
+    """Of texts that are no stream: test_distributed.py, and below."""
+    arguments = ["-m", "modeling_trace.cli.main", "train", config, "--use_cpu", "true", "--streaming", "true"]
+    arguments += ["--max_steps", "10", "--save_steps", "5"]
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
     launch("ddp", *arguments, "--gradient_accumulation_steps", "2", "--output_dir", str(whole))
     resumed.mkdir()
@@ -218,6 +221,7 @@ def assert_trained_as_one_process(folder: Path, logs: list[dict], kl_weight: tor
 
 
 @pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.parametrize("settings", [{}, ONE_PASS], ids=["embeddings", "one pass"])
 def test_fsdp2_trains_saves_and_resumes_as_one_process(tmp_path, settings):
     (tmp_path / "resumed").mkdir()
@@ -231,6 +235,7 @@ def test_fsdp2_trains_saves_and_resumes_as_one_process(tmp_path, settings):
 
 
 @pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.parametrize("settings", [{}, ONE_PASS], ids=["embeddings", "one pass"])
 @pytest.mark.parametrize("stage", [2, 3])
 def test_zero_trains_saves_and_resumes_as_one_process(stage, settings, tmp_path, monkeypatch):

@@ -790,6 +790,7 @@ SCRIPT = """
 
 
 @pytest.mark.slow
+@pytest.mark.processes
 def test_two_processes_equal_one(tmp_path):
     (one, one_logs, one_metrics), (two, two_logs, two_metrics) = one_and_two_processes(SCRIPT, tmp_path)
     for name, value in one.items():
