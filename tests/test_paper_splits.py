@@ -194,6 +194,29 @@ def test_a_folder_with_splits_of_its_own_keeps_them(tmp_path):
     assert {part: texts["text"][0] for part, texts in splits.items()} == {part: f"of {part}" for part in splits}
 
 
+def test_presets_are_hub_data_sets_split_by_content(monkeypatch):
+    from datasets import Dataset
+
+    splits, asked = get("splits"), {}
+
+    def load_texts(name, **settings):
+        asked.update(settings, name=name)
+        return Dataset.from_dict({"text": [f"text {number}" for number in range(100)], "label": [1] * 100}), None
+
+    monkeypatch.setattr(splits, "load_texts", load_texts)
+    monkeypatch.setattr(splits, "_split_names", lambda name: {"train": "train", "test": "test"})
+    found = load("yelp", "texts")
+    assert (asked["name"], asked["text_column"], asked["max_texts"]) == ("Yelp/yelp_review_full", "text", 110_000)
+    assert found["train"].column_names == ["text"] and sum(map(len, found.values())) == 100
+    with pytest.raises(ValueError, match="'writing-prompts' is of prompts, got `kind` 'texts'"):
+        load("writing-prompts", "texts")
+
+
+def test_blank_lines_are_no_texts(tmp_path, caplog):
+    assert len(load(write_published(tmp_path, train=["one", " ", "two"]), "texts")["train"]) == 2
+    assert any("Left out 1 blank lines" in line for line in caplog.messages)
+
+
 def test_too_few_texts_are_refused(tmp_path):
     (tmp_path / "few.txt").write_text("one\n")
     with pytest.raises(ValueError, match="enough texts for three splits, got 1"):

@@ -17,6 +17,7 @@ from datasets import Dataset, get_dataset_split_names
 from transformers.utils import logging
 
 from modeling_trace.data import load_texts
+from modeling_trace.data.files import FileSettings, read_rows
 from modeling_trace.presets import PRESETS
 from modeling_trace.utils import nearest
 
@@ -87,7 +88,7 @@ def load_splits(source: str | os.PathLike, kind: str, max_words: int = STORY_WOR
     elif any(_PUBLISHED.fullmatch(file) for file in files):
         known, splits = _published(folder, files, kind)
     else:
-        known, splits = None, _from_loaders(name, kind)
+        known, splits = name, _from_loaders(name, kind)  # the presets have the names of Table 1
     for part, texts in splits.items():
         if len(texts) == 0:
             raise ValueError(f"`source` must have texts in each split, got none for {part} in '{name}'.")
@@ -144,7 +145,11 @@ def _read_lines(file: Path) -> list[str]:
                 f"`source` file '{file}' must hold one text a line, got {what} in its first line: "
                 f"{_shorten(first)}. {remedy}."
             )
-    return list(load_texts(str(file), validation_split=None)[0]["text"])
+    lines = [row["text"] for _, row in read_rows(str(file), FileSettings())]
+    texts = [line for line in lines if line.strip()]
+    if len(texts) < len(lines):
+        logger.warning(f"Left out {len(lines) - len(texts)} blank lines of '{file}': each line is a text.")
+    return texts
 
 
 def _without_labels(texts: Sequence[str], file: Path) -> list[str]:
@@ -217,7 +222,8 @@ def _from_loaders(name: str, kind: str) -> dict[str, Dataset]:
         preset = PRESETS[name].data
         if (preset.prompt_column is not None) != (kind == "prompts"):
             raise ValueError(f"`source` '{name}' is of {KINDS[kind == 'texts']}, got `kind` {kind!r}.")
-        columns |= {field: getattr(preset, field) for field in ("text_column", "prompt_column", "drop_empty")}
+        names = ("text_column", "prompt_column", "drop_empty", "max_texts")
+        columns |= {field: getattr(preset, field) for field in names}
         name = preset.dataset
     looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1 or name.endswith("/")
     if looks_local and not os.path.exists(name) and not any(letter in name for letter in "*?["):
@@ -263,9 +269,10 @@ def split_by_content(texts: Dataset) -> dict[str, Dataset]:
     Returns:
         `dict[str, datasets.Dataset]`: `train`, `validation` and `test`, each in the order of `texts`.
     """
-    keys = [("text", _key(text)) for text in texts["text"]]
-    if "prompt" in texts.column_names:
-        keys = _linked([(("prompt", _key(prompt)), key) for prompt, key in zip(texts["prompt"], keys, strict=True)])
+    columns = texts[:]
+    keys = [("text", _key(text)) for text in columns["text"]]
+    if "prompt" in columns:
+        keys = _linked([(("prompt", _key(prompt)), key) for prompt, key in zip(columns["prompt"], keys, strict=True)])
     rows: dict[str, list[int]] = {"train": [], "validation": [], "test": []}
     for row, (_, key) in enumerate(keys):
         place = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) / 2**64
@@ -331,9 +338,9 @@ def _shorten(line: str) -> str:
 
 def _check_overlap(splits: dict[str, Dataset], name: str) -> None:
     """Texts of validation and test that are training texts as well."""
-    training = {_key(text) for text in splits["train"]["text"]}
+    training = {_key(text) for text in splits["train"][:]["text"]}
     for part in ("validation", "test"):
-        texts = splits[part]["text"]
+        texts = splits[part][:]["text"]
         count = sum(_key(text) in training for text in texts)
         share = f"{count} of the {len(texts)} texts for {part} in '{name}' are training texts"
         if count > MAX_OVERLAP * len(texts):
@@ -354,7 +361,7 @@ def table_1() -> dict[str, dict[str, int]]:
 def _compare_with_table_1(splits: dict[str, Dataset], known: str) -> None:
     published = dict(table_1()[known])
     most = published.pop("max_words", None)
-    lengths = [len(text.split()[:most]) for texts in splits.values() for text in texts["text"]]
+    lengths = [len(text.split()[:most]) for texts in splits.values() for text in texts[:]["text"]]
     found = {part: len(texts) for part, texts in splits.items()} | {"words": statistics.fmean(lengths)}
     for what, value in published.items():
         if abs(found[what] - value) > TOLERANCE * value:
