@@ -16,7 +16,8 @@ from typing import Any
 
 import torch
 from datasets import load_from_disk
-from plan import SENTENCES, Cell, Training, has_segments
+from experiment import SENTENCES
+from plan import Cell, Training, has_segments
 from pooled import REAL
 from texts import Texts
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, PrinterCallback, set_seed
@@ -31,6 +32,7 @@ sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 
 
 TRAINED = "trained.json"
+LAUNCH_FILE = Path(__file__).parents[1] / "accelerate" / "ddp.yaml"
 
 
 class BaseTrainingError(RuntimeError):
@@ -129,8 +131,9 @@ def _launch(training: Training, texts: Texts, models: Path, devices: int) -> Non
     texts.tokenizer.save_pretrained(handed / "tokenizer")
     specification = {"training": dataclasses.asdict(training), "handed": str(handed), "models": str(models)}
     atomic_write(handed / "specification.json", json.dumps(specification))
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(devices), "--multi_gpu"]
-    command += ["--mixed_precision", "no", "--main_process_port", "0", str(Path(__file__)), str(handed)]
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(LAUNCH_FILE)]
+    command += ["--num_processes", str(devices), "--mixed_precision", "no", "--main_process_port", "0"]
+    command += [str(Path(__file__)), str(handed)]
     done = subprocess.run(command, stderr=subprocess.PIPE, text=True)
     if done.returncode:
         sys.stderr.write(done.stderr)

@@ -16,8 +16,9 @@ import datasets
 import torch
 import yaml
 from cells import BaseTrainingError, run_model_cell, run_step_time_cell
+from experiment import check_name, experiment_names, load
 from folder import ResultsFolder
-from plan import Cell, Plan, check_name, experiment_names, load, make_plan
+from plan import Cell, Plan, make_plan
 from table import table
 from texts import load_cut_texts
 from transformers.utils import logging
