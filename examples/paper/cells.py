@@ -16,7 +16,9 @@ from typing import Any
 
 import torch
 from datasets import load_from_disk
-from plan import SENTENCES, Cell, Training, has_segments
+from experiment import SENTENCES
+from plan import Cell, Training, has_segments
+from pooled import REAL
 from texts import Texts
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, PrinterCallback, set_seed
 from transformers.trainer_utils import get_last_checkpoint
@@ -24,12 +26,17 @@ from transformers.trainer_utils import get_last_checkpoint
 from modeling_trace import TraceForConditionalGeneration, TraceProcessor, TraceTrainer, TraceTrainingArguments
 from modeling_trace.data import FixedLengthSegmenter, SentenceSegmenter
 from modeling_trace.evaluation import EvaluationData, EvaluationSettings, evaluate
-from modeling_trace.utils import atomic_write
+from modeling_trace.utils import atomic_write, one_line
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 
-REAL = "real text"
+
 TRAINED = "trained.json"
+LAUNCH_FILE = Path(__file__).parents[1] / "accelerate" / "ddp.yaml"
+
+
+class BaseTrainingError(RuntimeError):
+    """The model that others start from could not be trained: none of them can be."""
 
 
 # ---- Training ----
@@ -104,7 +111,11 @@ def ensure_trained(training: Training, texts: Texts, models: Path) -> bool:
     if (models / training.key / TRAINED).exists():
         return False
     if training.base is not None:
-        ensure_trained(training.base, texts, models)
+        try:
+            ensure_trained(training.base, texts, models)
+        except Exception as error:
+            reason = f"{type(error).__name__}: {one_line(error)}"
+            raise BaseTrainingError(f"the model that it starts from could not be trained. {reason}") from error
     models.mkdir(parents=True, exist_ok=True)
     devices = torch.cuda.device_count()
     if devices > 1:
@@ -120,8 +131,9 @@ def _launch(training: Training, texts: Texts, models: Path, devices: int) -> Non
     texts.tokenizer.save_pretrained(handed / "tokenizer")
     specification = {"training": dataclasses.asdict(training), "handed": str(handed), "models": str(models)}
     atomic_write(handed / "specification.json", json.dumps(specification))
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(devices), "--multi_gpu"]
-    command += ["--mixed_precision", "no", "--main_process_port", "0", str(Path(__file__)), str(handed)]
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(LAUNCH_FILE)]
+    command += ["--num_processes", str(devices), "--mixed_precision", "no", "--main_process_port", "0"]
+    command += [str(Path(__file__)), str(handed)]
     done = subprocess.run(command, stderr=subprocess.PIPE, text=True)
     if done.returncode:
         sys.stderr.write(done.stderr)

@@ -10,12 +10,13 @@ from typing import Any
 import cells  # noqa: F401, for the folder of the benchmarks
 import torch
 from plan import Cell, Plan
+from pooled import RESULTS
 from reporting import machine
 
 from modeling_trace import __version__
 from modeling_trace.utils import atomic_write, one_line
 
-CONFIGURATION, RESULTS, TEXTS = "configuration.json", "results.json", "texts.jsonl"
+CONFIGURATION, TEXTS = "configuration.json", "texts.jsonl"
 MAY_GROW = (("scale", "seeds"), ("scale", "data"), ("experiment", "datasets"))
 
 
@@ -64,7 +65,8 @@ class ResultsFolder:
         lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in result["texts"])
         atomic_write(file.parent / TEXTS, "".join(lines))
         rest = {name: value for name, value in result.items() if name not in ("texts", "trained")}
-        atomic_write(file, json.dumps({"labels": cell.labels, "settings": cell.settings, **rest}, indent=1) + "\n")
+        what = {"labels": cell.labels, "settings": cell.settings, "model": cell.training and cell.training.key}
+        atomic_write(file, json.dumps({**what, **rest}, indent=1) + "\n")
 
     def log(self, cell: Cell, error: BaseException) -> str:
         """Write the traceback of a cell that failed; returns the reason in one line."""
@@ -99,8 +101,9 @@ class ResultsFolder:
             "columns": plan.experiment.metrics,
             "rows": self._rows(failed) if rows is None else rows,
         }
-        lines = [file.read_text() for cell in plan.cells if (file := self.file_of(cell).parent / TEXTS).exists()]
-        atomic_write(self.path / TEXTS, "".join(lines))
+        files = [self.file_of(cell).parent / TEXTS for cell in plan.cells if self.is_done(cell)]
+        if files:
+            atomic_write(self.path / TEXTS, "".join(file.read_text(encoding="utf-8") for file in files))
         atomic_write(self.path / RESULTS, json.dumps(results, indent=1, allow_nan=False) + "\n")
         return results
 
@@ -165,4 +168,4 @@ def describe_machine() -> dict[str, Any]:
     }
 
 
-__all__ = ["RESULTS", "TEXTS", "ResultsFolder", "commit", "describe_machine", "difference"]
+__all__ = ["TEXTS", "ResultsFolder", "commit", "describe_machine", "difference"]

@@ -6,8 +6,8 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from experiment import RATINGS
 from folder import TEXTS, ResultsFolder
-from plan import RATINGS
 
 from modeling_trace.evaluation import make_sheets, read_sheets, summarise
 

@@ -15,9 +15,10 @@ from pathlib import Path
 import datasets
 import torch
 import yaml
-from cells import run_model_cell, run_step_time_cell
+from cells import BaseTrainingError, run_model_cell, run_step_time_cell
+from experiment import check_name, experiment_names, load
 from folder import ResultsFolder
-from plan import Cell, Plan, check_name, experiment_names, load, make_plan
+from plan import Cell, Plan, make_plan
 from table import table
 from texts import load_cut_texts
 from transformers.utils import logging
@@ -86,7 +87,7 @@ def run_cell(cell: Cell, texts: dict, folder: ResultsFolder) -> dict:
 def run_cells(plan: Plan, texts: dict, folder: ResultsFolder) -> dict[str, str]:
     """Every cell that is not done. Returns the reasons of those that failed, by their keys."""
     failed: dict[str, str] = {}
-    broken: dict[str, str] = {}  # by the key of a model that others would be trained from
+    broken: dict[str, BaseTrainingError] = {}  # by the key of a model that others would be trained from
     to_do = [cell for cell in plan.cells if not folder.is_done(cell)]
     if len(to_do) < len(plan.cells):
         print(f"{len(plan.cells) - len(to_do)} of {len(plan.cells)} cells are done already.", flush=True)
@@ -96,14 +97,14 @@ def run_cells(plan: Plan, texts: dict, folder: ResultsFolder) -> dict[str, str]:
         base = cell.training and cell.training.base
         try:
             if base and base.key in broken:
-                raise RuntimeError(f"the model that it starts from: {broken[base.key]}")
+                raise broken[base.key]
             result = run_cell(cell, texts, folder)
             folder.keep(cell, result)
             outcome = "trained and measured" if result["trained"] else "measured"
         except Exception as error:  # the others go on
             failed[cell.key] = reason = folder.log(cell, error)
-            if base and not (folder.models / base.key).exists():
-                broken[base.key] = reason
+            if isinstance(error, BaseTrainingError):
+                broken[base.key] = error
             outcome = f"FAILED, {reason}"
         elapsed = time.monotonic() - start
         done = number - (len(plan.cells) - len(to_do))

@@ -218,6 +218,10 @@ def _raw_lines(file: Path) -> list[str]:
 
 def _from_loaders(name: str, kind: str) -> dict[str, Dataset]:
     columns: dict[str, Any] = {"conditional": kind == "prompts"}
+    if name == "reviews" and kind == "prompts":  # `bakery: product, price`
+        reviews, _ = load_texts(name, validation_split=None)
+        prompts = [f"{row['business']}: {', '.join(row['aspects'])}" for row in reviews]
+        return split_by_content(Dataset.from_dict({"prompt": prompts, "text": reviews["text"]}))
     if name in PRESETS and not os.path.exists(name):
         preset = PRESETS[name].data
         if (preset.prompt_column is not None) != (kind == "prompts"):

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from datasets import Dataset
-from plan import Scale, key_of
+from experiment import Scale
+from plan import key_of
 from splits import load_splits
 from transformers import PreTrainedTokenizerBase
 

@@ -61,7 +61,8 @@ class InputChecksMixin:
         if position_ids is not None and not packed:
             back = position_ids[..., 1:] < position_ids[..., :-1]
             if attention_mask is not None:  # padding may stand at any position
-                back = back & (attention_mask[:, 1:] * attention_mask[:, :-1]).bool()
+                own = attention_mask[:, -position_ids.shape[-1] :]  # with a cache the mask is of what it holds, too
+                back = back & (own[:, 1:] * own[:, :-1]).bool()
             packed = ["position_ids"] if bool(back.any()) else []
         if packed:
             raise ValueError(

@@ -121,6 +121,17 @@ def test_a_list_of_prompts_with_several_continuations_each(name, mode, architect
     assert torch.equal(out.sequences, uncached.sequences)
 
 
+@pytest.mark.parametrize("settings", [{"do_sample": False}, {"do_sample": False, "num_beams": 2}])
+def test_a_plain_model_writes_on_prompts_of_any_length_as_on_each_alone(settings):
+    model = tiny_model(latent_dynamics="none", conditional=True).eval()
+    settings = {**settings, "max_new_tokens": 5, "min_new_tokens": 5}
+    ids, mask, _ = make_batch(PROMPTS, "left")
+    together = model.generate(ids, attention_mask=mask, **settings)[:, ids.shape[1] :]
+    for row, prompt in enumerate(PROMPTS):
+        alone = model.generate(torch.tensor([prompt]), **settings)[:, len(prompt) :]
+        assert torch.equal(alone[0], together[row])
+
+
 def test_generated_first_latents_have_the_prior_of_their_prompt():
     model = tiny_model(conditional=True)
     rows = 4000
