@@ -10,11 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.distributed.fsdp import FSDPModule
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, Trainer, set_seed
-from transformers.trainer_pt_utils import LengthGroupedSampler
-from transformers.trainer_utils import EvalLoopOutput, TrainOutput, get_last_checkpoint
 from transformers.utils import ModelOutput, logging
 
 from ..data import TraceDataCollator, TraceProcessor
@@ -33,6 +30,16 @@ from .guards import (
 from .memory import OptimizerStepCallback, guard_run_memory, guard_step_memory
 from .metrics import LossSums, mean_metrics
 from .preparation import TextPreparation, check_dataset, check_processor
+from .private import (
+    EvalLoopOutput,
+    LengthGroupedSampler,
+    TrainOutput,
+    get_last_checkpoint,
+    has_adapters,
+    local_shard,
+    number_of,
+    unsharded_class,
+)
 from .training_args import TraceTrainingArguments, correct_best_metric, make_kl_schedule
 
 logger = logging.get_logger(__name__)
@@ -45,29 +52,6 @@ class TrainingDivergedError(RuntimeError):
 # Starts from nothing beside a trained backbone: measured in docs/differences_from_paper.md
 LATENT_LR_FACTOR = 5.0
 _LATENT_PARAMETERS = re.compile(r"(^|\.)(dynamics|latent_injection|state_reader)\.")
-
-
-@contextlib.contextmanager
-def _unsharded_class(model: torch.nn.Module):
-    """
-    FSDP2 gives a sharded model a class of its own making. Saved as such, the model's folder would hold PyTorch's code
-    in place of the model's, under a name that no loader knows.
-    """
-    sharded = type(model)
-    if issubclass(sharded, FSDPModule):
-        model.__class__ = next(base for base in sharded.__mro__ if not issubclass(base, FSDPModule))
-    try:
-        yield
-    finally:
-        model.__class__ = sharded
-
-
-def _local_shard(parameter: torch.nn.Parameter) -> torch.Tensor:
-    """What this process holds of a parameter."""
-    for name in ("_local_tensor", "ds_tensor"):  # a shard, under FSDP2 and ZeRO-3
-        if hasattr(parameter, name):
-            return getattr(parameter, name).detach()
-    return parameter.detach()
 
 
 class TraceTrainer(WholeCheckpointsMixin, Trainer):
@@ -425,7 +409,7 @@ class TraceTrainer(WholeCheckpointsMixin, Trainer):
         self._fingerprint.read(self.train_dataset)
         if checkpoint is not None:
             self._fingerprint.check(checkpoint)
-        with _unsharded_class(self.model):
+        with unsharded_class(self.model):
             check_saving(self.accelerator.unwrap_model(self.model), self.processing_class, self.args)
         return checkpoint
 
@@ -449,8 +433,7 @@ class TraceTrainer(WholeCheckpointsMixin, Trainer):
                 self.remove_unfinished()
             self._owns_output_dir = True
         self._sums = LossSums(self.args.device)
-        # under ZeRO-3 `numel` is that of what is not dealt out: nothing
-        trained = sum(getattr(p, "ds_numel", p.numel()) for p in self.model.parameters() if p.requires_grad)
+        trained = sum(number_of(p) for p in self.model.parameters() if p.requires_grad)
         with guard_run_memory(self.args, trained, self._optimizer_step), self._stop.catching(self.args):
             result = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
         self._read_sums()  # what came after the last log
@@ -469,7 +452,7 @@ class TraceTrainer(WholeCheckpointsMixin, Trainer):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         # Each process looks at its own weights: users may call this in one process only.
-        finite = [_local_shard(p).isfinite().all() for p in self.model.parameters() if p.requires_grad]
+        finite = [local_shard(p).isfinite().all() for p in self.model.parameters() if p.requires_grad]
         if finite and not all(torch.stack(finite).tolist()):
             what = f"the weights are not finite after step {self.state.global_step}, and were not saved"
             raise TrainingDivergedError(self._diverged_message(what))
@@ -480,9 +463,9 @@ class TraceTrainer(WholeCheckpointsMixin, Trainer):
             # Gathered from shards, tied weights are equal but no longer one: they would be saved twice.
             tied = getattr(self.accelerator.unwrap_model(self.model), "all_tied_weights_keys", {})
             state_dict = {name: value for name, value in state_dict.items() if name not in tied}
-        with _unsharded_class(self.model):
+        with unsharded_class(self.model):
             super()._save(output_dir, state_dict=state_dict)
-        if self.args.should_save and hasattr(self.accelerator.unwrap_model(self.model), "peft_config"):
+        if self.args.should_save and has_adapters(self.accelerator.unwrap_model(self.model)):
             # PEFT saves the adapter alone; `load_adapter_model` builds what it belongs to from this
             config = copy.deepcopy(self.model.config)
             config.__dict__.pop("auto_map", None)  # no code lies beside an adapter

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 import xxhash
-from transformers.utils.peft_utils import find_adapter_config_file
+from transformers.utils import find_adapter_config_file
 
 # In a model's folder, but no part of the model: what a Trainer resumes from, and pages for readers
 NOT_THE_MODEL = re.compile(r"(optimizer|scheduler|scaler|rng_state.*)\.(pt|pth|bin)|README\.md|\..*")
