@@ -1,10 +1,10 @@
 """
-What training relies on in the Trainer, Accelerate, PEFT and PyTorch's FSDP beyond their documented interface,
-in one place and with the reason; the model's own part of it is in models/private_trace.py.
+What training relies on in the Trainer, Accelerate, PEFT and PyTorch's FSDP beyond their documented interface, in one
+place and with the reason; the model's own part of it is in models/private_trace.py.
 
-A new release may change any of it. tests/training/test_training_private.py asks for each part by name, so that it fails there
-first. Imports and calls stand here; methods that are overridden have to stand in their classes and are listed in
-`OVERRIDDEN`.
+A new release may change any of it. tests/training/test_training_private.py asks for each part by name, so that it
+fails there first. Imports and calls stand here; methods that are overridden have to stand in their classes and are
+listed in `OVERRIDDEN`.
 """
 
 import contextlib
