@@ -281,7 +281,7 @@ class TraceConfig(PreTrainedConfig):
         return cls(**{**PAPER_RECIPE, **kwargs})
 
     @classmethod
-    def from_dict(cls, config_dict, **kwargs):
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs) -> Any:
         """As in Transformers; a value of a wrong type, as in a damaged config.json, is a ValueError of one line."""
         try:
             return super().from_dict(config_dict, **kwargs)

@@ -161,7 +161,7 @@ class LatentDynamics(nn.Module, ABC):
         return SegmentLatents(*(torch.where(keep, x, 0.0) for x in values))
 
     @staticmethod
-    def _noise(like, keep, sample, generator):
+    def _noise(like, keep, sample, generator) -> torch.Tensor:
         return standard_normal(like, generator) * keep if sample else torch.zeros_like(like)
 
 
