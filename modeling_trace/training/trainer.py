@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import os
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -27,6 +26,7 @@ from .guards import (
     check_saving,
     find_checkpoint,
 )
+from .learning_rates import raise_latent_rates
 from .memory import OptimizerStepCallback, guard_run_memory, guard_step_memory
 from .metrics import LossSums, mean_metrics
 from .preparation import TextPreparation, check_dataset, check_processor
@@ -47,11 +47,6 @@ logger = logging.get_logger(__name__)
 
 class TrainingDivergedError(RuntimeError):
     """The loss or the weights are not finite. Raised before anything is saved, so earlier checkpoints are intact."""
-
-
-# Starts from nothing beside a trained backbone: measured in docs/differences_from_paper.md
-LATENT_LR_FACTOR = 5.0
-_LATENT_PARAMETERS = re.compile(r"(^|\.)(dynamics|latent_injection|state_reader)\.")
 
 
 class TraceTrainer(WholeCheckpointsMixin, Trainer):
@@ -211,21 +206,9 @@ class TraceTrainer(WholeCheckpointsMixin, Trainer):
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
         made = self.optimizer is None  # one of the caller's has the rates that it has
         optimizer = super().create_optimizer(model)
-        factor = self._settings.latent_lr_factor
-        if factor is None:
-            factor = 1.0 if self.model.config.latent_layer is None else LATENT_LR_FACTOR
-        if made and factor != 1.0:
-            named = (self.model if model is None else model).named_parameters()
-            latent = {id(p) for name, p in named if _LATENT_PARAMETERS.search(name)}
-            groups = []
-            for group in optimizer.param_groups:
-                parts = ([p for p in group["params"] if (id(p) in latent) is its] for its in (False, True))
-                groups += [
-                    {**group, "params": part, "lr": group["lr"] * rate}
-                    for part, rate in zip(parts, (1.0, factor), strict=True)
-                    if part
-                ]
-            optimizer.param_groups[:] = sorted(groups, key=lambda group: group["lr"])  # the first one's is logged
+        if made:
+            model = self.model if model is None else model
+            raise_latent_rates(optimizer, model, self.model.config, self._settings.latent_lr_factor)
         return optimizer
 
     # ---- Loss ----
