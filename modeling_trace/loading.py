@@ -5,7 +5,7 @@ import shlex
 
 import torch
 from transformers import AutoConfig, PreTrainedConfig
-from transformers.utils.peft_utils import find_adapter_config_file
+from transformers.utils import find_adapter_config_file
 
 from .data import TraceProcessor
 from .models.checksums_trace import WEIGHT_FILES, check_checksums

@@ -5,11 +5,18 @@ import os
 import shlex
 import sys
 from argparse import Namespace
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 from .generate import add_decoding, check_output, take_decoding
 from .parser import CommandParser, flag, printable
+
+if TYPE_CHECKING:  # --help answers without
+    import torch
+    from transformers.utils import ModelOutput
+
+    from ..data import TraceProcessor
+    from ..models.modeling_trace import TraceForConditionalGeneration
 
 NUM_TEXTS = 10  # of a data set
 
@@ -61,7 +68,9 @@ def parse(
     return arguments, take_decoding(arguments, names)
 
 
-def load(arguments: Namespace, check: Callable | None = None):
+def load(
+    arguments: Namespace, check: Callable | None = None
+) -> "tuple[TraceForConditionalGeneration, TraceProcessor, list[str], list[str] | None, int | None, int]":
     """
     Model, processor, the texts and prompts (or None) to work on, the context and the seed.
 
@@ -112,7 +121,14 @@ def load(arguments: Namespace, check: Callable | None = None):
     return model, processor, texts, prompts, limit, seed
 
 
-def batches(model, processor, texts: list[str], prompts: list[str] | None, limit: int | None, size: int):
+def batches(
+    model: "TraceForConditionalGeneration",
+    processor: "TraceProcessor",
+    texts: list[str],
+    prompts: list[str] | None,
+    limit: int | None,
+    size: int,
+) -> "Iterator[tuple[list[str], dict[str, torch.Tensor]]]":
     """
     Batches of `size` texts: the texts, and their `input_ids` and `attention_mask` on the model's device. Texts past
     the context lose whole segments.
@@ -125,7 +141,7 @@ def batches(model, processor, texts: list[str], prompts: list[str] | None, limit
         yield texts[part], {name: tensor.to(model.device) for name, tensor in inputs.items()}
 
 
-def as_rows(processor, outputs, sources: list[Any]) -> list[dict[str, Any]]:
+def as_rows(processor: "TraceProcessor", outputs: "ModelOutput", sources: list[Any]) -> list[dict[str, Any]]:
     """A JSON row for each returned sequence: its text, segments, latents (num_segments x latent_size) and source."""
     rows = []
     for ids, latents, source in zip(outputs.sequences.tolist(), outputs.latents.tolist(), sources, strict=True):

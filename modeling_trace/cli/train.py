@@ -16,7 +16,6 @@ from transformers import (
     PreTrainedConfig,
     set_seed,
 )
-from transformers.trainer_utils import get_last_checkpoint
 
 from ..data import TraceProcessor, load_texts, prepare_dataset, train_tokenizer
 from ..data.sources import check_dataset_name
@@ -26,6 +25,7 @@ from ..models.modeling_trace import TraceForConditionalGeneration
 from ..training import TraceTrainer, check_distributed_settings, lora_config
 from ..training.guards import find_checkpoint
 from ..training.preparation import check_max_length, check_settings
+from ..training.private import get_last_checkpoint
 from ..utils import one_line
 from .train_arguments import (
     DataArguments,

@@ -118,7 +118,7 @@ def load_texts(
     if validation is not None:
         validation = _at_most(validation, max_texts, seed)
     elif validation_split:
-        count = validation_split
+        count = int(validation_split)
         if isinstance(validation_split, float):
             count = max(1, round(len(train) * validation_split))
         if count >= len(train):

@@ -2,8 +2,8 @@
 
 import torch
 
-from .dynamics_trace import LatentDynamics
-from .gaussian_trace import LinearFloat32, smooth_bound
+from .dynamics_trace import ContextPriorDynamics, LatentDynamics
+from .gaussian_trace import LinearFloat32
 
 
 class IndependentDynamics(LatentDynamics):
@@ -24,7 +24,7 @@ class IndependentDynamics(LatentDynamics):
         return torch.zeros_like(previous), torch.zeros_like(previous)
 
 
-class ContextDynamics(LatentDynamics):
+class ContextDynamics(ContextPriorDynamics):
     """
     CGD, `latent_dynamics="context"` (VAD, Du et al. 2018; Eq. 4): the prior given the text so far, not the latents.
 
@@ -44,11 +44,7 @@ class ContextDynamics(LatentDynamics):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         if not self.reads_context:
             return torch.zeros_like(previous), torch.zeros_like(previous)
-        inputs = self.prior_network(context)
-        if not self.conditional:
-            inputs = inputs.masked_fill(first.unsqueeze(-1), 0.0)
-        mean, logvar = inputs.split(self.latent_size, dim=-1)
-        return mean, smooth_bound(logvar, self.bound)
+        return self._prior_from_inputs(self._prior_inputs(context, first))
 
 
 class SingleDynamics(ContextDynamics):

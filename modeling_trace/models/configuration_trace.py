@@ -1,6 +1,7 @@
 """Configuration of TRACE (paper Sec. 4 and 5.2): every setting, its unit, its meaning and the paper's value."""
 
 import difflib
+import os
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
@@ -281,12 +282,12 @@ class TraceConfig(PreTrainedConfig):
         return cls(**{**PAPER_RECIPE, **kwargs})
 
     @classmethod
-    def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):
+    def get_config_dict(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs) -> Any:
         check_config_file(pretrained_model_name_or_path)
         return super().get_config_dict(pretrained_model_name_or_path, **kwargs)
 
     @classmethod
-    def from_dict(cls, config_dict, **kwargs):
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs) -> Any:
         """As in Transformers; a value of a wrong type, as in a damaged config.json, is a ValueError of one line."""
         try:
             return super().from_dict(config_dict, **kwargs)

@@ -11,6 +11,7 @@ from .gaussian_trace import (
     PosteriorNorm,
     SegmentLatents,
     reparameterize,
+    smooth_bound,
     standard_normal,
 )
 
@@ -161,8 +162,27 @@ class LatentDynamics(nn.Module, ABC):
         return SegmentLatents(*(torch.where(keep, x, 0.0) for x in values))
 
     @staticmethod
-    def _noise(like, keep, sample, generator):
+    def _noise(like, keep, sample, generator) -> torch.Tensor:
         return standard_normal(like, generator) * keep if sample else torch.zeros_like(like)
 
 
-__all__ = ["LatentDynamics"]
+class ContextPriorDynamics(LatentDynamics):
+    """Base of dynamics whose prior comes from c_{t-1} by a network W^f, and is N(0, I) at t = 1 without a prompt."""
+
+    prior_network: nn.Module  # W^f
+
+    def _context_inputs(self, context: torch.Tensor) -> torch.Tensor:
+        """W_c c_{t-1} + bias, mean first, `(..., 2 * latent_size)`."""
+        return self.prior_network(context)
+
+    def _prior_inputs(self, context: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
+        """W_c c_{t-1} + bias; zero where the prior is N(0, I)."""
+        inputs = self._context_inputs(context)
+        return inputs if self.conditional else inputs.masked_fill(first.unsqueeze(-1), 0.0)
+
+    def _prior_from_inputs(self, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        mean, logvar = inputs.split(self.latent_size, dim=-1)
+        return mean, smooth_bound(logvar, self.bound)
+
+
+__all__ = ["ContextPriorDynamics", "LatentDynamics"]

@@ -41,7 +41,7 @@ class ParallelDynamics(RecurrentDynamics):
     def _recurrent_weight(self):
         return torch.cat([self.recurrent_mean(), self.recurrent_logvar()])
 
-    def _context_inputs(self, context):
+    def _context_inputs(self, context):  # no PriorNetwork
         return self.prior_network(context)
 
     def approximate_latents(
@@ -74,6 +74,13 @@ class ParallelDynamics(RecurrentDynamics):
         u = mean + 0.5 * logvar * product_noise  # Eq. 14
         return v + u.cumsum(dim=0) - u  # Eq. 12
 
+    def _approximate(self, context_states, posterior_states, mask, sample, generator):
+        """What `_steps` gives, the weight of the recurrence, and z~_t."""
+        steps = keep, *inputs, noise = self._steps(context_states, posterior_states, mask, sample, generator)
+        weight = self._recurrent_weight()
+        product_noise = self._noise(noise, keep, sample, generator)
+        return *steps, weight, self.approximate_latents(*inputs, noise, product_noise, weight)
+
     def forward(
         self,
         context_states: torch.Tensor | None,
@@ -84,12 +91,8 @@ class ParallelDynamics(RecurrentDynamics):
     ) -> SegmentLatents:
         if not self.training:
             return super().forward(context_states, posterior_states, mask, sample, generator)
-        keep, prior_inputs, delta_mean, delta_logvar, noise = self._steps(
+        keep, prior_inputs, delta_mean, delta_logvar, noise, weight, approximate = self._approximate(
             context_states, posterior_states, mask, sample, generator
-        )
-        weight = self._recurrent_weight()
-        approximate = self.approximate_latents(
-            prior_inputs, delta_mean, delta_logvar, noise, self._noise(noise, keep, sample, generator), weight
         )
         prior = self._prior_from_inputs(prior_inputs + linear_float32(previous_latents(approximate), weight))
         posterior = self.combine(*prior, delta_mean, delta_logvar)
@@ -110,12 +113,8 @@ class ParallelDynamics(RecurrentDynamics):
         Arguments as for `forward`. Returns the mean over rows by step, `(num_segments,)`; see
         [`~TraceForConditionalGeneration.approximation_error`].
         """
-        keep, prior_inputs, delta_mean, delta_logvar, noise = self._steps(
+        _, prior_inputs, delta_mean, delta_logvar, noise, weight, approximate = self._approximate(
             context_states, posterior_states, mask, True, generator
-        )
-        weight = self._recurrent_weight()
-        approximate = self.approximate_latents(
-            prior_inputs, delta_mean, delta_logvar, noise, self._noise(noise, keep, True, generator), weight
         )
         if self.residual_posterior:
             exact = recurrent_scan(

@@ -60,6 +60,13 @@ OVERRIDDEN = {
     },
 }
 
+# What other packages hang on modules and parameters, and why the model looks for it
+ATTRIBUTES = {
+    "_hf_hook": "Accelerate brings the weights of such a module only when it is called",
+    "base_layer": "PEFT has put an adapter around the layer, whose weight alone is not what the layer does",
+    "ds_id": "DeepSpeed's ZeRO-3 has dealt the parameter out: it cannot be measured now",
+}
+
 
 def check_release(version: str = transformers.__version__) -> None:
     """Warn when Transformers is newer than what the tests have run with."""
@@ -98,6 +105,7 @@ def layer_of(keys: torch.Tensor, values: torch.Tensor) -> DynamicLayer:
 check_release()
 
 __all__ = [
+    "ATTRIBUTES",
     "CONFIG_MAPPING",
     "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES",
     "MODEL_FOR_MASKED_LM_MAPPING_NAMES",

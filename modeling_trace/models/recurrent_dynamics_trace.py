@@ -3,8 +3,8 @@
 import torch
 from torch import nn
 
-from .dynamics_trace import LatentDynamics
-from .gaussian_trace import SegmentLatents, linear_float32, reparameterize, smooth_bound
+from .dynamics_trace import ContextPriorDynamics
+from .gaussian_trace import SegmentLatents, linear_float32, reparameterize
 from .scan_trace import recurrent_scan
 
 
@@ -49,7 +49,7 @@ class RecurrentMatrix(nn.Module):
         return self.weight.clone()
 
 
-class RecurrentDynamics(LatentDynamics):
+class RecurrentDynamics(ContextPriorDynamics):
     """
     TRACE-R, `latent_dynamics="recurrent"`: the prior given the last latent and the text so far (RGD, Sec. 4.1).
 
@@ -66,17 +66,7 @@ class RecurrentDynamics(LatentDynamics):
         return self.prior_network()[0]
 
     def _context_inputs(self, context: torch.Tensor) -> torch.Tensor:
-        """W_c c_{t-1} + bias, mean first, `(..., 2 * latent_size)`."""
         return self.prior_network(context)[1]
-
-    def _prior_inputs(self, context: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
-        """W_c c_{t-1} + bias; zero where the prior is N(0, I)."""
-        inputs = self._context_inputs(context)
-        return inputs if self.conditional else inputs.masked_fill(first.unsqueeze(-1), 0.0)
-
-    def _prior_from_inputs(self, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        mean, logvar = inputs.split(self.latent_size, dim=-1)
-        return mean, smooth_bound(logvar, self.bound)
 
     def prior(
         self, previous: torch.Tensor, context: torch.Tensor | None, first: torch.Tensor

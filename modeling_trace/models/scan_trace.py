@@ -99,14 +99,14 @@ class _RecurrentScan(torch.autograd.Function):
     """The scan in eager mode: cheaper to call than an operator, and its products are seen by tools that count them."""
 
     @staticmethod
-    def forward(ctx, *inputs):
+    def forward(ctx, *inputs) -> tuple[torch.Tensor, ...]:
         *outputs, kept = _scan(*inputs)
         _save_for_backward(ctx, inputs, (*outputs, kept))
         return tuple(outputs)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, *grads):
+    def backward(ctx, *grads) -> tuple[torch.Tensor | None, ...]:
         *grad_inputs, grad_weight = _scan_backward(*grads, *ctx.saved_tensors, *ctx.options)
         return *grad_inputs, None, grad_weight, None, None
 

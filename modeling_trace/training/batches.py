@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterator
 
 import torch
 from torch.utils.data import Sampler
-from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from ..data.collator import mask_prompts
 from ..models.segments_trace import SegmentRule, check_prompts, make_layout
+from .private import LengthGroupedSampler
 
 
 class SegmentCollator:

@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from transformers.utils import CONFIG_NAME
 
 from ..models.checksums_trace import CHECKSUMS_NAME, write_checksums
+from .private import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -23,10 +23,9 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
-from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_callback import ExportableState
-from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging
+
+from .private import TRAINER_STATE_NAME, ExportableState, get_last_checkpoint, has_adapters
 
 # ---- Settings ----
 
@@ -345,7 +344,7 @@ def check_saving(model: PreTrainedModel, processing_class: Any, args: TrainingAr
         "model.config": lambda folder: model.config.save_pretrained(folder),
         "args": lambda folder: torch.save(args, io.BytesIO()),
     }
-    if not hasattr(model, "peft_config"):
+    if not has_adapters(model):
         parts["model.generation_config"] = lambda folder: model.generation_config.save_pretrained(folder)
         parts["model"] = lambda folder: model.save_pretrained(folder, state_dict={})
     if processing_class is not None:

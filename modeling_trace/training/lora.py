@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
 from transformers.pytorch_utils import Conv1D
-from transformers.utils import cached_file
-from transformers.utils.peft_utils import find_adapter_config_file
+from transformers.utils import cached_file, find_adapter_config_file
 
 from ..models.backbones_trace import resolve_backbone
 from ..models.configuration_trace import TraceConfig

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
+
+from .private import get_last_checkpoint
 
 # Some devices have an error class for it, the others raise a RuntimeError with one of these in it.
 _MESSAGES = (

@@ -5,18 +5,14 @@ from __future__ import annotations
 import contextlib
 import copy
 import os
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, Trainer, set_seed
-from transformers.trainer_pt_utils import LengthGroupedSampler
-from transformers.trainer_utils import EvalLoopOutput, TrainOutput, get_last_checkpoint
 from transformers.utils import ModelOutput, logging
 
 from ..data import TraceDataCollator, TraceProcessor
@@ -34,9 +30,20 @@ from .guards import (
     check_saving,
     find_checkpoint,
 )
+from .learning_rates import raise_latent_rates
 from .memory import OptimizerStepCallback, guard_run_memory, guard_step_memory
 from .metrics import LossSums, mean_metrics
 from .preparation import TextPreparation, check_dataset, check_processor
+from .private import (
+    EvalLoopOutput,
+    LengthGroupedSampler,
+    TrainOutput,
+    get_last_checkpoint,
+    has_adapters,
+    local_shard,
+    number_of,
+    unsharded_class,
+)
 from .training_args import TraceTrainingArguments, correct_best_metric, make_kl_schedule
 
 logger = logging.get_logger(__name__)
@@ -44,34 +51,6 @@ logger = logging.get_logger(__name__)
 
 class TrainingDivergedError(RuntimeError):
     """The loss or the weights are not finite. Raised before anything is saved, so earlier checkpoints are intact."""
-
-
-# Starts from nothing beside a trained backbone: measured in docs/differences_from_paper.md
-LATENT_LR_FACTOR = 5.0
-_LATENT_PARAMETERS = re.compile(r"(^|\.)(dynamics|latent_injection|state_reader)\.")
-
-
-@contextlib.contextmanager
-def _unsharded_class(model: torch.nn.Module):
-    """
-    FSDP2 gives a sharded model a class of its own making. Saved as such, the model's folder would hold PyTorch's code
-    in place of the model's, under a name that no loader knows.
-    """
-    sharded = type(model)
-    if issubclass(sharded, FSDPModule):
-        model.__class__ = next(base for base in sharded.__mro__ if not issubclass(base, FSDPModule))
-    try:
-        yield
-    finally:
-        model.__class__ = sharded
-
-
-def _local_shard(parameter: torch.nn.Parameter) -> torch.Tensor:
-    """What this process holds of a parameter."""
-    for name in ("_local_tensor", "ds_tensor"):  # a shard, under FSDP2 and ZeRO-3
-        if hasattr(parameter, name):
-            return getattr(parameter, name).detach()
-    return parameter.detach()
 
 
 class TraceTrainer(WholeCheckpointsMixin, Trainer):
@@ -232,21 +211,9 @@ class TraceTrainer(WholeCheckpointsMixin, Trainer):
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
         made = self.optimizer is None  # one of the caller's has the rates that it has
         optimizer = super().create_optimizer(model)
-        factor = self._settings.latent_lr_factor
-        if factor is None:
-            factor = 1.0 if self.model.config.latent_layer is None else LATENT_LR_FACTOR
-        if made and factor != 1.0:
-            named = (self.model if model is None else model).named_parameters()
-            latent = {id(p) for name, p in named if _LATENT_PARAMETERS.search(name)}
-            groups = []
-            for group in optimizer.param_groups:
-                parts = ([p for p in group["params"] if (id(p) in latent) is its] for its in (False, True))
-                groups += [
-                    {**group, "params": part, "lr": group["lr"] * rate}
-                    for part, rate in zip(parts, (1.0, factor), strict=True)
-                    if part
-                ]
-            optimizer.param_groups[:] = sorted(groups, key=lambda group: group["lr"])  # the first one's is logged
+        if made:
+            model = self.model if model is None else model
+            raise_latent_rates(optimizer, model, self.model.config, self._settings.latent_lr_factor)
         return optimizer
 
     # ---- Loss ----
@@ -431,7 +398,7 @@ class TraceTrainer(WholeCheckpointsMixin, Trainer):
         if checkpoint is not None:
             check_checksums(checkpoint)
             self._fingerprint.check(checkpoint)
-        with _unsharded_class(self.model):
+        with unsharded_class(self.model):
             check_saving(self.accelerator.unwrap_model(self.model), self.processing_class, self.args)
         return checkpoint
 
@@ -455,8 +422,7 @@ class TraceTrainer(WholeCheckpointsMixin, Trainer):
                 self.remove_unfinished()
             self._owns_output_dir = True
         self._sums = LossSums(self.args.device)
-        # under ZeRO-3 `numel` is that of what is not dealt out: nothing
-        trained = sum(getattr(p, "ds_numel", p.numel()) for p in self.model.parameters() if p.requires_grad)
+        trained = sum(number_of(p) for p in self.model.parameters() if p.requires_grad)
         with guard_run_memory(self.args, trained, self._optimizer_step), self._stop.catching(self.args):
             result = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
         self._read_sums()  # what came after the last log
@@ -482,7 +448,7 @@ class TraceTrainer(WholeCheckpointsMixin, Trainer):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         # Each process looks at its own weights: users may call this in one process only.
-        finite = [_local_shard(p).isfinite().all() for p in self.model.parameters() if p.requires_grad]
+        finite = [local_shard(p).isfinite().all() for p in self.model.parameters() if p.requires_grad]
         if finite and not all(torch.stack(finite).tolist()):
             what = f"the weights are not finite after step {self.state.global_step}, and were not saved"
             raise TrainingDivergedError(self._diverged_message(what))
@@ -493,9 +459,9 @@ class TraceTrainer(WholeCheckpointsMixin, Trainer):
             # Gathered from shards, tied weights are equal but no longer one: they would be saved twice.
             tied = getattr(self.accelerator.unwrap_model(self.model), "all_tied_weights_keys", {})
             state_dict = {name: value for name, value in state_dict.items() if name not in tied}
-        with _unsharded_class(self.model):
+        with unsharded_class(self.model):
             super()._save(output_dir, state_dict=state_dict)
-        if self.args.should_save and hasattr(self.accelerator.unwrap_model(self.model), "peft_config"):
+        if self.args.should_save and has_adapters(self.accelerator.unwrap_model(self.model)):
             # PEFT saves the adapter alone; `load_adapter_model` builds what it belongs to from this
             config = copy.deepcopy(self.model.config)
             config.__dict__.pop("auto_map", None)  # no code lies beside an adapter

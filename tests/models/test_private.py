@@ -6,6 +6,8 @@ import logging
 import re
 from pathlib import Path
 
+import accelerate
+import peft
 import pytest
 import torch
 import transformers
@@ -69,6 +71,17 @@ def test_values_are_what_they_were():
     keys, values = torch.randn(2, 1, 2, 3, 4)
     layer = private_trace.layer_of(keys, values)
     assert layer.keys is keys and layer.values is values and layer.is_initialized and layer.get_seq_length() == 3
+
+
+def test_what_others_hang_on_modules_is_what_they_hang():
+    """DeepSpeed, which has `ds_id`, is installed for no test."""
+    hooked = torch.nn.Linear(1, 1)
+    accelerate.hooks.add_hook_to_module(hooked, accelerate.hooks.ModelHook())
+    assert hasattr(hooked, "_hf_hook"), f"Accelerate {accelerate.__version__} hangs no `_hf_hook` any more"
+    adapted = peft.tuners.lora.Linear(torch.nn.Linear(2, 2), "default", peft.LoraConfig(r=1), r=1)
+    assert hasattr(adapted, "base_layer"), f"PEFT {peft.__version__} has no `base_layer` any more"
+    sources = "".join(path.read_text() for path in Path(private_trace.__file__).parent.glob("*_trace.py"))
+    assert all(sources.count(f'"{name}"') > 1 for name in private_trace.ATTRIBUTES)  # listed, and looked for
 
 
 def test_private_parts_are_used_through_this_file_only():

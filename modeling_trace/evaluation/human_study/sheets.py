@@ -121,7 +121,7 @@ def make_sheets(
             items[item] = {"system": system, "group": number, "checksum": text_checksum(prompt, text)}
             rows[-1].append({"item": item, "prompt": prompt, "text": text})
     teams = _assign(num_prompts, num_annotators, annotators_per_text, rng)
-    sheets = []
+    sheets: list[dict[str, Any]] = []
     for index in range(num_annotators):
         sheet_groups = [rows[group] for group in range(num_prompts) if index in teams[group]]
         rng.shuffle(sheet_groups)
@@ -259,9 +259,11 @@ def _new_id(taken: Mapping[str, Any], rng: random.Random) -> str:
 
 def _assign(num_groups: int, num_annotators: int, size: int, rng: random.Random) -> list[tuple[int, ...]]:
     """The annotators of each group. Loads differ by at most one, and all teams come up about equally often."""
-    teams, load, met = [], Counter(), Counter()
+    teams: list[tuple[int, ...]] = []
+    load: Counter[int] = Counter()
+    met: Counter[tuple[int, ...]] = Counter()
     while len(teams) < num_groups:
-        team = []
+        team: list[int] = []
         for _ in range(size):
             rest = [index for index in range(num_annotators) if index not in team]
             rng.shuffle(rest)

@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from transformers.utils import logging
 
@@ -22,12 +22,21 @@ from .settings import EvaluationSettings
 from .systems import EvaluatedSystem, check_systems, describe_system, make_plan, readable_texts
 from .writing import CACHE, check_output, write_report
 
+if TYPE_CHECKING:
+    import datasets
+
+    from ...data import TraceProcessor
+    from ...models.modeling_trace import TraceForConditionalGeneration
+
 logger = logging.get_logger(__name__)
+
+# A folder or Hub id, or a model in memory with its processor
+Model: TypeAlias = "str | os.PathLike | tuple[TraceForConditionalGeneration, TraceProcessor]"
 
 
 def compare(
-    models: Sequence,
-    dataset,
+    models: Sequence[Model],
+    dataset: "str | os.PathLike | datasets.Dataset | EvaluationData",
     output: str | os.PathLike | None = None,
     *,
     names: Sequence[str] | None = None,
@@ -97,8 +106,8 @@ def compare(
 
 
 def evaluate(
-    model,
-    dataset,
+    model: Model,
+    dataset: "str | os.PathLike | datasets.Dataset | EvaluationData",
     output: str | os.PathLike | None = None,
     *,
     name: str | None = None,
@@ -121,22 +130,22 @@ def evaluate(
     return compare([model], dataset, output, names=names, settings=settings, cache=cache, **texts)
 
 
-def _load_systems(models: Sequence, names: Sequence[str] | None, device: str) -> list[EvaluatedSystem]:
+def _load_systems(models: Sequence[Model], names: Sequence[str] | None, device: str) -> list[EvaluatedSystem]:
     if isinstance(models, (str, os.PathLike)) or not len(models):
         raise ValueError(f"`models` must be a list of one or more, got {models!r}. Use evaluate(...) for one.")
     if names is not None and len(names) != len(models):
         raise ValueError(f"`names` must be one for each model, got {len(names)} for {len(models)}.")
-    paths = [isinstance(model, (str, os.PathLike)) for model in models]
     if names is None:
-        full_names = [
-            str(model) if is_path else model[0].name_or_path for model, is_path in zip(models, paths, strict=True)
-        ]
+        full_names = [str(m) if isinstance(m, (str, os.PathLike)) else m[0].name_or_path for m in models]
         names = [os.path.basename(os.path.abspath(name)) if name else "model" for name in full_names]
         names = names if len(set(names)) == len(names) else full_names
-    return [
-        EvaluatedSystem.from_path(model, name, device) if is_path else EvaluatedSystem.from_model(*model, name=name)
-        for model, name, is_path in zip(models, names, paths, strict=True)
-    ]
+    systems = []
+    for model, name in zip(models, names, strict=True):
+        if isinstance(model, (str, os.PathLike)):
+            systems.append(EvaluatedSystem.from_path(model, name, device))
+        else:
+            systems.append(EvaluatedSystem.from_model(*model, name=name))
+    return systems
 
 
 def compare_systems(

@@ -172,7 +172,8 @@ def _bracket(values: Sequence[float], level: float) -> int:
 
 
 def _on_line(points: Sequence[tuple[float, float]], level: float) -> float:
-    return float(np.interp(level, *zip(*points, strict=True)))
+    x, y = zip(*points, strict=True)
+    return float(np.interp(level, x, y))
 
 
 def _reaches(points, level: float) -> bool:

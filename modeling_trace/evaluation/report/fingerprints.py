@@ -5,11 +5,17 @@ import json
 import os
 import re
 import tempfile
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import xxhash
-from transformers.utils.peft_utils import find_adapter_config_file
+from transformers import PreTrainedConfig
+from transformers.utils import find_adapter_config_file
+
+from ...data import TraceProcessor
+
+if TYPE_CHECKING:
+    from ...models.modeling_trace import TraceForConditionalGeneration
 
 # In a model's folder, but no part of the model: what a Trainer resumes from, and pages for readers
 NOT_THE_MODEL = re.compile(r"(optimizer|scheduler|scaler|rng_state.*)\.(pt|pth|bin)|README\.md|SHA256SUMS|\..*")
@@ -40,7 +46,7 @@ def file_fingerprint(path: str | os.PathLike) -> str:
     return digest({name: file_fingerprint(os.path.join(path, name)) for name in names})
 
 
-def saved_model_fingerprint(path: str, config) -> str | None:
+def saved_model_fingerprint(path: str, config: PreTrainedConfig) -> str | None:
     """
     Of a saved model, without loading its weights: of the files in its folder and in that of an adapter's base, or of
     the commit on the Hub.
@@ -64,7 +70,7 @@ def saved_model_fingerprint(path: str, config) -> str | None:
     return digest([file_fingerprint(path), file_fingerprint(base)]) if os.path.exists(base) else None
 
 
-def model_fingerprint(model, processor) -> str:
+def model_fingerprint(model: "TraceForConditionalGeneration", processor: TraceProcessor) -> str:
     """
     Of a model in memory: its weights, its configurations, and all that its processor saves.
 

@@ -1,7 +1,7 @@
 """What one system's latents know of real texts, whether its decoder uses them, and points for a picture of them."""
 
 import functools
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -10,11 +10,24 @@ from ..active_units import active_units
 from ..encoded_texts import encode_texts
 from ..latent_use import latent_use, shared_offset
 from ..mutual_information import mutual_information
+from .cache import EvaluationCache
+from .settings import EvaluationSettings
+from .systems import EvaluatedSystem
+
+if TYPE_CHECKING:
+    import datasets
 
 SCATTER_TEXTS = 200
 
 
-def measure_latents(system, rows, settings, cache, key: dict[str, Any], limit: int | None) -> dict[str, Any]:
+def measure_latents(
+    system: EvaluatedSystem,
+    rows: "datasets.Dataset",
+    settings: EvaluationSettings,
+    cache: EvaluationCache,
+    key: dict[str, Any],
+    limit: int | None,
+) -> dict[str, Any]:
     """
     Mutual information, active units, use of the latents by the decoder, and points for a picture, each a result of
     its own in the cache.

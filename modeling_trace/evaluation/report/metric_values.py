@@ -184,9 +184,9 @@ def text_metrics(
     """
     settings, cache = judges.settings, judges.cache
     is_real = isinstance(rows[0], str)
-    texts = list(rows) if is_real else [row["text"] for row in rows]
+    texts = [row if isinstance(row, str) else row["text"] for row in rows]
     texts_digest = digest(texts)
-    words = {"word_tokenizer": settings.word_tokenizer}
+    words: dict[str, Any] = {"word_tokenizer": settings.word_tokenizer}
     metrics: dict[str, Replicates | float] = {}
 
     def wanted(metric: str) -> bool:
@@ -216,7 +216,7 @@ def text_metrics(
         add("cnd", lambda: metric_replicates("cnd", texts, data.references, **words), references=references)
         split = word_splitter(settings.word_tokenizer)
         vocabulary = len({word for text in data.references for word in split(text)})
-        ead = {"vocab_size": vocabulary, "n": 1}
+        ead: dict[str, Any] = {"vocab_size": vocabulary, "n": 1}
         add("ead_1", lambda: metric_replicates("expectation_adjusted_distinct", texts, **ead, **words), **ead)
     if data.prompts is None and data.references:
         key = {"references": references}
@@ -227,7 +227,7 @@ def text_metrics(
         few_groups = {"num_groups": SLOW_GROUPS, **words}
         add("sacrebleu", lambda: metric_replicates("sacrebleu", texts, data.real, **few_groups), **key)
         for kind in ROUGE_TYPES:
-            add(kind, lambda kind=kind: mean_replicates(rouge(texts, data.real, per_text=True, **words)[kind]), **key)
+            add(kind, partial(_rouge, kind, texts, data.real, **words), **key)
         if "bert_score" in settings.extra_metrics and wanted("bert_score"):
             scores = judges.bert_score(texts, data.real, label)
             if scores is not None:
@@ -253,19 +253,24 @@ def text_metrics(
     metrics["different"] = float(len(set(texts)))
     metrics["words"] = float(count_words(texts, settings.word_tokenizer).mean())
     if not is_real:
-        metrics["finished"] = 100 * float(np.mean([row["finished"] for row in rows]))
+        metrics["finished"] = 100 * float(np.mean([row["finished"] for row in rows if not isinstance(row, str)]))
     return metrics
+
+
+def _rouge(kind: str, texts: Sequence[str], real: Sequence[str], **words) -> Replicates:
+    return mean_replicates(rouge(texts, real, per_text=True, **words)[kind])
 
 
 def mean_metrics(sets: Sequence[dict[str, Replicates | float]]) -> dict[str, Replicates | float]:
     """The mean over several seeds of each metric that all of them have."""
     shared = [name for name in sets[0] if all(name in other for other in sets)]
-    return {
-        name: Replicates.mean([one[name] for one in sets])
-        if isinstance(sets[0][name], Replicates)
-        else float(np.mean([one[name] for one in sets]))
-        for name in shared
-    }
+    means: dict[str, Replicates | float] = {}
+    for name in shared:
+        values = [one[name] for one in sets]
+        replicates = [value for value in values if isinstance(value, Replicates)]
+        numbers = [value for value in values if not isinstance(value, Replicates)]
+        means[name] = float(np.mean(numbers)) if numbers else Replicates.mean(replicates)
+    return means
 
 
 def likelihood_metrics(
@@ -274,7 +279,7 @@ def likelihood_metrics(
     """The metrics of Table 2 that need no generated text; of a plain language model the exact likelihood alone."""
     values = {name: np.array(part) for name, part in likelihood.items() if name not in PER_STEP}
     nats, tokens, words = -values["log_likelihood"], values["tokens"], values["words"]
-    metrics = {
+    metrics: dict[str, Replicates | float] = {
         "tokens": float(tokens.sum()),
         "nats": mean_replicates(nats),
         "ppl": mean_replicates(nats, tokens).map(np.exp),

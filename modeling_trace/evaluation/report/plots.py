@@ -4,9 +4,12 @@ import base64
 import io
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .decoding import setting_label
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 # Okabe and Ito's colours, which the colour-blind tell apart; black is the real text's, yellow is too pale on white
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -73,7 +76,7 @@ def curve_points(curve: Sequence[dict[str, Any]], metric: str) -> list[PlanePoin
     return sorted((p for p in points if all(map(math.isfinite, p.x + p.y))), key=lambda p: -p.x[0])
 
 
-def plot_plane(axis, report: dict[str, Any], metric: str) -> None:
+def plot_plane(axis: "Axes", report: dict[str, Any], metric: str) -> None:
     """Self-BLEU against another metric: points and envelope of each system, and the real text."""
     from matplotlib.patheffects import withStroke
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
@@ -130,7 +133,7 @@ def plot_plane(axis, report: dict[str, Any], metric: str) -> None:
     _legend(axis, handles)
 
 
-def plot_positions(axis, report: dict[str, Any], kind: str) -> None:
+def plot_positions(axis: "Axes", report: dict[str, Any], kind: str) -> None:
     """`kl` or `mi` of each segment position that enough texts have, a line for each system with latents."""
     handles, caps = [], {}
     for number, name in enumerate(system_names(report)):
@@ -151,17 +154,18 @@ def plot_positions(axis, report: dict[str, Any], kind: str) -> None:
     label = {"kl": "KL, nats", "mi": "mutual information, nats"}[kind]
     axis.set(xlabel="segment position", ylabel=label)
     axis.set_ylim(bottom=min(0, axis.get_ylim()[0]))
-    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.locator_params(axis="x", integer=True)
     _legend(axis, handles)
 
 
-def plot_latents(axis, report: dict[str, Any], name: str) -> None:
+def plot_latents(axis: "Axes", report: dict[str, Any], name: str) -> None:
     """Posterior means of one system by segment position, over its prior means."""
     from matplotlib import colormaps
 
     scatter = report["scatter"][name]
     prior = [point for point in scatter["prior"] if all(map(math.isfinite, map(_number, point)))]
-    axis.scatter(*_columns(prior), s=7, color="#b0b0b0", linewidths=0, label="prior")
+    x, y = _columns(prior)
+    axis.scatter(x, y, s=7, color="#b0b0b0", linewidths=0, label="prior")
     shown = list(prior)
     last = min(NUM_SEGMENT_COLOURS, max(scatter["segment"], default=1))
     for place in range(1, last + 1):
@@ -169,7 +173,8 @@ def plot_latents(axis, report: dict[str, Any], name: str) -> None:
         points = [point for point in points if all(map(math.isfinite, map(_number, point)))]
         colour = colormaps["viridis"]((place - 1) / NUM_SEGMENT_COLOURS)
         more = "+" if place == NUM_SEGMENT_COLOURS else ""
-        axis.scatter(*_columns(points), s=12, color=colour, alpha=0.75, linewidths=0, label=f"{place}{more}")
+        x, y = _columns(points)
+        axis.scatter(x, y, s=12, color=colour, alpha=0.75, linewidths=0, label=f"{place}{more}")
         shown += points
     half = max([MIN_HALF_WIDTH, *(1.05 * abs(value) for point in shown for value in point)])
     axis.set(xlim=(-half, half), ylim=(-half, half), aspect="equal")
@@ -205,8 +210,8 @@ def _legend(axis, handles) -> None:
 def _bounds(metrics: dict[str, Any], metric: str) -> tuple[float, float, float]:
     """Value, low and high; without an interval, both are the value."""
     cell = metrics.get(metric) or {"value": None, "low": None, "high": None}
-    value, *bounds = (_number(cell[key]) for key in ("value", "low", "high"))
-    return value, *(bound if math.isfinite(bound) else value for bound in bounds)
+    value, low, high = (_number(cell[key]) for key in ("value", "low", "high"))
+    return value, low if math.isfinite(low) else value, high if math.isfinite(high) else value
 
 
 def _number(value: float | None) -> float:

@@ -2,11 +2,15 @@
 
 import os
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from ...data import load_texts
 from ..ngrams import validate_texts
 from ..words import WHITESPACE, cut_words
 from .settings import MIN_TEXTS, check_least
+
+if TYPE_CHECKING:
+    import datasets
 
 NUM_TEXTS = 1000
 FEW_REFERENCES = 100  # below, n-grams are compared with training texts
@@ -43,7 +47,7 @@ class EvaluationData:
 
 
 def load_real_texts(
-    dataset,
+    dataset: "str | os.PathLike | datasets.Dataset",
     *,
     text_column: str | None = None,
     prompt_column: str | None = None,

@@ -6,13 +6,16 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...data import TraceProcessor
 from ...loading import load_config, load_model
 from .fingerprints import model_fingerprint, saved_model_fingerprint
 from .real_texts import EvaluationData
 from .settings import MIN_TEXTS, EvaluationSettings
+
+if TYPE_CHECKING:
+    from ...models.modeling_trace import TraceForConditionalGeneration
 
 REAL = "real text"  # the row of a table that is no system
 MAX_NEW_TOKENS = 256
@@ -45,7 +48,9 @@ class EvaluatedSystem:
         return cls(name, load_config(path), TraceProcessor.from_pretrained(path), device, path)
 
     @classmethod
-    def from_model(cls, model, processor: TraceProcessor, name: str) -> "EvaluatedSystem":
+    def from_model(
+        cls, model: "TraceForConditionalGeneration", processor: TraceProcessor, name: str
+    ) -> "EvaluatedSystem":
         """A model in memory, on the device where it is."""
         return cls(name, model.config, processor, str(model.device), model=model)
 
@@ -65,7 +70,7 @@ class EvaluatedSystem:
         """Whether it draws latents at all."""
         return self.config.latent_dynamics != "none"
 
-    def model(self):
+    def model(self) -> "TraceForConditionalGeneration":
         """The model, loaded once, in eval mode."""
         if self._model is None:
             self._model, _ = load_model(self.path, self.device)

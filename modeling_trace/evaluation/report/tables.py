@@ -46,7 +46,7 @@ def make_table(
     columns = [dict(column) for column in columns if any(column["key"] in metrics for metrics in rows.values())]
     tested = [column for column in columns if column["metric"] not in untested]
     tests = _test_pairs(identifier, tested, {name: rows[name] for name in rows if name != REAL}, confidence)
-    filled = [
+    filled: list[dict[str, Any]] = [
         {"name": name, "cells": [make_cell(rows[name].get(c["key"]), confidence) for c in columns]} for name in rows
     ]
     for place, column in enumerate(columns):
@@ -173,8 +173,8 @@ def _marks(column, rows: Rows, tests) -> dict[str, str]:
         return {}
     differs = {frozenset((t["first"], t["second"])) for t in tests if t["column"] == key and t["significant"]}
     metrics = {name: row.get(key) for name, row in rows.items() if name != REAL}
-    having = [name for name, f in metrics.items() if isinstance(f, Replicates) and math.isfinite(f.value)]
-    order = sorted(having, key=lambda name: -direction * rows[name][key].value)
+    having = {name: f.value for name, f in metrics.items() if isinstance(f, Replicates) and math.isfinite(f.value)}
+    order = sorted(having, key=lambda name: -direction * having[name])
     marks = {}
     for name, mark in zip(order, ("best", "second")[: max(0, len(having) - 1)], strict=False):
         if all(frozenset((name, other)) in differs for other in having if other != name):
