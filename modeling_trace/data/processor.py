@@ -19,6 +19,7 @@ from ..models.configuration_trace import SEPARATORS
 from ..models.segments_trace import SegmentRule, add_separator_token
 from ..utils import one_line
 from .layout import cuts_at_closing, lay_out, segment_ends, segment_texts
+from .prompt_tokenizer import prompt_tokenizer
 from .segmenters import FixedLengthSegmenter, Segmenter
 from .sentences import gives_up
 from .validation import check_strings
@@ -518,7 +519,8 @@ class TraceProcessor(PushToHubMixin):
     ) -> tuple[str, ...]:
         """
         Save tokenizer and segmenter, to be loaded with [`~TraceProcessor.from_pretrained`]; the model may be saved in
-        the same folder. `AutoTokenizer.from_pretrained` reads the tokenizer from there as well.
+        the same folder. `AutoTokenizer.from_pretrained` reads the tokenizer from there as well, and makes prompts with
+        it as this processor does ([`prompt_tokenizer`]).
 
         Args:
             save_directory (`str` or `os.PathLike`): the folder; made where it does not exist.
@@ -532,7 +534,8 @@ class TraceProcessor(PushToHubMixin):
         if os.path.isfile(save_directory):
             raise ValueError(f"`save_directory` must be a folder, got the file '{save_directory}'.")
         os.makedirs(save_directory, exist_ok=True)
-        files = self.tokenizer.save_pretrained(save_directory)
+        tokenizer = prompt_tokenizer(self.tokenizer, self.bos_token_id, self.conditional)
+        files = tokenizer.save_pretrained(save_directory)
         path = os.path.join(save_directory, PROCESSOR_NAME)
         with open(path, "w", encoding="utf-8") as file:
             file.write(json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n")
