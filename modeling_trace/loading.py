@@ -8,6 +8,8 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from .data import TraceProcessor
+from .models.checksums_trace import WEIGHT_FILES, check_checksums
+from .models.configuration_trace import check_config_file
 from .models.modeling_trace import TraceForConditionalGeneration
 from .utils import one_line
 
@@ -28,7 +30,8 @@ def load_model(
         [`TraceForConditionalGeneration`], in eval mode, and [`TraceProcessor`].
 
     Raises:
-        ValueError: where there is no TRACE model, or no such device.
+        ValueError: where there is no TRACE model, its weights in a folder are not those that were saved (a bit has
+            flipped: SHA256SUMS tells), or there is no such device.
 
     Example:
 
@@ -41,6 +44,8 @@ def load_model(
     device = find_device(device)
     load_config(name)
     processor = TraceProcessor.from_pretrained(name)
+    if os.path.isdir(name):  # the Hub has checksums of its own
+        check_checksums(name, WEIGHT_FILES)
     if find_adapter_config_file(name) is not None:
         from .training import load_adapter_model  # the Trainer takes long to import
 
@@ -65,6 +70,7 @@ def load_config(name_or_path: str | os.PathLike) -> PreTrainedConfig:
     if not is_folder and (os.path.exists(name) or name.startswith((".", "/", "~")) or name.count("/") > 1):
         raise ValueError(f"there is no folder '{name}'. Give a folder that `modeling-trace train` wrote, or a Hub id.")
     try:
+        check_config_file(name)
         config = AutoConfig.from_pretrained(name)
     except (OSError, ValueError) as error:
         what = "holds no model" if is_folder else "is neither a folder here nor a model on the Hub"

@@ -1,11 +1,14 @@
 """`load_model`: a saved model with its processor, on a device; what is wrong with a name in one line."""
 
+import shutil
+
 import pytest
 import torch
 from helpers.docs import make_demo_folder
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from modeling_trace import load_model
+from modeling_trace import TraceConfig, TraceForConditionalGeneration, load_model
+from modeling_trace.data import TraceProcessor
 
 
 @pytest.fixture(scope="module")
@@ -65,3 +68,22 @@ def test_bad_names_are_one_line(folder, name, device, message):
     with pytest.raises(ValueError, match=message) as error:
         load_model(name.format(folder=folder), device)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("content", ["[1]", "3", "null", '"trace"', '{"model_type": ["trace"]}'])
+def test_a_config_that_is_no_json_object_is_one_line(folder, tmp_path, content):
+    shutil.copytree(folder / "model", tmp_path, dirs_exist_ok=True)
+    (tmp_path / "config.json").write_text(content)
+    for load in (
+        load_model,
+        TraceConfig.from_pretrained,
+        TraceForConditionalGeneration.from_pretrained,
+        TraceForConditionalGeneration.from_backbone,
+        TraceProcessor.from_pretrained,
+        TraceProcessor.from_backbone,
+    ):
+        with pytest.raises(
+            ValueError, match="config.json' must hold the settings of a model as a JSON object"
+        ) as error:
+            load(str(tmp_path))
+        assert "\n" not in str(error.value)

@@ -15,7 +15,7 @@ from transformers.data.data_collator import pad_without_fast_tokenizer_warning
 from transformers.utils import PROCESSOR_NAME, PushToHubMixin, cached_file, logging
 
 from ..models.backbones_trace import resolve_backbone
-from ..models.configuration_trace import SEPARATORS
+from ..models.configuration_trace import SEPARATORS, check_config_file
 from ..models.segments_trace import SegmentRule, add_separator_token
 from ..utils import one_line
 from .layout import cuts_at_closing, lay_out, segment_ends, segment_texts
@@ -572,6 +572,7 @@ class TraceProcessor(PushToHubMixin):
             got = values.get("processor_class") if isinstance(values, dict) else type(values).__name__
             got = f"{got or 'processor of another kind'!s:.80}"
             raise ValueError(f"`{name}` must hold a saved TraceProcessor, got a {got}. {remedy}")
+        check_config_file(name)  # of the model beside it, where AutoTokenizer looks
         segmenter = None if values["segmenter"] is None else Segmenter.from_dict(values["segmenter"])
         settings = {key: values[key] for key in ("conditional", "separator") if key in values}
         return cls(AutoTokenizer.from_pretrained(name, **kwargs), segmenter, **settings)

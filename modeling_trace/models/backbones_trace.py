@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from .configuration_trace import TraceConfig
+from .configuration_trace import TraceConfig, check_config_file
 from .segments_trace import add_separator_token
 
 if TYPE_CHECKING:
@@ -49,8 +49,8 @@ def resolve_backbone(name_or_path: str | os.PathLike) -> tuple[str, dict]:
         Name or folder, and a dict that holds `gguf_file` for GGUF files.
 
     Raises:
-        ValueError: for a GGUF file that is not there, and for a name such as "gpt2" that is both a model of the Hub
-            and a folder here: Transformers would take the folder in silence.
+        ValueError: for a GGUF file that is not there, for a folder whose config.json is none, and for a name such as
+            "gpt2" that is both a model of the Hub and a folder here: Transformers would take the folder in silence.
     """
     name = str(name_or_path)
     if name in HUB_NAMES and Path(name).is_dir():
@@ -72,6 +72,7 @@ def resolve_backbone(name_or_path: str | os.PathLike) -> tuple[str, dict]:
         if not path.is_file():
             raise ValueError(f"`backbone` names a GGUF file that does not exist, got '{name}'.")
         return str(path.parent), {"gguf_file": path.name}
+    check_config_file(name)
     return name, {}
 
 

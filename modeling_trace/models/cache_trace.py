@@ -1,7 +1,7 @@
 """TraceCache: everything that belongs to a row during generation, kept together (design: beams reorder the cache)."""
 
 import torch
-from transformers import DynamicCache
+from transformers import DynamicCache, StoppingCriteriaList
 
 from .private_trace import layer_of
 from .segments_trace import SegmentRule
@@ -31,7 +31,8 @@ class TraceCache(DynamicCache):
         step_latents (`list[torch.Tensor]`): the latent of the next token at every step, in the rows' order of that
             step: what a finished beam has to be looked up in, since its row may be gone from the cache.
         end_ids (`tuple[int]`): the tokens that end a text.
-        ended (`torch.BoolTensor` of shape `(rows,)`): whose text has ended.
+        ended (`torch.BoolTensor` of shape `(rows,)`): whose text has ended, by one of `end_ids` or as
+            [`RememberEnds`] saw it.
         draws (`LatentDraws`): how new latents are drawn; the same for all beams of a prompt, so never reordered.
     """
 
@@ -173,3 +174,26 @@ class TraceCache(DynamicCache):
         super().reset()
         self.encoder.reset()
         self._clear_rows()
+
+
+class RememberEnds(StoppingCriteriaList):
+    """
+    Stopping criteria that tell the cache which rows have ended: after a stop string nothing but the padding differs
+    from a text that goes on. Not for beams, of which these rows are candidates.
+
+    Args:
+        criteria (`StoppingCriteriaList`): those of the call and of its settings.
+        cache ([`TraceCache`]).
+    """
+
+    def __init__(self, criteria: StoppingCriteriaList, cache: TraceCache):
+        super().__init__(criteria)
+        self.cache = cache
+        # without an EOS, Transformers lets rows that ended go on until all have, and so do their latents
+        self.pads = any(hasattr(criterion, "eos_token_id") for criterion in criteria)
+
+    def __call__(self, input_ids: torch.Tensor, scores, **kwargs) -> torch.Tensor:
+        done = super().__call__(input_ids, scores, **kwargs)
+        if self.pads:
+            self.cache.ended = self.cache.ended | done
+        return done

@@ -1,11 +1,13 @@
 """Configuration of TRACE (paper Sec. 4 and 5.2): every setting, its unit, its meaning and the paper's value."""
 
 import difflib
+import json
+import os
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from transformers import AutoConfig, PreTrainedConfig
-from transformers.utils import logging
+from transformers.utils import CONFIG_NAME, logging
 
 from .private_trace import (
     CONFIG_MAPPING,
@@ -91,6 +93,32 @@ def middle_layer(backbone_config: PreTrainedConfig) -> int:
             "the paper."
         )
     return layers // 2
+
+
+def check_config_file(folder: str | os.PathLike) -> None:
+    """
+    Refuse a folder whose config.json is JSON, but no configuration, which Transformers would end at in a traceback.
+
+    Args:
+        folder (`str` or `os.PathLike`): a Hub id, and a folder without that file, pass.
+
+    Raises:
+        ValueError: for a list, a number or null, and for a `model_type` that is no string.
+    """
+    path = os.path.join(folder, CONFIG_NAME)
+    try:
+        with open(path, encoding="utf-8") as file:
+            value = json.load(file)
+    except (OSError, ValueError, RecursionError):
+        return  # Transformers says what is wrong
+    got = None if isinstance(value, dict) else f"a JSON {'null' if value is None else type(value).__name__}"
+    if got is None and not isinstance(value.get("model_type", ""), str):
+        got = f"the `model_type` {value['model_type']!r:.40}"
+    if got is not None:
+        raise ValueError(
+            f"'{path}' must hold the settings of a model as a JSON object, got {got}. Take config.json from the "
+            "model's source again."
+        )
 
 
 class TraceConfig(PreTrainedConfig):
@@ -292,6 +320,11 @@ class TraceConfig(PreTrainedConfig):
         """
         logger.warning(PAPER_WARNING)
         return cls(**{**PAPER_RECIPE, **kwargs})
+
+    @classmethod
+    def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):
+        check_config_file(pretrained_model_name_or_path)
+        return super().get_config_dict(pretrained_model_name_or_path, **kwargs)
 
     @classmethod
     def from_dict(cls, config_dict, **kwargs):
@@ -534,4 +567,4 @@ def _check_number(name, value, remedy, zero=False):
         raise ValueError(f"`{name}` must be a number {'>=' if zero else '>'} 0, got {value!r}. {remedy}")
 
 
-__all__ = ["TraceConfig", "middle_layer"]
+__all__ = ["TraceConfig", "check_config_file", "middle_layer"]

@@ -9,7 +9,7 @@ import torch
 from transformers import Cache, GenerationConfig, LogitsProcessorList
 from transformers.utils import ModelOutput, logging
 
-from .cache_trace import TraceCache
+from .cache_trace import RememberEnds, TraceCache
 from .gaussian_trace import reparameterize, standard_normal
 from .logits_processor_trace import RememberSeparatorScores, SegmentLogitsProcessor
 from .segments_trace import SegmentRule, ids_tensor, next_segment_ids
@@ -227,6 +227,8 @@ class SegmentGenerationMixin:
                 )
         else:
             processors.append(self._segment_processor(cache, min_segment_length, max_segment_length, setting))
+        if beams == 1:
+            kwargs["stopping_criteria"] = RememberEnds(kwargs.get("stopping_criteria") or [], cache)
         outputs = super().generate(  # type: ignore[misc]
             inputs, generation_config, logits_processor=processors, cache=cache, **kwargs
         )
@@ -336,6 +338,12 @@ class SegmentGenerationMixin:
                 processors.insert(0, RememberSeparatorScores(processor))
                 break
         return processors
+
+    def _get_stopping_criteria(self, generation_config, stopping_criteria, *args, **kwargs):
+        criteria = super()._get_stopping_criteria(generation_config, stopping_criteria, *args, **kwargs)
+        if isinstance(stopping_criteria, RememberEnds):  # a place in which the cache came
+            return RememberEnds(criteria, stopping_criteria.cache)
+        return criteria
 
     def _given_latents(self, latents, num_prompts, expansion, beams):
         """`latents` as `(rows, num_segments, latent_size)`, or None."""

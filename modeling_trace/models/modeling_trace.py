@@ -29,6 +29,7 @@ from .backbones_trace import (
     special_tokens,
 )
 from .cache_trace import TraceCache
+from .checksums_trace import CHECKSUMS_NAME, WEIGHT_FILES, write_checksums
 from .configuration_trace import LATENT_DYNAMICS_VALUES, TraceConfig
 from .dynamics_trace import LATENT_DYNAMICS, PriorNetwork, RecurrentMatrix, check_buffers, dynamics_class
 from .editing_trace import LatentEditingMixin
@@ -132,6 +133,14 @@ class TracePreTrainedModel(PreTrainedModel):
                 f"The weights in '{pretrained_model_name_or_path}' are damaged: {error}. Copy them again, or use an "
                 "earlier checkpoint."
             ) from error
+
+    def save_pretrained(self, save_directory: str | os.PathLike, is_main_process: bool = True, **kwargs) -> None:
+        """As in Transformers; beside the weights lies SHA256SUMS, which [`load_model`] compares them with."""
+        if is_main_process:
+            Path(save_directory, CHECKSUMS_NAME).unlink(missing_ok=True)  # of the weights that are written over
+        super().save_pretrained(save_directory, is_main_process, **kwargs)
+        if is_main_process:
+            write_checksums(save_directory, WEIGHT_FILES)
 
     @torch.no_grad()
     def _init_weights(self, module):

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from transformers.utils import CONFIG_NAME
 
+from ..models.checksums_trace import CHECKSUMS_NAME, write_checksums
+
 if TYPE_CHECKING:
     from accelerate import Accelerator
     from transformers import TrainerState, TrainingArguments
@@ -58,6 +60,7 @@ class WholeCheckpointsMixin:
         if best and (best == self.state.global_step or (run_dir / f"{PREFIX_CHECKPOINT_DIR}-{best}").is_dir()):
             self.state.best_model_checkpoint = str(run_dir / f"{PREFIX_CHECKPOINT_DIR}-{best}")
             self.state.save_to_json(str(saving / name / "trainer_state.json"))
+        write_checksums(saving / name)
         if (run_dir / name).exists():  # of the run that is resumed from an earlier step
             os.replace(run_dir / name, saving / "replaced")
         os.replace(saving / name, run_dir / name)
@@ -78,6 +81,7 @@ class WholeCheckpointsMixin:
             return
         with written_whole(target) as saving:
             super().save_model(str(saving), _internal_call)  # type: ignore[misc]
+            write_checksums(saving)
 
     def remove_unfinished(self) -> None:
         """Take away what a process that was killed had not finished writing."""
@@ -96,7 +100,9 @@ def written_whole(folder: Path) -> Iterator[Path]:
     saving.mkdir(parents=True)
     try:
         yield saving
-        names = sorted((path.name for path in saving.iterdir()), key=lambda name: name in (CONFIG_NAME,))
+        (folder / CHECKSUMS_NAME).unlink(missing_ok=True)  # the new ones come when all that they name is there
+        last = (CONFIG_NAME, CHECKSUMS_NAME)
+        names = sorted((path.name for path in saving.iterdir()), key=lambda name: (name in last, name))
         stale = {
             path.name for pattern in ("*.safetensors", "*.safetensors.index.json") for path in folder.glob(pattern)
         }

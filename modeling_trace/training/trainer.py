@@ -7,6 +7,7 @@ import copy
 import os
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +20,8 @@ from transformers.utils import ModelOutput, logging
 
 from ..data import TraceDataCollator, TraceProcessor
 from ..data.collator import check_collator
+from ..models.backbones_trace import HUB_NAMES
+from ..models.checksums_trace import check_checksums
 from .batches import SegmentCollator, SharedOrderSampler
 from .callbacks import CollapseWarningCallback, GracefulStopCallback, KLWeightCallback, get_kl_weight
 from .checkpoints import WholeCheckpointsMixin
@@ -418,14 +421,15 @@ class TraceTrainer(WholeCheckpointsMixin, Trainer):
             `str`: the checkpoint's folder, or None to start anew.
 
         Raises:
-            ValueError: If the output folder holds another model, there is no such checkpoint or it is of other texts,
-                or the model could not be saved.
+            ValueError: If the output folder holds another model, there is no such checkpoint, it is damaged or of
+                other texts, or the model could not be saved.
         """
         if not self._owns_output_dir:  # later calls continue in this run's own folder
             check_output_dir(self.args.output_dir, self.model.config, resume_from_checkpoint)
         checkpoint = find_checkpoint(self.args.output_dir, resume_from_checkpoint)
         self._fingerprint.read(self.train_dataset)
         if checkpoint is not None:
+            check_checksums(checkpoint)
             self._fingerprint.check(checkpoint)
         with _unsharded_class(self.model):
             check_saving(self.accelerator.unwrap_model(self.model), self.processing_class, self.args)
@@ -492,16 +496,26 @@ class TraceTrainer(WholeCheckpointsMixin, Trainer):
             config.to_json_file(os.path.join(folder, "config.json"))
 
     def create_model_card(self, *args, finetuned_from: str | None = None, **kwargs) -> None:
-        """As in `Trainer`; the base model is the language model that the model was built from."""
+        """
+        As in `Trainer`; the base model is the language model that the model was built from. One that came from a
+        folder or file here has no name on the Hub: the card says so, and names no base model.
+        """
         config = self.accelerator.unwrap_model(self.model).config
         before = config.name_or_path
         # The Trainer names what the configuration was read from, which it was not: a folder stands for no name.
         name = self.model.name_or_path or config.get_text_config().name_or_path
-        config.name_or_path = name if name and not os.path.exists(name) else os.curdir
+        is_local = bool(name) and (os.path.exists(name) or name.startswith((".", "/", "~")) or name.count("/") > 1)
+        config.name_or_path = HUB_NAMES.get(name, name) if name and not is_local else os.curdir
         try:
             super().create_model_card(*args, finetuned_from=finetuned_from, **kwargs)
         finally:
             config.name_or_path = before
+        if is_local and finetuned_from is None and self.is_world_process_zero():
+            card = Path(self.args.output_dir, "README.md")
+            folder = os.path.basename(os.path.abspath(os.path.expanduser(name)))
+            true = f"This model is a fine-tuned version of a model that was not on the Hub (`{folder}`) on "
+            text = card.read_text(encoding="utf-8").replace("This model was trained from scratch on ", true, 1)
+            card.write_text(text, encoding="utf-8")
 
 
 __all__ = ["TraceTrainer", "TrainingDivergedError"]

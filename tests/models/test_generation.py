@@ -4,7 +4,7 @@ import pytest
 import torch
 from helpers.generation import MODES, PROMPTS, rescoring_error, returned_mask, run
 from helpers.tiny import BOS, EOS, PAD, SEP, VOCAB, make_batch, tiny_model
-from transformers import LogitsProcessorList, TextStreamer
+from transformers import LogitsProcessorList, StoppingCriteria, StoppingCriteriaList, TextStreamer
 
 from modeling_trace import SegmentLogitsProcessor, TraceCache
 
@@ -484,3 +484,39 @@ def test_segment_processor_row_by_row(min_length, max_length):
                 if short or empty or (full and token not in [sep, *eos]):
                     masked[token] = -math.inf
             torch.testing.assert_close(found[row], own if masked.isneginf().all() else masked)
+
+
+class StopAt(StoppingCriteria):
+    """Ends each row at a number of tokens of its own."""
+
+    def __init__(self, lengths):
+        self.lengths = torch.tensor(lengths)
+
+    def __call__(self, input_ids, scores, **kwargs):
+        return self.lengths <= input_ids.shape[1]
+
+
+@pytest.mark.parametrize("separator", ["token", "none"])
+def test_a_row_that_ends_without_eos_draws_no_more_latents(architecture, separator):
+    """
+    By a criterion of one's own, as by a stop string. `pad_token_id` is none of the ends, and segments of two tokens
+    close at positions, in padding too.
+    """
+    model = tiny_model(separator=separator, segment_length=2)
+    stop = {"stopping_criteria": StoppingCriteriaList([StopAt([5, 13, 13])])}
+    out = run(model, "none", num_return_sequences=3, max_new_tokens=12, suppress_tokens=[EOS, PAD], **stop)
+    written = (out.sequences[:, 1:] != PAD).sum(1)
+    assert int(written[0]) == 4 and int(written.max()) > 8 and EOS not in out.sequences
+    ids = model.segment_rule.segment_ids(out.sequences, torch.cat([torch.ones(3, 1), out.sequences[:, 1:] != PAD], 1))
+    for row, count in enumerate(ids.amax(1).tolist()):
+        assert out.latents[row, :count].abs().amin() > 0 and not out.latents[row, count:].any()
+    assert int(ids[0].max()) == 2 < out.latents.shape[1]
+
+
+def test_without_eos_a_stopped_row_goes_on_with_its_latents(architecture):
+    """As in Transformers: its tokens are no padding, and each is reproduced by the latents that are returned."""
+    model = tiny_model(separator="none", segment_length=2)
+    model.config.eos_token_id = model.generation_config.eos_token_id = None
+    stop = {"stopping_criteria": StoppingCriteriaList([StopAt([5, 9, 9])])}
+    out = run(model, "none", num_return_sequences=3, max_new_tokens=12, **stop)
+    assert out.sequences.shape[1] == 9 and rescoring_error(model, out, "none", out.latents) < 1e-4

@@ -1,6 +1,8 @@
 """Training that is killed or has no space left: it resumes exactly, and no folder is half a model."""
 
 import errno
+import hashlib
+import json
 import multiprocessing
 import os
 import random
@@ -11,11 +13,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.docs import make_demo_folder
 from helpers.training import make_texts, make_trainer, weights
 from safetensors.torch import load_file
 from transformers.trainer_utils import get_last_checkpoint
 
-from modeling_trace import TraceForConditionalGeneration
+from modeling_trace import TraceForConditionalGeneration, load_model
 from modeling_trace.training.checkpoints import SAVING, written_whole
 
 STEPS = 12
@@ -166,3 +169,50 @@ def test_broken_weights_are_one_line_that_names_the_file(tmp_path, undisturbed, 
     with pytest.raises(ValueError, match="The weights in '.*checkpoint-12' are damaged: .*Copy them again") as caught:
         TraceForConditionalGeneration.from_pretrained(folder)
     assert "\n" not in str(caught.value)
+
+
+def flip_a_bit(path: Path, place: float) -> None:
+    content = bytearray(path.read_bytes())
+    content[int(place * len(content))] ^= 0x10
+    path.write_bytes(bytes(content))
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "rng_state.pth"])
+@pytest.mark.parametrize("place", [0.3, 0.6])
+def test_a_bit_that_flipped_is_found_before_a_run_resumes(tmp_path, undisturbed, name, place):
+    folder = tmp_path / "run"
+    shutil.copytree(undisturbed / "checkpoint-12", folder / "checkpoint-12")
+    trainer = make_trainer(folder, train_dataset=make_texts(16), **SAVES)
+    trainer.check_before_training(True)  # as it was written
+    flip_a_bit(folder / "checkpoint-12" / name, place)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with pytest.raises(
+        ValueError, match=rf"checkpoint-12/{name}' is damaged: its SHA-256 is not .*SHA256SUMS"
+    ) as error:
+        trainer.train(resume_from_checkpoint=True)
+    assert "\n" not in str(error.value)
+    assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}  # nothing is lost
+    (folder / "checkpoint-12" / "SHA256SUMS").unlink()  # of a file that one has changed oneself, as the error says
+    trainer.check_before_training(True)
+
+
+def test_a_bit_that_flipped_in_a_model_is_found_by_load_model(tmp_path):
+    make_demo_folder(tmp_path)
+    folder = tmp_path / "model"
+    content = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(content | {"latent_init_scale": 2.0}))  # what people edit
+    (folder / "README.md").write_text("A model.")
+    load_model(folder, "cpu")
+    sums = (folder / "SHA256SUMS").read_text()
+    assert sums == f"{hashlib.sha256((folder / 'model.safetensors').read_bytes()).hexdigest()}  model.safetensors\n"
+    flip_a_bit(folder / "model.safetensors", 0.5)
+    with pytest.raises(ValueError, match="model.safetensors' is damaged: .*Copy the file again") as error:
+        load_model(folder, "cpu")
+    assert "\n" not in str(error.value)
+    model = TraceForConditionalGeneration.from_pretrained(folder)  # stock loading does not look
+    model.save_pretrained(folder)  # other weights, their own checksums; also in several files
+    load_model(folder, "cpu")
+    model.save_pretrained(folder, max_shard_size="50KB")
+    sums = (folder / "SHA256SUMS").read_text().splitlines()
+    assert len(sums) == len(list(folder.glob("*.safetensors"))) > 1
+    load_model(folder, "cpu")

@@ -154,8 +154,10 @@ def test_the_dry_save_leaves_no_trace(tmp_path):
     ("name", "line"),
     [
         ("openai-community/gpt2", "fine-tuned version of [openai-community/gpt2](https://huggingface.co/"),
-        ("", "trained from scratch"),
-        (None, "trained from scratch"),  # a folder here, which is no name on the Hub
+        ("smollm2-135m", "fine-tuned version of [HuggingFaceTB/SmolLM2-135M-Instruct](https://huggingface.co/"),
+        ("", "trained from scratch on"),
+        (None, "fine-tuned version of a model that was not on the Hub (`{folder}`) on"),  # a folder here
+        ("./gone", "fine-tuned version of a model that was not on the Hub (`gone`) on"),  # one that is there no more
     ],
 )
 def test_model_card_names_the_base_model(tmp_path, monkeypatch, name, line):
@@ -167,8 +169,10 @@ def test_model_card_names_the_base_model(tmp_path, monkeypatch, name, line):
     before = trainer.model.config.name_or_path
     trainer.create_model_card()
     card = (tmp_path / "README.md").read_text()
-    assert line in card and "[](" not in card
+    assert line.format(folder=tmp_path.name) in card and "[](" not in card
+    assert ("trained from scratch" in card) == (name == "")
     assert ("base_model: openai-community/gpt2" in card) == (name == "openai-community/gpt2")
+    assert ("base_model:" in card) == (name in ("openai-community/gpt2", "smollm2-135m"))
     assert trainer.model.config.name_or_path == before
     trainer.create_model_card(finetuned_from="org/other")
     assert "[org/other]" in (tmp_path / "README.md").read_text()

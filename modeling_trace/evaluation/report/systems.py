@@ -17,6 +17,7 @@ from .settings import MIN_TEXTS, EvaluationSettings
 REAL = "real text"  # the row of a table that is no system
 MAX_NEW_TOKENS = 256
 IN_MEMORY = "in memory"
+BLOCK = 1000  # texts to tokenize at once
 
 
 class EvaluatedSystem:
@@ -102,16 +103,10 @@ def make_plan(system: EvaluatedSystem, data: EvaluationData, settings: Evaluatio
         ValueError: for prompts that fill the context, and `max_new_tokens` that do not fit it.
     """
     limit = getattr(system.config.get_text_config(), "max_position_embeddings", None)
-    rows = system.processor.encode_rows(data.real, prompts=data.prompts)
-    starts = [1] * len(rows)
-    if data.prompts is not None:
-        starts = [len(ids) for ids in system.processor.encode_rows(None, prompts=data.prompts)]
+    starts, lengths, without_sep = _token_counts(system.processor, data)
     room = math.inf if limit is None else limit - max(starts)
     if room < 1:
         raise ValueError(f"`dataset` has a prompt that fills the context of '{system.name}', {limit} tokens. Cut it.")
-    lengths = [len(ids) - start for ids, start in zip(rows, starts, strict=True)]
-    sep = system.processor.sep_token_id
-    without_sep = [n - ids[start:].count(sep) for n, ids, start in zip(lengths, rows, starts, strict=True)]
     wanted = settings.max_new_tokens
     if wanted is None and max(without_sep) <= MAX_NEW_TOKENS:
         wanted = max(lengths)
@@ -122,7 +117,26 @@ def make_plan(system: EvaluatedSystem, data: EvaluationData, settings: Evaluatio
             f"`max_new_tokens` must fit the context of '{system.name}', {limit} tokens, got "
             f"{settings.max_new_tokens}, which are {wanted} with [SEP]. {room} have room."
         )
-    return SystemPlan(limit, int(min(wanted, room)), [len(ids) <= (limit or math.inf) for ids in rows])
+    fits = [start + length <= (limit or math.inf) for start, length in zip(starts, lengths, strict=True)]
+    return SystemPlan(limit, int(min(wanted, room)), fits)
+
+
+def _token_counts(processor: TraceProcessor, data: EvaluationData) -> tuple[list[int], list[int], list[int]]:
+    """Of each real text the tokens before it (BOS or the prompt), its own, and its own without [SEP]."""
+    sep = processor.sep_token_id
+    starts, lengths, without_sep = [], [], []
+    for first in range(0, len(data.real), BLOCK):  # a tokenizer holds some hundred bytes for each token at once
+        block = slice(first, first + BLOCK)
+        prompts = None if data.prompts is None else data.prompts[block]
+        rows = processor.encode_rows(data.real[block], prompts=prompts, first_row=first)
+        before = [1] * len(rows)
+        if prompts is not None:
+            before = [len(ids) for ids in processor.encode_rows(None, prompts=prompts, first_row=first)]
+        for start, ids in zip(before, rows, strict=True):
+            starts.append(start)
+            lengths.append(len(ids) - start)
+            without_sep.append(len(ids) - start - ids[start:].count(sep))
+    return starts, lengths, without_sep
 
 
 def readable_texts(plans: Sequence[SystemPlan], data: EvaluationData, count: int) -> list[int]:
