@@ -544,6 +544,18 @@ class TraceProcessor(PushToHubMixin):
             self.push_to_hub(repo_id or os.path.basename(os.path.abspath(save_directory)), **kwargs)
         return (*files, path)
 
+    def push_to_hub(self, repo_id: str, **kwargs) -> str:
+        """
+        Push tokenizer and segmenter to the Hub, in one commit; a model card that is there stays as it is.
+
+        Args:
+            repo_id (`str`): that of the model.
+            kwargs: `private`, `token`, `revision`, `commit_message` and others of `create_commit`.
+        """
+        from ..sharing import push_processor  # which imports this module
+
+        return push_processor(self, repo_id, **kwargs)
+
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs) -> "TraceProcessor":
         """

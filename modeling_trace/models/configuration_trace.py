@@ -3,6 +3,7 @@
 import difflib
 import json
 import os
+import re
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,8 @@ from .private_trace import (
 )
 
 logger = logging.get_logger(__name__)
+
+VERSION = "0.1.0"  # of this code, also where it lies beside a model: config.json says which version wrote it
 
 LATENT_DYNAMICS_VALUES = ("recurrent", "parallel", "independent", "context", "single", "none")
 REGISTERED_DYNAMICS: set[str] = set()  # names of users' own, see `register_latent_dynamics`
@@ -58,13 +61,17 @@ PAPER_WARNING = (
 _LIBRARY_KEYS = frozenset(
     "model_type auto_map name_or_path torch_dtype num_labels attn_implementation experts_implementation "
     "output_attentions quantization_config per_layer_config trust_remote_code custom_pipelines "
-    "transformers_weights rope_scaling".split()
+    "transformers_weights rope_scaling trace_version".split()
 )
 
 
 _SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 _UNSUITABLE = ("bloom", "xlnet")  # build their own masks
 _ATTENTION_LAYERS = {"full_attention", "sliding_attention"}
+
+
+def _release(version: str) -> list[int]:
+    return [int(number) for number in re.findall("[0-9]+", version)]
 
 
 def middle_layer(backbone_config: PreTrainedConfig) -> int:
@@ -329,9 +336,21 @@ class TraceConfig(PreTrainedConfig):
     @classmethod
     def from_dict(cls, config_dict, **kwargs):
         """As in Transformers; a value of a wrong type, as in a damaged config.json, is a ValueError of one line."""
+        saved = str(config_dict.get("trace_version") or VERSION)
+        if _release(saved) > _release(VERSION):
+            logger.warning_once(
+                f"The model was saved by version {saved} of modeling_trace, this is {VERSION}. Should it not load, or "
+                "write other texts, install the newer one."
+            )
         try:
             return super().from_dict(config_dict, **kwargs)
         except Exception as error:
+            if isinstance(error, ValueError) and saved != VERSION:
+                raise ValueError(
+                    f"{error} The model was saved by version {saved} of modeling_trace, this is {VERSION}: load it "
+                    "with the code beside it, by trust_remote_code=True where modeling_trace is not imported, or "
+                    f"install version {saved}."
+                ) from None
             # the last is of huggingface_hub, which files that travel do not import
             strict = type(error).__name__.startswith("StrictDataclass")
             if not (strict or isinstance(error, (AttributeError, TypeError))):
@@ -542,7 +561,7 @@ class TraceConfig(PreTrainedConfig):
 
     def to_diff_dict(self) -> dict[str, Any]:
         # defaults are left out of config.json, and "middle" is another layer in another backbone
-        return {**super().to_diff_dict(), "latent_layer": self.latent_layer}
+        return {**super().to_diff_dict(), "latent_layer": self.latent_layer, "trace_version": VERSION}
 
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
         """The backbone's configuration: vocabulary, layers and context length are its own."""

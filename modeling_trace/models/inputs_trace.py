@@ -71,7 +71,7 @@ class InputChecksMixin:
             )
 
     def _warn_of_prompts(self, input_ids, attention_mask) -> None:
-        """Say once, of prompts that cannot be right, what is missing: a tokenizer other than the saved one was used."""
+        """Say once of prompts that cannot be right what they lack: they were not made by the saved tokenizer."""
         mask = attention_mask
         if mask is None or mask.dim() != 2:
             pad = self.config.pad_token_id
