@@ -4,8 +4,7 @@ import os
 import shlex
 
 import torch
-from huggingface_hub import try_to_load_from_cache
-from huggingface_hub.constants import HF_HUB_OFFLINE
+from huggingface_hub import constants, try_to_load_from_cache
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.utils import CONFIG_NAME
 from transformers.utils.peft_utils import find_adapter_config_file
@@ -73,7 +72,7 @@ def load_config(name_or_path: str | os.PathLike) -> PreTrainedConfig:
     is_folder = os.path.isdir(name)
     if not is_folder and (os.path.exists(name) or name.startswith((".", "/", "~")) or name.count("/") > 1):
         raise ValueError(f"there is no folder '{name}'. Give a folder that `modeling-trace train` wrote, or a Hub id.")
-    if not is_folder and not HF_HUB_OFFLINE:
+    if not is_folder and not constants.HF_HUB_OFFLINE:
         _check_hub(name)
     try:
         check_config_file(name)

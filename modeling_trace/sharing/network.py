@@ -1,5 +1,6 @@
 """What can go wrong on the way to the Hub, in one line each."""
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -34,15 +35,28 @@ def check_network() -> None:
     """
     if constants.HF_HUB_OFFLINE:
         raise ConnectionError("HF_HUB_OFFLINE is set, so that nothing asks the Hub. Unset it.")
-    try:
-        get_session().head(constants.ENDPOINT, timeout=PROBE_SECONDS)
-    except Exception as error:
-        if not _is_of_the_network(error):
-            raise
-        raise ConnectionError(
-            f"the Hub at {constants.ENDPOINT} does not answer: {one_line(error) or type(error).__name__}. Check the "
-            "network, and the environment variables HF_ENDPOINT and HTTPS_PROXY."
-        ) from None
+    found: list[BaseException | None] = []
+
+    def ask() -> None:
+        try:
+            get_session().head(constants.ENDPOINT, timeout=PROBE_SECONDS)
+            found.append(None)
+        except Exception as error:
+            found.append(error)
+
+    # in a thread: no timeout of the HTTP client counts the time that the look-up of a host's name takes
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(PROBE_SECONDS + 1)
+    error = found[0] if found else TimeoutError("the name of the host was not found in time")
+    if error is None:
+        return
+    if not _is_of_the_network(error):
+        raise error
+    raise ConnectionError(
+        f"the Hub at {constants.ENDPOINT} does not answer: {one_line(error) or type(error).__name__}. Check the "
+        "network, and the environment variables HF_ENDPOINT and HTTPS_PROXY."
+    )
 
 
 def check_repo_id(repo_id: str) -> str:

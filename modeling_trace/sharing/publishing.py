@@ -3,13 +3,14 @@
 import fnmatch
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
-from transformers.utils import ADAPTER_CONFIG_NAME, CONFIG_NAME
+from transformers.utils import ADAPTER_CONFIG_NAME, CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from ..models.configuration_trace import TraceConfig
 from . import sections
@@ -25,6 +26,8 @@ PUBLISHED = (
     *("sentencepiece.bpe.model", "chat_template.jinja", "samples.jsonl"),
 )
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
+# Absolute, of two parts or more; what is none of this machine's is left alone
+_LOCAL_PATH = re.compile(r"""(?:/[^\s/"'<>|,;:*?\\`()]+){2,}""")
 _TEXTS = (".json", ".jsonl", ".md", ".html", ".jinja", ".txt")
 
 Content = Path | bytes
@@ -46,6 +49,9 @@ def published_files(folder: str | os.PathLike) -> dict[str, Content]:
         for path in sorted(folder.iterdir())
         if path.is_file() and any(fnmatch.fnmatch(path.name, pattern) for pattern in PUBLISHED)
     }
+    if SAFE_WEIGHTS_NAME in files and SAFE_WEIGHTS_INDEX_NAME in files:  # of an earlier save; the former loads
+        shards = set(read_json(folder / SAFE_WEIGHTS_INDEX_NAME).get("weight_map", {}).values())
+        files = {name: path for name, path in files.items() if name not in {SAFE_WEIGHTS_INDEX_NAME, *shards}}
     adapter = read_json(folder / ADAPTER_CONFIG_NAME)
     base = adapter.get("base_model_name_or_path")
     if adapter and sections.hub_name(base) is None:
@@ -70,6 +76,16 @@ def _without_local_names(config: dict[str, Any]) -> bool:
     return changed
 
 
+def without_local_paths(text: str) -> str:
+    """A text in which paths of files and folders that are on this machine are their last parts."""
+
+    def last_part(found: re.Match) -> str:
+        path = found[0].rstrip(".")
+        return found[0].replace(path, os.path.basename(path)) if os.path.exists(path) else found[0]
+
+    return _LOCAL_PATH.sub(last_part, text)
+
+
 def check_private(files: Mapping[str, Content], folder: Path) -> None:
     """
     Look for this machine's folders in what goes out.
@@ -83,8 +99,11 @@ def check_private(files: Mapping[str, Content], folder: Path) -> None:
         if name.endswith(_TEXTS):
             text = content if isinstance(content, bytes) else content.read_bytes()
             found = next((path for path in sorted(local) if path.encode() in text), None)
+            if found is None and not name.startswith(("tokenizer", "vocab", "merges", "added", "samples")):  # words
+                paths = (match[0].rstrip(".") for match in _LOCAL_PATH.finditer(text.decode(errors="replace")))
+                found = next((path for path in paths if os.path.exists(path)), None)
             if found is not None:
-                raise ValueError(f"'{name}' names the folder '{found}' of this machine. Take it out, then push again.")
+                raise ValueError(f"'{name}' names '{found}', which is on this machine. Take it out, then push again.")
 
 
 def hub_card(repo_id: str, branch: str | None, token: str | bool | None) -> Card | None:
@@ -179,4 +198,13 @@ def card_for_hub(
     return card.write()
 
 
-__all__ = ["PUBLISHED", "Content", "card_for_hub", "check_private", "hub_card", "publish", "published_files"]
+__all__ = [
+    "PUBLISHED",
+    "Content",
+    "card_for_hub",
+    "check_private",
+    "hub_card",
+    "publish",
+    "published_files",
+    "without_local_paths",
+]

@@ -14,7 +14,7 @@ from ..utils import atomic_write
 from . import sections
 from .cards import CARD_NAME
 from .network import check_network, check_repo_id, check_token, hub_errors
-from .publishing import Content, card_for_hub, check_private, hub_card, publish, published_files
+from .publishing import Content, card_for_hub, check_private, hub_card, publish, published_files, without_local_paths
 
 SAMPLES_NAME = "samples.jsonl"
 REPORT_FOLDER = "report"
@@ -182,8 +182,8 @@ def _read_report(
             for local in sorted(names, key=len, reverse=True):
                 if os.path.dirname(local):
                     page = page.replace(local, sections.public_name(local))
-            pages[f"{REPORT_FOLDER}/{name}"] = page.encode()
-    return content, own[0], pages
+            pages[f"{REPORT_FOLDER}/{name}"] = without_local_paths(page).encode()
+    return json.loads(pages[f"{REPORT_FOLDER}/{REPORT_FILES[0]}"]), own[0], pages
 
 
 __all__ = ["Pushed", "push"]

@@ -112,12 +112,15 @@ def training(settings: Mapping[str, Any], history: Sequence[Mapping[str, Any]], 
         history (`Sequence[Mapping]`): the Trainer's logs.
         data (`Mapping`): other facts, by what to call them.
     """
-    rows = {**data, **{name: settings[name] for name in SETTINGS if _says_something(settings.get(name))}}
+    shown = {name: settings[name] for name in SETTINGS if _says_something(settings.get(name))}
+    if "max_steps" in shown:  # which then decides
+        shown.pop("num_train_epochs", None)
+    rows = {**data, **shown}
     steps = [entry["step"] for entry in history if "step" in entry]
     if steps:
         rows["steps taken"] = max(steps)
     logs = [entry for entry in history if "loss" in entry and "train_runtime" not in entry]
-    evals = [entry for entry in history if "eval_loss" in entry]
+    evals = list({entry.get("step"): entry for entry in history if "eval_loss" in entry}.values())
     parts = ["## Training"]
     if rows:
         parts.append(_table(["setting", "value"], [[f"`{k}`" if k in SETTINGS else k, v] for k, v in rows.items()]))

@@ -3,6 +3,8 @@
 from ..models.configuration_trace import TraceConfig
 from ..models.dynamics_trace import has_segments
 
+TOKENS = 60  # of a text, where the context has room for them
+PROMPT_TOKENS = 16  # at most, of the prompts below
 _LOAD = """\
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -88,6 +90,9 @@ def usage(config: TraceConfig, name: str, is_adapter: bool) -> str:
         blocks.append(("Write a text again from its latents alone:", _RECONSTRUCT + shown["same"]))
         interpolate = _INTERPOLATE.format(prompt=prompt) + shown["steps"]
         blocks.append(("Walk from its latents to those of another text:", interpolate))
+    room = getattr(config.backbone_config, "max_position_embeddings", None)
+    tokens = TOKENS if room is None else max(1, min(TOKENS, room - PROMPT_TOKENS))
+    blocks = [(title, code.replace(f"max_new_tokens={TOKENS}", f"max_new_tokens={tokens}")) for title, code in blocks]
     text = "\n\n".join(f"{title}\n\n```python\n{code.rstrip()}\n```" for title, code in blocks)
     return f"## Use\n\n{text}"
 

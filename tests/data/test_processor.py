@@ -1,6 +1,5 @@
 """The processor: nothing lost between text and ids, whole segments kept, and the same after saving and loading."""
 
-import json
 import logging
 from functools import partial
 
@@ -419,27 +418,13 @@ def test_from_backbone(tmp_path):
 
 def test_push_to_hub(processor, tmp_path, monkeypatch):
     pushed = {}
-
-    def upload(self, working_dir, repo_id, **kwargs):
-        with open(f"{working_dir}/processor_config.json", encoding="utf-8") as file:
-            pushed[repo_id] = json.load(file)
-
-    class Repository:
-        repo_id = "someone/reviews"
-
-    class Hub:
-        def create_repo(self, repo_id, **kwargs):
-            return Repository
-
-    class Card:
-        def save(self, path):
-            pass
-
-    monkeypatch.setattr(TraceProcessor, "_upload_modified_files", upload)
-    monkeypatch.setattr("transformers.utils.hub.hf_api", Hub)
-    monkeypatch.setattr("transformers.utils.hub.create_and_tag_model_card", lambda *args, **kwargs: Card())
+    monkeypatch.setattr(
+        "modeling_trace.sharing.objects.publish", lambda files, repo_id, **settings: pushed.update({repo_id: files})
+    )
     processor.save_pretrained(tmp_path / "reviews", push_to_hub=True)
-    assert pushed == {"someone/reviews": processor.to_dict()}
+    assert pushed["reviews"].keys() == {path.name for path in (tmp_path / "reviews").iterdir()}
+    processor.push_to_hub("someone/reviews")
+    assert "README.md" not in pushed["someone/reviews"]  # the model's card stays as it is
 
 
 def test_as_processing_class_of_a_trainer(processor, tmp_path):

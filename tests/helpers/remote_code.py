@@ -43,7 +43,7 @@ def word_tokenizer():
 def make_pair(family, **settings):
     """A model by from_backbone, and its processor."""
     torch.manual_seed(0)
-    processor = TraceProcessor(word_tokenizer(), FixedLengthSegmenter(3), separator="token")
+    processor = TraceProcessor(word_tokenizer(), FixedLengthSegmenter(3), separator=settings.get("separator", "token"))
     lm = AutoModelForCausalLM.from_config(backbone_config(family))
     settings = {"latent_size": 4, "segment_length": 3, "initializer_range": 0.2} | settings
     settings = tiny.ARCHITECTURE | {"latent_init_scale": 5.0} | settings
