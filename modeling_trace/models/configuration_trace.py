@@ -61,7 +61,7 @@ PAPER_WARNING = (
 _LIBRARY_KEYS = frozenset(
     "model_type auto_map name_or_path torch_dtype num_labels attn_implementation experts_implementation "
     "output_attentions quantization_config per_layer_config trust_remote_code custom_pipelines "
-    "transformers_weights rope_scaling trace_version".split()
+    "transformers_weights rope_scaling".split()
 )
 
 
@@ -342,6 +342,7 @@ class TraceConfig(PreTrainedConfig):
                 f"The model was saved by version {saved} of modeling_trace, this is {VERSION}. Should it not load, or "
                 "write other texts, install the newer one."
             )
+        config_dict = {name: value for name, value in config_dict.items() if name != "trace_version"}
         try:
             return super().from_dict(config_dict, **kwargs)
         except Exception as error:

@@ -154,9 +154,7 @@ def _samples(model, processor, number: int) -> list[dict[str, Any]]:
         return generate_texts(model, processor, [None] * number, max_new_tokens=length, **DECODING)
 
 
-def _read_report(
-    folder: Path, given: str | os.PathLike | None
-) -> tuple[dict[str, Any], str, dict[str, Content]] | None:
+def _read_report(folder: Path, given: str | os.PathLike | None) -> tuple[dict[str, Any], str, dict[str, bytes]] | None:
     """A report, the name that this model has in it, and its pages without folders of this machine."""
     report = folder / REPORT_FOLDER if given is None else Path(given)
     path = report / REPORT_FILES[0]
@@ -175,7 +173,7 @@ def _read_report(
     if not own:
         found = ", ".join(systems)
         raise ValueError(f"`report` must have the model '{folder}', got one of {found}. Evaluate this model.")
-    pages: dict[str, Content] = {}
+    pages: dict[str, bytes] = {}
     for name in REPORT_FILES:
         if (report / name).is_file():
             page = (report / name).read_text(encoding="utf-8")

@@ -206,7 +206,12 @@ def test_pushed_whole_again_and_as_it_was_edited(folder, tmp_path):
         assert card.metadata["datasets"] == ["user/reviews"] and "base_model" not in card.metadata
         results = card.metadata["model-index"][0]["results"]
         assert {m["type"]: m["value"] for m in results[0]["metrics"]}["neg_elbo"] == 61.25
-        for words in ("61.2 ± 0.5", "at most 3.90", "another text's latents, nats | 57.0", "trained on 'config.json'"):
+        for words in (
+            "61.2 ± 0.5",
+            "at most 3.90",
+            "another text's latents, nats | 57.0",
+            "trained on 'model/config.json'",
+        ):
             assert words in card.body, words
         assert card.body.count("\n> ") == 2 and 'name = "user/mine"' in card.body
 
