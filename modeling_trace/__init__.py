@@ -22,9 +22,10 @@ _EXPORTS = {
     "gamma_for_rate": "models.gaussian_trace",
     "load_model": "loading",
     "middle_layer": "models.configuration_trace",
+    "push": "sharing",
     "register_latent_dynamics": "models.dynamics_registry_trace",
 }
-_SUBPACKAGES = ("data", "evaluation", "models", "training")
+_SUBPACKAGES = ("data", "evaluation", "models", "sharing", "training")
 
 if TYPE_CHECKING:
     from .data import TraceProcessor as TraceProcessor
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from .models.modeling_trace import TraceForConditionalGeneration as TraceForConditionalGeneration
     from .models.output_trace import TraceOutput as TraceOutput
     from .models.pretrained_trace import TracePreTrainedModel as TracePreTrainedModel
+    from .sharing import push as push
     from .training import TraceTrainer as TraceTrainer
     from .training import TraceTrainingArguments as TraceTrainingArguments
 
@@ -83,5 +85,6 @@ __all__ = [
     "gamma_for_rate",
     "load_model",
     "middle_layer",
+    "push",
     "register_latent_dynamics",
 ]

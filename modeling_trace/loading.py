@@ -4,8 +4,9 @@ import os
 import shlex
 
 import torch
+from huggingface_hub import constants, try_to_load_from_cache
 from transformers import AutoConfig, PreTrainedConfig
-from transformers.utils import find_adapter_config_file
+from transformers.utils import CONFIG_NAME, find_adapter_config_file
 
 from .data import TraceProcessor
 from .models.checksums_trace import WEIGHT_FILES, check_checksums
@@ -64,11 +65,14 @@ def load_config(name_or_path: str | os.PathLike) -> PreTrainedConfig:
 
     Raises:
         ValueError: in one line, what is wrong with the folder or id.
+        ConnectionError: if the Hub does not answer.
     """
     name = str(name_or_path)
     is_folder = os.path.isdir(name)
     if not is_folder and (os.path.exists(name) or name.startswith((".", "/", "~")) or name.count("/") > 1):
         raise ValueError(f"there is no folder '{name}'. Give a folder that `modeling-trace train` wrote, or a Hub id.")
+    if not is_folder and not constants.HF_HUB_OFFLINE:
+        _check_hub(name)
     try:
         check_config_file(name)
         config = AutoConfig.from_pretrained(name)
@@ -81,6 +85,18 @@ def load_config(name_or_path: str | os.PathLike) -> PreTrainedConfig:
             f"--backbone {shlex.quote(os.path.abspath(name) if is_folder else name)}"
         )
     return config
+
+
+def _check_hub(name: str) -> None:
+    """Say at once that the Hub does not answer, which takes Transformers half a minute, and what the cache has."""
+    from .sharing.network import check_network  # which imports this module
+
+    try:
+        check_network()
+    except ConnectionError as error:
+        in_cache = isinstance(try_to_load_from_cache(name, CONFIG_NAME), str)
+        hint = " The model is in the cache: set HF_HUB_OFFLINE=1 to use it from there." if in_cache else ""
+        raise ConnectionError(f"'{name}' is no folder here, and {error}{hint}") from None
 
 
 def find_device(name: str | torch.device | None = None) -> torch.device:

@@ -11,8 +11,8 @@ from modeling_trace import TraceForConditionalGeneration, TraceProcessor
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGES = sorted(page.name for page in DOCS.glob("*.md") if python_blocks(page))
-# Their blocks are files of their own, or want a model of the Hub: test_custom_dynamics.py, test_training_page.py
-ELSEWHERE = {"custom_dynamics.md", "training.md"}
+# Their blocks are files of their own, or want a Hub: test_custom_dynamics.py, test_training_page.py, test_push.py
+ELSEWHERE = {"custom_dynamics.md", "sharing.md", "training.md"}
 # A page that goes on with "the model": every other one makes or loads what it uses.
 NEED_A_MODEL = {"measuring.md"}
 

@@ -131,6 +131,7 @@ def run(argv: list[str] | None = None) -> int:
         metrics |= {**trainer.evaluate(), "eval_texts": len(eval_dataset)}
     if trainer.is_world_process_zero():
         _write(os.path.join(args.output_dir, METRICS_FILE), json.dumps(metrics, indent=2) + "\n")
+    trainer.create_model_card()  # again, with the evaluation
     if args.push_to_hub:
         trainer.push_to_hub()
     trainer.end()

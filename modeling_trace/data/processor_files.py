@@ -9,6 +9,7 @@ from transformers.utils import PROCESSOR_NAME, PushToHubMixin, cached_file, logg
 
 from ..models.configuration_checks_trace import check_config_file
 from ..utils import one_line
+from .prompt_tokenizer import prompt_tokenizer
 from .segmenters import Segmenter
 
 if TYPE_CHECKING:
@@ -44,7 +45,8 @@ class ProcessorFilesMixin(PushToHubMixin):
     ) -> tuple[str, ...]:
         """
         Save tokenizer and segmenter, to be loaded with [`~TraceProcessor.from_pretrained`]; the model may be saved in
-        the same folder. `AutoTokenizer.from_pretrained` reads the tokenizer from there as well.
+        the same folder. `AutoTokenizer.from_pretrained` reads the tokenizer from there as well, and makes prompts with
+        it as this processor does ([`prompt_tokenizer`]).
 
         Args:
             save_directory (`str` or `os.PathLike`): the folder; made where it does not exist.
@@ -58,7 +60,8 @@ class ProcessorFilesMixin(PushToHubMixin):
         if os.path.isfile(save_directory):
             raise ValueError(f"`save_directory` must be a folder, got the file '{save_directory}'.")
         os.makedirs(save_directory, exist_ok=True)
-        files = self.tokenizer.save_pretrained(save_directory)
+        tokenizer = prompt_tokenizer(self.tokenizer, self.bos_token_id, self.conditional)
+        files = tokenizer.save_pretrained(save_directory)
         path = os.path.join(save_directory, PROCESSOR_NAME)
         with open(path, "w", encoding="utf-8") as file:
             file.write(json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n")
@@ -66,6 +69,18 @@ class ProcessorFilesMixin(PushToHubMixin):
         if push_to_hub:
             self.push_to_hub(repo_id or os.path.basename(os.path.abspath(save_directory)), **kwargs)
         return (*files, path)
+
+    def push_to_hub(self, repo_id: str, **kwargs) -> str:
+        """
+        Push tokenizer and segmenter to the Hub, in one commit; a model card that is there stays as it is.
+
+        Args:
+            repo_id (`str`): that of the model.
+            kwargs: `private`, `token`, `revision`, `commit_message` and others of `create_commit`.
+        """
+        from ..sharing import push_processor  # which imports this module
+
+        return push_processor(self, repo_id, **kwargs)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs) -> "TraceProcessor":

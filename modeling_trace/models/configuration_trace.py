@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import re
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,8 @@ from .configuration_checks_trace import check_config_file, check_settings
 from .private_trace import CONFIG_MAPPING, attention_implementation, generation_settings
 
 logger = logging.get_logger(__name__)
+
+VERSION = "0.1.0"  # of this code, also where it lies beside a model: config.json says which version wrote it
 
 
 # The paper's architecture (Sec. 4.1): two passes of an encoder, z at the embeddings, [SEP], the KL's floor
@@ -51,6 +54,10 @@ _LIBRARY_KEYS = frozenset(
 
 
 _SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
+
+
+def _release(version: str) -> list[int]:
+    return [int(number) for number in re.findall("[0-9]+", version)]
 
 
 def middle_layer(backbone_config: PreTrainedConfig) -> int:
@@ -289,9 +296,22 @@ class TraceConfig(PreTrainedConfig):
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs) -> Any:
         """As in Transformers; a value of a wrong type, as in a damaged config.json, is a ValueError of one line."""
+        saved = str(config_dict.get("trace_version") or VERSION)
+        if _release(saved) > _release(VERSION):
+            logger.warning_once(
+                f"The model was saved by version {saved} of modeling_trace, this is {VERSION}. Should it not load, or "
+                "write other texts, install the newer one."
+            )
+        config_dict = {name: value for name, value in config_dict.items() if name != "trace_version"}
         try:
             return super().from_dict(config_dict, **kwargs)
         except Exception as error:
+            if isinstance(error, ValueError) and saved != VERSION:
+                raise ValueError(
+                    f"{error} The model was saved by version {saved} of modeling_trace, this is {VERSION}: load it "
+                    "with the code beside it, by trust_remote_code=True where modeling_trace is not imported, or "
+                    f"install version {saved}."
+                ) from None
             # the last is of huggingface_hub, which files that travel do not import
             strict = type(error).__name__.startswith("StrictDataclass")
             if not (strict or isinstance(error, (AttributeError, TypeError))):
@@ -340,7 +360,7 @@ class TraceConfig(PreTrainedConfig):
 
     def to_diff_dict(self) -> dict[str, Any]:
         # defaults are left out of config.json, and "middle" is another layer in another backbone
-        return {**super().to_diff_dict(), "latent_layer": self.latent_layer}
+        return {**super().to_diff_dict(), "latent_layer": self.latent_layer, "trace_version": VERSION}
 
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
         """The backbone's configuration: vocabulary, layers and context length are its own."""

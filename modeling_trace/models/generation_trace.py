@@ -36,6 +36,7 @@ class SegmentGenerationMixin:
         @property
         def segment_rule(self) -> SegmentRule: ...
         def _segment_ids(self, input_ids, attention_mask, segment_ids) -> torch.Tensor: ...
+        def _warn_of_prompts(self, input_ids, attention_mask) -> None: ...
         def _prompt_states(
             self, cache: TraceCache, hidden, segment_ids, start, total
         ) -> tuple[torch.Tensor | None, torch.Tensor | None]: ...
@@ -242,6 +243,7 @@ class SegmentGenerationMixin:
                 f"`inputs` must leave room in the backbone's context of {limit} tokens, got a prompt of "
                 f"{inputs.shape[1]}. Shorten the prompt."
             )
+        self._warn_of_prompts(inputs, attention_mask)
 
     def _check_prompt_end(self, inputs):
         if inputs is None or not (inputs == self.config.sep_token_id).any(dim=-1).all():

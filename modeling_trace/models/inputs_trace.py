@@ -3,12 +3,15 @@
 from typing import TYPE_CHECKING
 
 import torch
+from transformers.utils import logging
 
 from .cache_trace import TraceCache
 
 if TYPE_CHECKING:
     from .configuration_trace import TraceConfig
     from .segments_trace import SegmentRule
+
+logger = logging.get_logger(__name__)
 
 # What collators that join texts say where each begins, besides `position_ids` that start again
 _PACKING_ARGUMENTS = {"cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx"}
@@ -98,6 +101,30 @@ class InputChecksMixin:
                     f"`labels` must hold all tokens of texts, got -100 for each of {number} that are no padding by "
                     f"`attention_mask` but have the id {token} of {what}. Use TraceDataCollator(processor)."
                 )
+
+    def _warn_of_prompts(self, input_ids, attention_mask) -> None:
+        """Say once of prompts that cannot be right what they lack: they were not made by the saved tokenizer."""
+        mask = attention_mask
+        if mask is None or mask.dim() != 2:
+            pad = self.config.pad_token_id
+            mask = torch.ones_like(input_ids) if pad == self.config.bos_token_id else input_ids != pad
+        first = input_ids.gather(1, mask.long().argmax(dim=1, keepdim=True))
+        if self.config.bos_token_id is not None and bool((first != self.config.bos_token_id).any()):
+            logger.warning_once(
+                f"A prompt does not start with BOS (token {self.config.bos_token_id}), as every text did in training. "
+                "Use the tokenizer that was saved with the model, which writes it, with add_special_tokens=True."
+            )
+        rule = self.segment_rule
+        if rule.separator != "token" or rule.segment_length is None or rule.one_per_text:
+            return
+        segments = rule.segment_ids(input_ids, mask).masked_fill(input_ids == rule.sep_token_id, -1)
+        counts = torch.zeros_like(segments).scatter_add(1, segments.clamp_min(0), (segments > 0).long())
+        if int(counts.max()) > rule.segment_length:
+            logger.warning_once(
+                f"A prompt has a segment of {int(counts.max())} tokens, which the model never saw: it writes [SEP] "
+                f"after every {rule.segment_length}, and so must prompts. TraceProcessor(prompts, add_eos=False) of "
+                "the package modeling_trace does."
+            )
 
     def _segment_ids(self, input_ids, attention_mask, segment_ids) -> torch.Tensor:
         _check_mask(attention_mask)

@@ -1,6 +1,8 @@
 """The base class: how weights start, and how they are loaded."""
 
+import importlib
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn.utils.parametrize import ParametrizationList
 from transformers import PreTrainedModel
+from transformers.utils.peft_utils import find_adapter_config_file
 
 from .checksums_trace import CHECKSUMS_NAME, WEIGHT_FILES, write_checksums
 from .configuration_trace import TraceConfig
@@ -16,6 +19,11 @@ from .latent_entry_trace import LatentInjection
 from .loss_trace import LossMixin
 from .recurrent_dynamics_trace import PriorNetwork, RecurrentMatrix
 from .state_reader_trace import StateNorm
+
+
+def _sharing() -> Any:
+    """`modeling_trace.sharing`, which writes model cards and does not travel; None in the code beside a model."""
+    return importlib.import_module("..sharing", __package__) if __package__ == "modeling_trace.models" else None
 
 
 class TracePreTrainedModel(PreTrainedModel):
@@ -39,9 +47,22 @@ class TracePreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike | None, *args, **kwargs) -> Any:
-        """As in Transformers; weights that are damaged, or do not fit the configuration, are one line."""
+        """
+        As in Transformers, from safetensors only; weights that are damaged or do not fit the configuration, and an
+        adapter's folder, are one line.
+        """
+        kwargs.setdefault("use_safetensors", True)
         try:
             return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        except OSError:
+            hub = {name: kwargs[name] for name in ("cache_dir", "revision", "subfolder", "token") if name in kwargs}
+            if find_adapter_config_file(pretrained_model_name_or_path, **hub) is None:
+                raise
+            raise ValueError(
+                f"'{pretrained_model_name_or_path}' holds an adapter, not a whole model. Load it by "
+                f"modeling_trace.load_model('{pretrained_model_name_or_path}'), or by load_adapter_model of "
+                "modeling_trace.training to train on."
+            ) from None
         except RuntimeError as error:
             if "ignore_mismatched_sizes" not in str(error):
                 raise
@@ -58,13 +79,39 @@ class TracePreTrainedModel(PreTrainedModel):
                 "earlier checkpoint."
             ) from error
 
-    def save_pretrained(self, save_directory: str | os.PathLike, is_main_process: bool = True, **kwargs) -> None:
-        """As in Transformers; beside the weights lies SHA256SUMS, which [`load_model`] compares them with."""
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike,
+        is_main_process: bool = True,
+        *,
+        push_to_hub: bool = False,
+        repo_id: str | None = None,
+        **kwargs,
+    ) -> None:
+        """
+        As in Transformers; beside the weights lie SHA256SUMS, which [`load_model`] compares them with, and the model
+        card, where this package is imported.
+        """
         if is_main_process:
             Path(save_directory, CHECKSUMS_NAME).unlink(missing_ok=True)  # of the weights that are written over
         super().save_pretrained(save_directory, is_main_process, **kwargs)
         if is_main_process:
             write_checksums(save_directory, WEIGHT_FILES)
+            if (sharing := _sharing()) is not None:
+                sharing.write_card(save_directory, self.config)
+        if push_to_hub:
+            self.push_to_hub(repo_id or os.path.basename(os.path.abspath(save_directory)), token=kwargs.get("token"))
+
+    def push_to_hub(self, repo_id: str, **kwargs) -> str:
+        """
+        As in Transformers, in one commit and with the model's own card, where this package is imported.
+
+        Args:
+            repo_id (`str`): `"user/name"`, or `"name"` for one of the user's own.
+            **kwargs: of `PreTrainedModel.push_to_hub`: `private`, `token`, `revision`, `commit_message`, ...
+        """
+        sharing = _sharing()
+        return (super().push_to_hub if sharing is None else partial(sharing.push_model, self))(repo_id, **kwargs)
 
     @torch.no_grad()
     def _init_weights(self, module):

@@ -6,7 +6,6 @@ import contextlib
 import copy
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +16,6 @@ from transformers.utils import ModelOutput, logging
 
 from ..data import TraceDataCollator, TraceProcessor
 from ..data.collator import check_collator
-from ..models.backbones_trace import HUB_NAMES
 from ..models.checksums_trace import check_checksums
 from .batches import SegmentCollator, SharedOrderSampler
 from .callbacks import CollapseWarningCallback, GracefulStopCallback, KLWeightCallback, get_kl_weight
@@ -44,6 +42,7 @@ from .private import (
     number_of,
     unsharded_class,
 )
+from .sharing import SharingMixin
 from .training_args import TraceTrainingArguments, correct_best_metric, make_kl_schedule
 
 logger = logging.get_logger(__name__)
@@ -53,7 +52,7 @@ class TrainingDivergedError(RuntimeError):
     """The loss or the weights are not finite. Raised before anything is saved, so earlier checkpoints are intact."""
 
 
-class TraceTrainer(WholeCheckpointsMixin, Trainer):
+class TraceTrainer(SharingMixin, WholeCheckpointsMixin, Trainer):
     """
     `Trainer` for [`TraceForConditionalGeneration`]. It takes every argument of `Trainer`; what it adds:
 
@@ -459,36 +458,17 @@ class TraceTrainer(WholeCheckpointsMixin, Trainer):
             # Gathered from shards, tied weights are equal but no longer one: they would be saved twice.
             tied = getattr(self.accelerator.unwrap_model(self.model), "all_tied_weights_keys", {})
             state_dict = {name: value for name, value in state_dict.items() if name not in tied}
+        folder = output_dir if output_dir is not None else self.args.output_dir
+        card = self._card_before(folder)  # PEFT writes one over it
         with unsharded_class(self.model):
             super()._save(output_dir, state_dict=state_dict)
         if self.args.should_save and has_adapters(self.accelerator.unwrap_model(self.model)):
             # PEFT saves the adapter alone; `load_adapter_model` builds what it belongs to from this
             config = copy.deepcopy(self.model.config)
             config.__dict__.pop("auto_map", None)  # no code lies beside an adapter
-            folder = output_dir if output_dir is not None else self.args.output_dir
             config.to_json_file(os.path.join(folder, "config.json"))
-
-    def create_model_card(self, *args, finetuned_from: str | None = None, **kwargs) -> None:
-        """
-        As in `Trainer`; the base model is the language model that the model was built from. One that came from a
-        folder or file here has no name on the Hub: the card says so, and names no base model.
-        """
-        config = self.accelerator.unwrap_model(self.model).config
-        before = config.name_or_path
-        # The Trainer names what the configuration was read from, which it was not: a folder stands for no name.
-        name = self.model.name_or_path or config.get_text_config().name_or_path
-        is_local = bool(name) and (os.path.exists(name) or name.startswith((".", "/", "~")) or name.count("/") > 1)
-        config.name_or_path = HUB_NAMES.get(name, name) if name and not is_local else os.curdir
-        try:
-            super().create_model_card(*args, finetuned_from=finetuned_from, **kwargs)
-        finally:
-            config.name_or_path = before
-        if is_local and finetuned_from is None and self.is_world_process_zero():
-            card = Path(self.args.output_dir, "README.md")
-            folder = os.path.basename(os.path.abspath(os.path.expanduser(name)))
-            true = f"This model is a fine-tuned version of a model that was not on the Hub (`{folder}`) on "
-            text = card.read_text(encoding="utf-8").replace("This model was trained from scratch on ", true, 1)
-            card.write_text(text, encoding="utf-8")
+        if self.args.should_save:
+            self._write_card(folder, card)
 
 
 __all__ = ["TraceTrainer", "TrainingDivergedError"]

@@ -1,6 +1,5 @@
 """The processor: nothing lost between text and ids, whole segments kept, and the same after saving and loading."""
 
-import json
 import logging
 from functools import partial
 
@@ -363,7 +362,9 @@ def test_beside_a_model_nothing_is_disturbed(processor, tmp_path):
     config = GPT2Config(vocab_size=len(processor.tokenizer), n_embd=8, n_layer=2, n_head=1, n_positions=32)
     GPT2LMHeadModel(config).save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
-    assert AutoTokenizer.from_pretrained(tmp_path)("soup")["input_ids"] == processor.tokenizer("soup")["input_ids"]
+    assert (
+        AutoTokenizer.from_pretrained(tmp_path)("soup")["input_ids"] == processor("soup", add_eos=False)["input_ids"]
+    )
     written = pipeline("text-generation", model=str(tmp_path))("soup", max_new_tokens=2, min_new_tokens=2)
     assert written[0]["generated_text"].startswith("soup")
     GPT2LMHeadModel(config).save_pretrained(tmp_path)
@@ -417,27 +418,13 @@ def test_from_backbone(tmp_path):
 
 def test_push_to_hub(processor, tmp_path, monkeypatch):
     pushed = {}
-
-    def upload(self, working_dir, repo_id, **kwargs):
-        with open(f"{working_dir}/processor_config.json", encoding="utf-8") as file:
-            pushed[repo_id] = json.load(file)
-
-    class Repository:
-        repo_id = "someone/reviews"
-
-    class Hub:
-        def create_repo(self, repo_id, **kwargs):
-            return Repository
-
-    class Card:
-        def save(self, path):
-            pass
-
-    monkeypatch.setattr(TraceProcessor, "_upload_modified_files", upload)
-    monkeypatch.setattr("transformers.utils.hub.hf_api", Hub)
-    monkeypatch.setattr("transformers.utils.hub.create_and_tag_model_card", lambda *args, **kwargs: Card())
+    monkeypatch.setattr(
+        "modeling_trace.sharing.objects.publish", lambda files, repo_id, **settings: pushed.update({repo_id: files})
+    )
     processor.save_pretrained(tmp_path / "reviews", push_to_hub=True)
-    assert pushed == {"someone/reviews": processor.to_dict()}
+    assert pushed["reviews"].keys() == {path.name for path in (tmp_path / "reviews").iterdir()}
+    processor.push_to_hub("someone/reviews")
+    assert "README.md" not in pushed["someone/reviews"]  # the model's card stays as it is
 
 
 def test_as_processing_class_of_a_trainer(processor, tmp_path):

@@ -14,6 +14,9 @@ class HubServer(ThreadingHTTPServer):
     Attributes:
         endpoint (`str`): the value of HF_ENDPOINT.
         commits (`dict[str, dict[str, dict[str, bytes]]]`): files by repository, commit and path, oldest commit first.
+        branches (`dict[str, dict[str, str]]`): newest commit by repository and branch.
+        private (`set[str]`): repositories that were made private.
+        refusal (`int`, *optional*): the status with which writing is refused.
     """
 
     daemon_threads = True
@@ -21,14 +24,20 @@ class HubServer(ThreadingHTTPServer):
     def __init__(self):
         super().__init__(("127.0.0.1", 0), HubHandler)
         self.endpoint = f"http://127.0.0.1:{self.server_port}"
-        self.commits = {}
+        self.commits, self.branches, self.private, self.refusal = {}, {}, set(), None
 
-    def commit(self, repo_id: str, files: dict[str, bytes]) -> str:
-        """Add `files` to the newest commit of a repository, as a new one, and return its id."""
-        commits = self.commits.setdefault(repo_id, {})
+    def commit(self, repo_id: str, files: dict[str, bytes], branch: str = "main", deleted: tuple = ()) -> str:
+        """Add `files` to the newest commit of a branch, as a new one, and return its id."""
+        commits, branches = self.commits.setdefault(repo_id, {}), self.branches.setdefault(repo_id, {})
         commit_id = hashlib.sha1(f"{repo_id} {len(commits)}".encode()).hexdigest()
-        commits[commit_id] = {**(list(commits.values())[-1] if commits else {}), **files}
+        before = {path: data for path, data in self.files(repo_id, branch).items() if path not in deleted}
+        commits[commit_id] = {**before, **files}
+        branches[branch] = commit_id
         return commit_id
+
+    def files(self, repo_id: str, branch: str = "main") -> dict[str, bytes]:
+        """The files of a branch by path."""
+        return self.commits[repo_id].get(self.branches[repo_id].get(branch), {})
 
 
 class HubHandler(BaseHTTPRequestHandler):
@@ -36,7 +45,11 @@ class HubHandler(BaseHTTPRequestHandler):
 
     def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"]))
-        match urlsplit(unquote(self.path)).path.split("/")[2:]:
+        parts = urlsplit(unquote(self.path)).path.split("/")[2:]
+        if self.server.refusal is not None and parts != ["validate-yaml"]:
+            self._send(b"{}", self.server.refusal, {"X-Error-Message": "no write access"})
+            return
+        match parts:
             case ["validate-yaml"]:
                 self._json({"errors": [], "warnings": []})
             case ["repos", "create"]:
@@ -45,16 +58,27 @@ class HubHandler(BaseHTTPRequestHandler):
                 status = 409 if repo_id in self.server.commits else 200
                 if status == 200:
                     self.server.commit(repo_id, {".gitattributes": b""})
+                    if sent.get("private") or sent.get("visibility") == "private":
+                        self.server.private.add(repo_id)
                 self._json({"url": f"{self.server.endpoint}/{repo_id}"}, status)
             case ["models", owner, name, "preupload", _]:
                 # "regular": the content comes with the commit, no LFS and no Xet
                 files = [{**f, "uploadMode": "regular", "shouldIgnore": False} for f in json.loads(body)["files"]]
                 self._json({"files": files})
-            case ["models", owner, name, "commit", _]:
+            case ["models", owner, name, "branch", branch]:
+                branches = self.server.branches[f"{owner}/{name}"]
+                status = 409 if branch in branches else 200
+                branches.setdefault(branch, branches["main"])
+                self._json({}, status)
+            case ["models", owner, name, "commit", branch]:
                 lines = [json.loads(line) for line in body.splitlines()]
-                files = [line["value"] for line in lines if line["key"] == "file"]
+                values = {
+                    kind: [line["value"] for line in lines if line["key"] == kind] for kind in ("file", "deletedFile")
+                }
+                files = {f["path"]: base64.b64decode(f["content"]) for f in values["file"]}
                 repo_id = f"{owner}/{name}"
-                commit_id = self.server.commit(repo_id, {f["path"]: base64.b64decode(f["content"]) for f in files})
+                deleted = tuple(f["path"] for f in values["deletedFile"])
+                commit_id = self.server.commit(repo_id, files, branch, deleted)
                 url = f"{self.server.endpoint}/{repo_id}/commit/{commit_id}"
                 self._json({"commitOid": commit_id, "commitUrl": url})
             case _:
@@ -67,6 +91,14 @@ class HubHandler(BaseHTTPRequestHandler):
                 if found:
                     siblings = [{"rfilename": path} for path in found[1]]
                     self._json({"id": f"{owner}/{name}", "sha": found[0], "siblings": siblings})
+            case ["api", "models", owner, name, "tree", revision, *_]:
+                found = self._find(f"{owner}/{name}", revision)
+                if found:
+                    files = [
+                        {"type": "file", "path": path, "size": len(data), "oid": "0"}
+                        for path, data in found[1].items()
+                    ]
+                    self._json(files)
             case [owner, name, "resolve", revision, *path]:
                 found = self._find(f"{owner}/{name}", revision)
                 if found and "/".join(path) in found[1]:
@@ -79,11 +111,11 @@ class HubHandler(BaseHTTPRequestHandler):
     do_HEAD = do_GET
 
     def _find(self, repo_id, revision):
-        """The commit that a branch ("main") or a commit id names, and its files; else the answer is 404."""
+        """The commit that a branch or a commit id names, and its files; else the answer is 404."""
         commits = self.server.commits.get(repo_id)
         if commits is None:
             return self._missing("RepoNotFound")
-        commit_id = list(commits)[-1] if revision == "main" else revision
+        commit_id = self.server.branches[repo_id].get(revision, revision)
         return (commit_id, commits[commit_id]) if commit_id in commits else self._missing("RevisionNotFound")
 
     def _missing(self, code, commit_id=None):

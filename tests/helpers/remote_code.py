@@ -43,7 +43,7 @@ def word_tokenizer():
 def make_pair(family, **settings):
     """A model by from_backbone, and its processor."""
     torch.manual_seed(0)
-    processor = TraceProcessor(word_tokenizer(), FixedLengthSegmenter(3), separator="token")
+    processor = TraceProcessor(word_tokenizer(), FixedLengthSegmenter(3), separator=settings.get("separator", "token"))
     lm = AutoModelForCausalLM.from_config(backbone_config(family))
     settings = {"latent_size": 4, "segment_length": 3, "initializer_range": 0.2} | settings
     settings = tiny.ARCHITECTURE | {"latent_init_scale": 5.0} | settings
@@ -86,6 +86,43 @@ def run_script(script, home, *arguments, **environment):
     assert done.returncode == 0, done.stderr[-4000:]
     return json.loads(done.stdout.splitlines()[-1])
 
+
+# Put before a script: nothing can be imported but Python's own library, and torch and transformers with what they
+# require. A fresh environment of `pip install torch transformers` holds as much.
+TORCH_AND_TRANSFORMERS_ALONE = """
+import importlib.metadata, re, sys
+
+names, waiting = {"pip", "setuptools"}, ["torch", "transformers"]
+while waiting:
+    name = re.sub("[-_.]+", "-", re.match("[A-Za-z0-9._-]+", waiting.pop())[0]).lower()
+    if name not in names:
+        names.add(name)
+        try:
+            required = importlib.metadata.requires(name) or []
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        waiting += [line for line in required if "extra ==" not in line]
+owners = importlib.metadata.packages_distributions()
+normal = lambda name: re.sub("[-_.]+", "-", name).lower()
+others = {module for module, owned in owners.items() if not names.intersection(map(normal, owned))}
+
+
+
+class Alone:
+    def __init__(self, finder):
+        self.finder = finder
+
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+
+    def find_spec(self, name, path=None, target=None):
+        first = name.split(".")[0]
+        return None if first in others or first == "modeling_trace" else self.finder.find_spec(name, path, target)
+
+
+sys.meta_path[:] = [Alone(finder) for finder in sys.meta_path]
+others -= set(sys.stdlib_module_names)
+"""
 
 # Put before a script: the package cannot be imported, whether it is installed or on the path.
 WITHOUT_PACKAGE = """

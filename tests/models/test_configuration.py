@@ -5,7 +5,9 @@ import pytest
 from helpers.tiny import BOS, EOS, PAD, SEP, VOCAB, backbone_config, tiny_config
 from transformers import BertConfig, BloomConfig, GPT2Config, Lfm2Config, LlamaConfig, T5Config, ViTConfig
 
+import modeling_trace
 from modeling_trace import TraceConfig, TraceForConditionalGeneration
+from modeling_trace.models import configuration_trace
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "qwen2"])
@@ -160,3 +162,26 @@ def test_settings_changed_after_loading_are_checked_by_the_model(tmp_path):
     config = TraceConfig.from_pretrained(tmp_path, segment_length=0)
     with pytest.raises(ValueError, match="`segment_length`"):
         TraceForConditionalGeneration(config)
+
+
+def test_a_saved_model_says_which_version_wrote_it(tmp_path, monkeypatch):
+    assert configuration_trace.VERSION == modeling_trace.__version__
+    tiny_config().save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    saved = json.loads(path.read_text())
+    assert saved["trace_version"] == modeling_trace.__version__
+
+    def load(version, **changes):
+        path.write_text(json.dumps({**saved, "trace_version": version, **changes}))
+        return TraceConfig.from_pretrained(tmp_path)
+
+    said = []
+    monkeypatch.setattr(configuration_trace.logger, "warning_once", said.append)
+    load("0.0.9").save_pretrained(tmp_path)  # an older one loads, and is written as this one's
+    assert json.loads(path.read_text())["trace_version"] == modeling_trace.__version__ and not said
+    with pytest.raises(ValueError, match="`separator` must be.*saved by version 0.0.9.*or install version 0.0.9"):
+        load("0.0.9", separator="comma")
+    load("1000.0")
+    assert "saved by version 1000.0" in said[0]
+    with pytest.raises(ValueError, match="`separator` must be one of 'token', 'none', got 'comma'.$"):
+        load(modeling_trace.__version__, separator="comma")

@@ -18,6 +18,7 @@ from transformers import (
 )
 
 from modeling_trace.data import TraceDataCollator, TraceProcessor
+from modeling_trace.models import inputs_trace
 from modeling_trace.models.segments_trace import make_layout
 from modeling_trace.training import TraceTrainer
 
@@ -300,3 +301,20 @@ def test_special_tokens_of_generation_alone_are_refused():
     assert one_line(error)
     model.config.bos_token_id = 39  # the remedy
     assert model.generate(max_new_tokens=2)[0, 0] == model.config.backbone_config.bos_token_id == 39
+
+
+@pytest.mark.parametrize("problem", ["bos", "separator", None])
+def test_generate_warns_of_prompts_that_were_made_by_another_tokenizer(problem, monkeypatch):
+    model = tiny_model(segment_length=3)
+    said = []
+    monkeypatch.setattr(inputs_trace.logger, "warning_once", said.append)
+    prompts = {
+        "bos": [[5, 6, SEP, 7], [8, 9, SEP, 7]],
+        "separator": [[BOS, 5, 6, 7, 8, SEP, 9]],
+        None: [[BOS, 5, SEP, 7], [PAD, BOS, 9, 7]],
+    }
+    ids = torch.tensor(prompts[problem])
+    model.generate(ids, attention_mask=(ids != PAD).long(), max_new_tokens=4)
+    model.generate(max_new_tokens=4)
+    words = {"bos": "does not start with BOS", "separator": "has a segment of 4 tokens"}
+    assert [words[problem] in text for text in said] == [True] if problem else said == []

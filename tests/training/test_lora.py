@@ -10,7 +10,7 @@ from helpers.tiny import BOS, EOS, VOCAB, backbone_config, make_batch
 from helpers.tokenizers import word_tokenizer
 from helpers.training import Collator
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, TrainerCallback, TrainingArguments
+from transformers import AutoModel, AutoModelForCausalLM, TrainerCallback, TrainingArguments
 
 from modeling_trace import TraceForConditionalGeneration
 from modeling_trace.cli.main import main
@@ -326,6 +326,13 @@ def test_what_the_trainer_saves_is_enough(folder, tmp_path):
     assert loaded.get_base_model().config.sep_token_id == sep == VOCAB
     for found, wanted in zip(scores(loaded), scores(trainer.model.eval()), strict=True):
         assert torch.equal(found, wanted)
+    for auto_class in (AutoModel, AutoModelForCausalLM):
+        with pytest.raises(
+            ValueError, match=r"holds an adapter, not a whole model. Load it by modeling_trace.load_model"
+        ):
+            auto_class.from_pretrained(tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "library_name: peft" in card and str(folder) not in card and "## Training" in card
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
     next(p for p in trainer.model.parameters() if p.requires_grad).data.fill_(torch.nan)
     with pytest.raises(TrainingDivergedError, match="the weights are not finite after step 4"):

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from ...models.modeling_trace import TraceForConditionalGeneration
 
 # In a model's folder, but no part of the model: what a Trainer resumes from, and pages for readers
-NOT_THE_MODEL = re.compile(r"(optimizer|scheduler|scaler|rng_state.*)\.(pt|pth|bin)|README\.md|SHA256SUMS|\..*")
+NOT_THE_MODEL = re.compile(
+    r"(optimizer|scheduler|scaler|rng_state.*)\.(pt|pth|bin)|README\.md|SHA256SUMS|samples\.jsonl|\..*"
+)
 BLOCK_SIZE = 1 << 24  # bytes
 
 
