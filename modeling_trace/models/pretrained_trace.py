@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn.utils.parametrize import ParametrizationList
 from transformers import PreTrainedModel
-from transformers.utils.peft_utils import find_adapter_config_file
+from transformers.utils import find_adapter_config_file
 
 from .checksums_trace import CHECKSUMS_NAME, WEIGHT_FILES, write_checksums
 from .configuration_trace import TraceConfig

@@ -43,6 +43,7 @@ OVERRIDDEN = {
     },
     "GenerationMixin": {
         "_get_logits_processor": "the model's own score of [SEP] is kept before any processor changes it",
+        "_get_stopping_criteria": "the cache hears which rows a stop string or criterion has ended",
         "_validate_generated_length": "texts longer than the backbone's context are an error, not a warning",
         "prepare_inputs_for_generation": "the cache is handed the whole text, and steps are one token",
     },

@@ -22,10 +22,13 @@ from transformers.trainer_callback import ExportableState
 # LengthGroupedSampler: its order is drawn anew, one for all processes
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
-# PREFIX_CHECKPOINT_DIR, rotate_checkpoints: a checkpoint is moved to its place when it is whole, and then counted
+# PREFIX_CHECKPOINT_DIR, rotate_checkpoints: a checkpoint is moved to its place when it is whole, and then counted;
+# HubStrategy, SaveStrategy: when a checkpoint is pushed
 from transformers.trainer_utils import (
     PREFIX_CHECKPOINT_DIR,
     EvalLoopOutput,
+    HubStrategy,
+    SaveStrategy,
     TrainOutput,
     get_last_checkpoint,
     rotate_checkpoints,
@@ -35,6 +38,7 @@ from transformers.trainer_utils import (
 OVERRIDDEN = {
     "_get_output_dir": "a checkpoint is written beside its place",
     "_get_train_sampler": "one order of the texts in all processes, also by length",
+    "_push_from_checkpoint": "what goes out is the model, its card and its processor, no other file of the run",
     "_save": "tied weights once, the model's own class, and config.json beside an adapter",
     "_save_checkpoint": "a checkpoint is whole or not there",
     "compute_loss": "the parts of the loss are collected, and the gain of the latents is measured",
@@ -45,8 +49,10 @@ OVERRIDDEN = {
     "evaluation_loop": "the ELBO, exact over the data set",
     "get_eval_dataloader": "texts become tokens",
     "get_test_dataloader": "texts become tokens",
+    "init_hf_repo": "a bad name, a lack of network or token is one line before training",
     "log": "the parts of the ELBO",
     "prediction_step": "a lack of memory is one line",
+    "push_to_hub": "the model, its card and its processor, in one commit",
     "save_model": "no weights that are not finite, and whole or not at all",
     "train": "checks before, and a stop by Ctrl-C after",
     "training_step": "a lack of memory is one line",
@@ -102,7 +108,9 @@ __all__ = [
     "USED",
     "EvalLoopOutput",
     "ExportableState",
+    "HubStrategy",
     "LengthGroupedSampler",
+    "SaveStrategy",
     "TrainOutput",
     "get_last_checkpoint",
     "has_adapters",

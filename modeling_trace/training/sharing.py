@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 import transformers
 from huggingface_hub import CommitInfo, HfApi
-from transformers.trainer_utils import HubStrategy, SaveStrategy
 from transformers.utils import PushInProgress
 
 from .. import __version__
@@ -18,6 +17,7 @@ from ..sharing.cards import CARD_NAME
 from ..sharing.network import check_network, check_repo_id, check_token, hub_errors
 from ..sharing.sections import SETTINGS, trained_latents, training
 from .checkpoints import SAVING
+from .private import HubStrategy, SaveStrategy
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
