@@ -20,8 +20,7 @@ from transformers import (
     PreTrainedModel,
 )
 from transformers.generation import GenerationMixin
-from transformers.utils import ModelOutput, logging
-from transformers.utils.peft_utils import find_adapter_config_file
+from transformers.utils import ModelOutput, find_adapter_config_file, logging
 
 from .backbones_trace import (
     LOADING_ARGUMENTS,

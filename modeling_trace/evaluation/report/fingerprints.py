@@ -12,7 +12,9 @@ import xxhash
 from transformers.utils.peft_utils import find_adapter_config_file
 
 # In a model's folder, but no part of the model: what a Trainer resumes from, and pages for readers
-NOT_THE_MODEL = re.compile(r"(optimizer|scheduler|scaler|rng_state.*)\.(pt|pth|bin)|README\.md|SHA256SUMS|samples\.jsonl|\..*")
+NOT_THE_MODEL = re.compile(
+    r"(optimizer|scheduler|scaler|rng_state.*)\.(pt|pth|bin)|README\.md|SHA256SUMS|samples\.jsonl|\..*"
+)
 BLOCK_SIZE = 1 << 24  # bytes
 
 
