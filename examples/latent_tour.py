@@ -107,7 +107,7 @@ def interpolate(model, processor, axis, rows: list[dict], latents: torch.Tensor,
 def reconstruct(model, processor, axis, rows: list[dict], texts: list[str], inputs: dict, seed: int) -> list[str]:
     """What texts cost under their own latents, another text's and the prior's; and texts written from their own."""
     use = latent_use(model, rows, processor, seed=seed)
-    names = {"own": "own", "other": "another\ntext's", "prior": "drawn from\nthe prior"}
+    names = {"posterior": "own", "other": "another\ntext's", "prior": "drawn from\nthe prior"}
     costs = [getattr(use, name) for name in names]
     errors = [1.96 * (nats - costs[0]).std().item() / len(nats) ** 0.5 for nats in costs]  # of the difference to own
     axis.bar(list(names.values()), [nats.mean().item() for nats in costs], yerr=errors, capsize=4, color=COLORS[:3])
