@@ -69,8 +69,13 @@ def segment(page, text: int, number: int):
     return page.locator(f'#texts [data-key="select-{text}-{number}"]')
 
 
+def set_most_tokens(page, number: int):
+    page.get_by_role("button", name="More settings").click()
+    page.get_by_label("number input for Most tokens").fill(str(number))
+
+
 def generate(page, most_tokens: int = 60):
-    page.get_by_label("number input for Most tokens").fill(str(most_tokens))
+    set_most_tokens(page, most_tokens)
     page.click("#generate")
     segment(page, 0, 1).wait_for()
 
@@ -95,7 +100,7 @@ def test_generate_resample_hold(page):
 
 
 def test_a_bad_id_is_one_line(page):
-    page.get_by_label("Model", exact=True).fill("no/such/model")
+    page.locator("#model").locator("input, textarea").fill("no/such/model")
     page.get_by_role("button", name="Load").click()
     page.wait_for_selector("#status .error")
     said = page.inner_text("#status")
@@ -114,7 +119,7 @@ def test_stop(page, monkeypatch):
         return slow(self, *args, **kwargs)
 
     monkeypatch.setattr(Watch, "__call__", call)
-    page.get_by_label("number input for Most tokens").fill("150")
+    set_most_tokens(page, 150)
     page.click("#generate")
     page.wait_for_function("document.querySelector('#status').innerText.includes('token 3 of at most')")
     page.click("#stop")

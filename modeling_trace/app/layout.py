@@ -78,7 +78,12 @@ class _Page:
         gr.Markdown(INTRODUCTION)
         with gr.Row():
             self.name = gr.Textbox(
-                model or "", label="Model", info="A folder on this machine, or a Hub id", scale=4, min_width=200
+                model or "",
+                label="Model",
+                info="A folder on this machine, or a Hub id",
+                scale=4,
+                min_width=200,
+                elem_id="model",
             )
             self.load = gr.Button("Load", scale=1, min_width=100)
         with gr.Row(elem_classes="statusbar"):
@@ -87,7 +92,9 @@ class _Page:
             self.stop = gr.Button("Stop", variant="stop", scale=0, elem_id="stop")
         with gr.Row():
             with gr.Column(scale=1, min_width=280):
-                self.prompt = gr.Textbox(label="Start of the texts", info="Optional; what a conditional model needs")
+                self.prompt = gr.Textbox(
+                    "", label="Start of the texts", info="Optional; what a conditional model needs"
+                )
                 self.num_texts = gr.Slider(1, 12, 4, step=1, label="Texts")
                 self.temperature = gr.Slider(
                     0, 1.5, 0, step=0.1, label="Temperature of the tokens", info="0 is greedy: only latents differ"
@@ -95,8 +102,9 @@ class _Page:
                 self.latent_temperature = gr.Slider(
                     0, pages.MOST_TEMPERATURE, 1, step=0.1, label="Temperature of the latents", info="0: prior's mean"
                 )
-                self.max_new_tokens = gr.Slider(8, 256, 100, step=1, label="Most tokens")
-                self.seed = gr.Number(None, label="Seed", info="Empty: other texts each time", precision=0)
+                with gr.Accordion("More settings", open=False):
+                    self.max_new_tokens = gr.Slider(8, 256, 100, step=1, label="Most tokens")
+                    self.seed = gr.Textbox("", label="Seed", info="A number; empty: other texts each time")
                 self.plane = gr.HTML(visible=False, elem_id="plane", css_template=pages.STYLE)
             with gr.Column(scale=3, min_width=300), gr.Tabs():
                 self._lay_out_tabs()
@@ -107,10 +115,10 @@ class _Page:
                 self.generate = gr.Button("Generate", variant="primary", elem_id="generate", min_width=130)
                 self.read = gr.Button("Take the start as a whole text", elem_id="read", min_width=130)
             self.texts = gr.HTML("", elem_id="texts", css_template=pages.STYLE, js_on_load=pages.SCRIPT)
-        with gr.Tab("Between two texts"):
+        with gr.Tab("Walk"):
             gr.Markdown("Walks in straight lines from the latents of one text to those of the other.")
-            self.start = gr.Textbox(label="From", lines=2)
-            self.end = gr.Textbox(label="To", lines=2)
+            self.start = gr.Textbox("", label="From", lines=2)
+            self.end = gr.Textbox("", label="To", lines=2)
             self.num_steps = gr.Slider(2, 11, 5, step=1, label="Texts on the way, both ends included")
             with gr.Row():
                 self.walk = gr.Button("Walk", variant="primary", elem_id="walk", min_width=130)
@@ -135,7 +143,7 @@ class _Page:
                 visible=False,
                 elem_id="map",
             )
-        with gr.Tab("Plain model"):
+        with gr.Tab("Plain"):
             gr.Markdown("The same start and the same settings, from TRACE and from a plain language model.")
             self.compare = gr.Button("Write with both", variant="primary", elem_id="compare")
             self.columns = gr.HTML("", elem_id="columns", css_template=pages.STYLE)
@@ -225,15 +233,15 @@ class _Page:
         decoding = drafts.Decoding(temperature, latent_temperature, int(most))
 
         def work():
-            if seed is not None:
-                torch.manual_seed(int(seed))
+            _set_seed(seed)
             return drafts.write(loaded.model, loaded.processor, int(num_texts), prompt, decoding, watch)
 
         def show(watch):
             return {self.texts: pages.plain_page(drafts.partial(loaded.processor, watch.rows))} if watch.done else {}
 
         texts = yield from self._follow(work, watch, f"Writing {int(num_texts)} texts", show)
-        yield self._show(replace(session, texts=texts, selected=None), latent_temperature, self._written(texts, watch))
+        said = f"{self._written(texts, watch)} Choose a segment to resample or hold its latent."
+        yield self._show(replace(session, texts=texts, selected=None), latent_temperature, said)
 
     def _on_read(self, watch, session, prompt, temperature, latent_temperature, most):
         loaded = self._loaded(session)
@@ -333,8 +341,7 @@ class _Page:
         ):
 
             def work(other=other, off=bool(columns)):
-                if seed is not None:
-                    torch.manual_seed(int(seed))
+                _set_seed(seed)
                 return drafts.write(
                     other.model, other.processor, int(num_texts), prompt, decoding, watch, latents_off=off
                 )
@@ -387,7 +394,16 @@ class _Page:
     def _written(self, texts: list[drafts.Draft], watch: Watch) -> str:
         if watch.stopped:
             return f"Stopped; what was written of {len(texts)} texts is here."
-        return f"{_distinct(texts)} Choose a segment to resample or hold its latent."
+        return _distinct(texts)
+
+
+def _set_seed(text: str) -> None:
+    if not text.strip():
+        torch.seed()
+    elif text.strip().isdecimal():
+        torch.manual_seed(int(text) % 2**63)
+    else:
+        raise ValueError(f"the seed must be a number >= 0 or empty, got '{text.strip()}'.")
 
 
 def _distinct(texts: list[drafts.Draft]) -> str:

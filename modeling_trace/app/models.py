@@ -1,5 +1,6 @@
 """The models of the app: loaded once, kept for all who look, and errors in one line."""
 
+import os
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -31,12 +32,11 @@ class LoadedModel:
     def description(self) -> str:
         """The model in a line."""
         config, latents = self.model.config, "no latents"
+        name = os.path.basename(os.path.abspath(self.name)) if os.path.isdir(self.name) else self.name
         if self.model.has_latents:
             what = "text" if self.model.one_latent_per_text else "segment"
             latents = f"one latent of {config.latent_size} dimensions per {what}"
-        return (
-            f"{self.name}: {config.backbone_config.model_type}, {self.model.num_parameters():,} parameters, {latents}"
-        )
+        return f"{name}: {config.backbone_config.model_type}, {self.model.num_parameters():,} parameters, {latents}"
 
 
 class ModelStore:

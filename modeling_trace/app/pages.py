@@ -41,9 +41,10 @@ STYLE = """
 .tools input { accent-color: #0072B2; width: 9rem; height: 1.6rem; }
 .tools output { min-width: 2rem; font-variant-numeric: tabular-nums; }
 .tools p, .before { flex-basis: 100%; font-size: 0.85rem; line-height: 1.5; margin: 0.2rem 0; }
-.before { opacity: 0.85; margin-top: 0.5rem; }
+.before { line-height: 2; margin-top: 0.5rem; }
 .status { min-height: 44px; padding: 0.5rem 0.8rem; border-radius: 8px; background: var(--background-fill-secondary);
-  color: var(--body-text-color); border: 1px solid var(--border-color-primary); overflow-wrap: anywhere; }
+  color: var(--body-text-color); border: 1px solid var(--border-color-primary); overflow-wrap: anywhere;
+  max-height: 8.5rem; overflow-y: auto; }
 .status progress { width: 100%; height: 6px; accent-color: #0072B2; display: block; margin-top: 0.3rem; }
 .status.error { border: 2px solid #D55E00; }
 .columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 300px), 1fr)); gap: 1rem; }

@@ -94,7 +94,7 @@ def place_on_plane(report: dict[str, Any], temperature: float, latent_temperatur
         f"latents): Self-BLEU {format_cell(point['metrics']['self_bleu'], 1)}, {PLANE[metric][1]} "
         f"{format_cell(point['metrics'][metric], 1 if metric == 'judge' else 3)}. It has a ring in the picture."
     )
-    return png(draw, (5.6, 4.0)), words
+    return png(draw, (4.2, 3.4)), words
 
 
 def _system(report: dict[str, Any], model: str) -> str | None:

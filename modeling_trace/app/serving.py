@@ -12,13 +12,19 @@ except ImportError as error:
     raise ImportError("The app requires the `demo` extra: pip install 'modeling-trace[demo]'") from error
 
 FIRST_PORT, NUM_PORTS = 7860, 100
+PALE = ("body_text_color_subdued", "block_info_text_color", "block_label_text_color", "block_title_text_color")
 CSS = """
-.gradio-container { max-width: 1280px !important; margin: 0 auto; }
+.gradio-container { max-width: 1280px !important; margin: 0 auto; overflow: visible !important; }
+.html-container { padding: 0 !important; }
 .statusbar { position: sticky; top: 0; z-index: 20; background: var(--body-background-fill); padding: 0.3rem 0;
-  align-items: stretch; flex-wrap: nowrap !important; }
-.statusbar button { min-width: 5rem; max-width: 6rem; min-height: 44px; }
+  align-items: flex-start; flex-wrap: nowrap !important; gap: 0.5rem; }
+.statusbar button { min-width: 5rem; max-width: 6rem; height: 46px; align-self: flex-start; }
 button:focus-visible, input:focus-visible, textarea:focus-visible { outline: 3px dashed #D55E00 !important;
   outline-offset: 2px; }
+@media (max-width: 600px) {
+  .gradio-container, .gradio-container > .main { padding-left: 6px !important; padding-right: 6px !important; }
+  .gradio-container h1 { font-size: 1.4rem; }
+}
 """
 
 
@@ -40,6 +46,17 @@ def launch_app(
     """
     port = find_port(host, port)
     font = ["system-ui", "sans-serif"]  # Gradio's own comes from another machine
+    theme = gr.themes.Default(font=font, font_mono=["monospace"], primary_hue="blue", neutral_hue="slate")
+    # Gradio's greys are too pale to read
+    dark = {f"{name}_dark": "*neutral_200" for name in PALE}
+    theme = theme.set(
+        **dict.fromkeys(PALE, "*neutral_700"),
+        **dark,
+        button_primary_background_fill="*primary_700",
+        button_primary_background_fill_hover="*primary_800",
+        button_cancel_background_fill="#b91c1c",
+        button_cancel_background_fill_hover="#991b1b",
+    )
     _, address, _ = blocks.launch(
         server_name=host,
         server_port=port,
@@ -50,7 +67,7 @@ def launch_app(
         show_error=False,
         ssr_mode=False,
         footer_links=[],
-        theme=gr.themes.Default(font=font, font_mono=["monospace"], primary_hue="blue", neutral_hue="slate"),
+        theme=theme,
         css=CSS,
     )
     return address
