@@ -20,6 +20,7 @@ COMMANDS = {
     "compare": "compare several models on the same texts, side by side in one report",
     "human": "make rating sheets for a human evaluation, and analyse the ratings",
     "push": "push a trained model to the Hub, with its card",
+    "app": "show in the browser what a model's latents do: resample, hold, interpolate",
     "demo": "train a tiny model on the built-in reviews and see what its latents do",
     "env": "print versions and devices, for a bug report",
 }
