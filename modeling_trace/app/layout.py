@@ -14,7 +14,7 @@ from .running import Watch, in_background
 from .serving import gr
 
 MAP_TEXTS = 60
-SEGMENT_GROUPS = ("1", "2", "3", "4", "5", "6 and later")
+SEGMENT_GROUPS = ("1", "2", "3", "4", "5", "6+")
 
 INTRODUCTION = """\
 # TRACE: one latent for each segment
@@ -91,7 +91,7 @@ class _Page:
             self.status = gr.HTML(pages.status_line(first), elem_id="status", css_template=pages.STYLE)
             self.stop = gr.Button("Stop", variant="stop", scale=0, elem_id="stop")
         with gr.Row():
-            with gr.Column(scale=1, min_width=280):
+            with gr.Column(scale=1, min_width=280, elem_classes="settings"):
                 self.prompt = gr.Textbox(
                     "", label="Start of the texts", info="Optional; what a conditional model needs"
                 )
@@ -106,7 +106,7 @@ class _Page:
                     self.max_new_tokens = gr.Slider(8, 256, 100, step=1, label="Most tokens")
                     self.seed = gr.Textbox("", label="Seed", info="A number; empty: other texts each time")
                 self.plane = gr.HTML(visible=False, elem_id="plane", css_template=pages.STYLE)
-            with gr.Column(scale=3, min_width=300), gr.Tabs():
+            with gr.Column(scale=3, min_width=300, elem_classes="results"), gr.Tabs():
                 self._lay_out_tabs()
 
     def _lay_out_tabs(self) -> None:
