@@ -14,7 +14,7 @@ from .running import Watch, in_background
 from .serving import gr
 
 MAP_TEXTS = 60
-SEGMENT_GROUPS = ("1", "2", "3", "4", "5", "6 and later")
+SEGMENT_GROUPS = ("1", "2", "3", "4", "5", "6+")
 
 INTRODUCTION = """\
 # TRACE: one latent for each segment
@@ -91,7 +91,7 @@ class _Page:
             self.status = gr.HTML(pages.status_line(first), elem_id="status", css_template=pages.STYLE)
             self.stop = gr.Button("Stop", variant="stop", scale=0, elem_id="stop")
         with gr.Row():
-            with gr.Column(scale=1, min_width=280):
+            with gr.Column(scale=1, min_width=280, elem_classes="settings"):
                 self.prompt = gr.Textbox(
                     "", label="Start of the texts", info="Optional; what a conditional model needs"
                 )
@@ -106,7 +106,7 @@ class _Page:
                     self.max_new_tokens = gr.Slider(8, 256, 100, step=1, label="Most tokens")
                     self.seed = gr.Textbox("", label="Seed", info="A number; empty: other texts each time")
                 self.plane = gr.HTML(visible=False, elem_id="plane", css_template=pages.STYLE)
-            with gr.Column(scale=3, min_width=300), gr.Tabs():
+            with gr.Column(scale=3, min_width=300, elem_classes="results"), gr.Tabs():
                 self._lay_out_tabs()
 
     def _lay_out_tabs(self) -> None:
@@ -215,7 +215,8 @@ class _Page:
             except StopIteration as end:
                 return end.value
             step = f", token {watch.done} of at most {watch.total}" if watch.total else ""
-            update = {self.status: pages.status_line(f"{doing}{step} …", watch)}
+            said = "Stopping …" if watch.stopped else f"{doing}{step} …"
+            update = {self.status: pages.status_line(said, watch)}
             yield update | (show(watch) if show is not None else {})
 
     def _on_load(self, watch, name):
@@ -360,7 +361,7 @@ class _Page:
         if watch is None or watch.stopped:
             return pages.status_line("Nothing is running.")
         watch.stop()
-        return pages.status_line("Stopping …")
+        return gr.skip()  # the work itself says that it stops: two messages could overtake each other
 
     def _on_leave(self, request: gr.Request):
         watch = self.watches.pop(request.session_hash, None)
@@ -415,6 +416,8 @@ def _what_changed(place: int, number: int, old: drafts.Draft, new: drafts.Draft,
     said = f"Text {place + 1}, segment {number} resampled; "
     later = [i for i in range(number, len(new.segments) + 1) if new.segments[i - 1 : i] != old.segments[i - 1 : i]]
     said += f"segments that changed: {', '.join(map(str, later))}." if later else "the words did not change."
+    if len(new.segments) != len(old.segments):
+        said += f" The text has {len(new.segments)} segments now, it had {len(old.segments)}."
     lost = sorted(old.held - new.held)
     if lost:
         said += f" The text ended before segments that were held: {', '.join(map(str, lost))}."

@@ -34,7 +34,7 @@ STYLE = """
 .tools { display: flex; flex-wrap: wrap; gap: 0.5rem; align-items: center; margin-top: 0.6rem; line-height: 1.4;
   padding-top: 0.6rem; border-top: 1px solid var(--border-color-primary); }
 .tools button { border: 1px solid #555; border-radius: 6px; padding: 0.45rem 0.8rem; background: #fff; color: #111;
-  cursor: pointer; min-height: 40px; font-weight: 600; }
+  cursor: pointer; min-height: 40px; font-weight: 600; transition: none; }
 .tools button.main { background: #00507d; border-color: #00507d; color: #fff; }
 .tools button[aria-pressed=true] { background: #111; color: #fff; }
 .tools label { display: flex; flex-wrap: wrap; gap: 0.4rem; align-items: center; min-height: 40px; }
