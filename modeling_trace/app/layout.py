@@ -197,6 +197,7 @@ class _Page:
             concurrency_limit=1,
             concurrency_id="model",
             show_progress="hidden",
+            trigger_mode="multiple" if with_event else "once",  # a click is not lost while the last one is at work
         )
 
     # ---- What happens ----
@@ -283,6 +284,10 @@ class _Page:
             said = f"The latent of segment {number} will be drawn at temperature {float(data.value):g}."
         texts = [draft if other == place else text for other, text in enumerate(session.texts)]
         number = min(number, len(draft.segments))
+        if data.action == "temperature":  # the slider shows it: drawn anew, it would be lost to the hand that moves it
+            session = replace(session, texts=texts, selected=(place, number))
+            yield {self.status: pages.status_line(said), self.session: session}
+            return
         yield self._show(replace(session, texts=texts, selected=(place, number)), latent_temperature, said)
 
     def _on_walk(self, watch, session, prompt, temperature, latent_temperature, most, start, end, num_steps):
