@@ -1,21 +1,26 @@
 """The app without its page: texts and their latents, what is held, work that is stopped, errors in one line."""
 
+import copy
 import json
+import runpy
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from helpers.docs import make_demo_folder
 
-from modeling_trace import load_model
+from modeling_trace import TraceForConditionalGeneration, TraceProcessor, load_model
 from modeling_trace.app import drafts, pages
 from modeling_trace.app.drafts import Decoding
 from modeling_trace.app.models import ModelStore, message
 from modeling_trace.app.plane import find_report
 from modeling_trace.app.running import Watch, in_background
 from modeling_trace.cli.main import main
+from modeling_trace.data import SentenceSegmenter
 
 TEXT = "The staff were friendly. The wait was long. The soup was cold. We left."
 SHORT = Decoding(max_new_tokens=40)
@@ -68,10 +73,12 @@ def test_later_latents_stay_only_where_they_are_held(loaded, draft, monkeypatch)
     words = [token for token in range(10, 2000) if token not in loaded[1].closing_token_ids]
     force_words(monkeypatch, loaded[0], [words[0], full_stop] * 10)
     new = drafts.resample(*loaded, drafts.hold(draft, [1, 4]), 2, SHORT)
-    assert len(new.segments) > 4 and new.held == {1, 4}
+    assert new.held == {1, 4}
     same = [torch.equal(new.latents[i], draft.latents[i]) for i in range(4)]
     assert same == [True, False, False, True]
     assert drafts.hold(new, [4], False).held == {1}
+    assert len(new.segments) == 4  # the last one was held, so the text ends with it
+    assert len(drafts.resample(*loaded, drafts.hold(draft, [1]), 2, SHORT).segments) > 4
 
 
 def force_words(monkeypatch, model, tokens):
@@ -149,6 +156,39 @@ def test_the_map_is_pca(loaded):
         drafts.latent_map(texts[2:])
 
 
+@pytest.mark.parametrize("separator", ["none", "token"])
+def test_a_conditional_model_writes_and_resamples_on_its_prompt(folder, separator):
+    plain = load_model(folder / "plain-lm", "cpu")[1].tokenizer
+    segmenter = SentenceSegmenter()
+    segmenter.fit([TEXT])
+    processor = TraceProcessor(copy.deepcopy(plain), segmenter, conditional=True, separator=separator)
+    torch.manual_seed(0)
+    model = TraceForConditionalGeneration.from_backbone(folder / "plain-lm", processor).eval()
+    with pytest.raises(ValueError, match="writes on a prompt"):
+        drafts.write(model, processor, 1)
+    assert drafts.write(model, processor, 1, "A walk", SHORT)[0].num_given == 0
+    read = drafts.read(model, processor, [TEXT], "A walk")[0]
+    assert "".join(read.segments) == TEXT and len(read.latents) == 4
+    for segment in (1, 3):
+        new = drafts.resample(model, processor, drafts.hold(read, [4]), segment, SHORT)
+        assert new.segments[: segment - 1] == read.segments[: segment - 1]
+        assert new.ids[: read.prompt_length] == read.ids[: read.prompt_length]
+        assert processor.decode_prompt(list(new.ids)) == "A walk"
+    assert len(drafts.interpolate(model, processor, TEXT, "We left.", 2, "A walk", SHORT)) == 2
+
+
+def test_one_latent_per_text_is_shown_and_not_resampled(folder):
+    processor = TraceProcessor(load_model(folder / "plain-lm", "cpu")[1].tokenizer, None)
+    model = TraceForConditionalGeneration.from_backbone(
+        folder / "plain-lm", processor, latent_dynamics="single"
+    ).eval()
+    draft = drafts.read(model, processor, [TEXT])[0]
+    assert len(draft.segments) == len(draft.latents) == 1
+    with pytest.raises(ValueError, match="no latent for each segment"):
+        drafts.resample(model, processor, draft, 1)
+    assert drafts.write(model, processor, 2, decoding=SHORT, latents_off=True)[0].latents is None
+
+
 def test_work_stops_within_a_token(loaded):
     watch = Watch()
     stopped_at = []
@@ -216,6 +256,8 @@ def test_models_are_kept_and_refused_in_one_line(folder, tmp_path):
     with pytest.raises(ValueError, match="plain language model"):
         store.get(str(folder / "plain-lm"))
     assert not store.get(str(folder / "plain-lm"), plain=True).model.has_latents
+    with pytest.raises(ValueError, match="plain language model"):  # also where it is there by now
+        store.get(str(folder / "plain-lm"))
     for name, words in (("", "no model is named"), (str(tmp_path / "none"), "no folder")):
         with pytest.raises(ValueError, match=words) as error:
             store.get(name)
@@ -261,6 +303,16 @@ class TestGradio:
             assert main(["app", *flags, "--no_browser"]) == 2
             said = capsys.readouterr().err
             assert said.startswith("error: ") and words in said and said.count("\n") == 1
+
+    def test_the_space_is_whole(self, folder, monkeypatch):
+        space = Path(__file__).parents[1] / "examples" / "space"
+        _, front, text = (space / "README.md").read_text(encoding="utf-8").split("---\n", 2)
+        front = yaml.safe_load(front)
+        assert front["sdk"] == "gradio" and (space / front["app_file"]).is_file() and text.strip()
+        assert (space / "requirements.txt").read_text() == "modeling-trace[demo]\n"
+        for model in ("", str(folder / "model")):
+            monkeypatch.setenv("TRACE_MODEL", model)
+            assert runpy.run_path(str(space / "app.py"))["blocks"].title == "TRACE"
 
     def test_the_app_listens_to_this_machine_alone(self, folder):
         from modeling_trace.app import build_app, launch_app

@@ -137,6 +137,10 @@ def test_by_keyboard_on_a_narrow_screen(page):
     page.wait_for_selector("button[data-action=resample]")
     focused = page.wait_for_function("document.activeElement.dataset.key")
     assert focused.json_value() == "select-0-1"  # the page was drawn anew
+    page.locator("#texts input[data-action=temperature]").focus()
+    for _ in range(10):
+        page.keyboard.press("ArrowLeft")
+    page.wait_for_function("document.querySelector('#status').innerText.includes('at temperature 0.')")
     page.locator("button[data-action=resample]").focus()
     page.keyboard.press("Enter")
     page.wait_for_selector("#texts .before")

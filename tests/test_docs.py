@@ -15,10 +15,14 @@ PAGES = sorted(page.name for page in DOCS.glob("*.md") if python_blocks(page))
 ELSEWHERE = {"custom_dynamics.md", "sharing.md", "training.md"}
 # A page that goes on with "the model": every other one makes or loads what it uses.
 NEED_A_MODEL = {"measuring.md"}
+NEED_AN_EXTRA = {"app.md": ("gradio", "its blocks require the `demo` extra")}
 
 
 @pytest.mark.parametrize("page", [name for name in PAGES if name not in ELSEWHERE])
 def test_blocks_run(page, tmp_path, monkeypatch, capsys):
+    if page in NEED_AN_EXTRA:
+        module, reason = NEED_AN_EXTRA[page]
+        pytest.importorskip(module, reason=reason)
     make_demo_folder(tmp_path / "trace-demo")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(torch.nn.Module, "compile", lambda *args, **kwargs: None)  # minutes; test_compile.py does it

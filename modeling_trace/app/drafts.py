@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ..data import TraceProcessor, fitting_max_new_tokens
+from ..models.editing_trace import _StopAfterSegments
 from ..models.gaussian_trace import reparameterize, standard_normal
 from ..models.modeling_trace import TraceForConditionalGeneration
 from .running import Watch
@@ -115,7 +116,7 @@ def resample(
 
     What stands before the segment stays as it is, word for word and latent for latent. Later segments are written
     again: those that are held under the latents that they have, the others under new ones, since their prior depends
-    on what came before.
+    on what came before. Where the last segment is held, the text ends with it.
 
     Args:
         model, processor: TRACE and its processor.
@@ -153,7 +154,11 @@ def resample(
         "segment_callback": _draw_at(draft.temperatures, given),
         **decoding.tokens(),
     }
-    out = _generate(model, [kept], watch, settings)
+    ends = []
+    if len(draft.segments) in draft.held:
+        wanted = torch.tensor([len(draft.segments) - (segment - 1)])
+        ends.append(_StopAfterSegments(model.segment_rule, torch.ones(1, len(kept)), wanted))
+    out = _generate(model, [kept], watch, settings, ends)
     new = _draft(processor, out.sequences[0].tolist(), out.latents[0], draft.prompt_length, start=len(kept))
     numbers = range(1, len(new.segments) + 1)
     return replace(
@@ -311,14 +316,14 @@ def _prompt_ids(processor, prompt: str) -> list[int]:
     return processor(prompt, add_eos=False)["input_ids"] if prompt.strip() else [processor.bos_token_id]
 
 
-def _generate(model, rows: list[list[int]], watch: Watch | None, settings: dict[str, Any]):
+def _generate(model, rows: list[list[int]], watch: Watch | None, settings: dict[str, Any], ends: Sequence = ()):
     ids = torch.tensor(rows, device=model.device)
     watch = watch or Watch()
     watch.total = settings["max_new_tokens"]
     return model.generate(
         ids,
         attention_mask=torch.ones_like(ids),
-        stopping_criteria=[watch],
+        stopping_criteria=[watch, *ends],
         return_dict_in_generate=True,
         **settings,
     )

@@ -197,6 +197,7 @@ class _Page:
             concurrency_limit=1,
             concurrency_id="model",
             show_progress="hidden",
+            trigger_mode="multiple" if with_event else "once",  # a click is not lost while the last one is at work
         )
 
     # ---- What happens ----
@@ -215,7 +216,8 @@ class _Page:
             except StopIteration as end:
                 return end.value
             step = f", token {watch.done} of at most {watch.total}" if watch.total else ""
-            update = {self.status: pages.status_line(f"{doing}{step} …", watch)}
+            said = "Stopping …" if watch.stopped else f"{doing}{step} …"
+            update = {self.status: pages.status_line(said, watch)}
             yield update | (show(watch) if show is not None else {})
 
     def _on_load(self, watch, name):
@@ -282,6 +284,10 @@ class _Page:
             said = f"The latent of segment {number} will be drawn at temperature {float(data.value):g}."
         texts = [draft if other == place else text for other, text in enumerate(session.texts)]
         number = min(number, len(draft.segments))
+        if data.action == "temperature":  # the slider shows it: drawn anew, it would be lost to the hand that moves it
+            session = replace(session, texts=texts, selected=(place, number))
+            yield {self.status: pages.status_line(said), self.session: session}
+            return
         yield self._show(replace(session, texts=texts, selected=(place, number)), latent_temperature, said)
 
     def _on_walk(self, watch, session, prompt, temperature, latent_temperature, most, start, end, num_steps):
@@ -360,7 +366,7 @@ class _Page:
         if watch is None or watch.stopped:
             return pages.status_line("Nothing is running.")
         watch.stop()
-        return pages.status_line("Stopping …")
+        return gr.skip()  # the work itself says that it stops: two messages could overtake each other
 
     def _on_leave(self, request: gr.Request):
         watch = self.watches.pop(request.session_hash, None)
@@ -415,6 +421,8 @@ def _what_changed(place: int, number: int, old: drafts.Draft, new: drafts.Draft,
     said = f"Text {place + 1}, segment {number} resampled; "
     later = [i for i in range(number, len(new.segments) + 1) if new.segments[i - 1 : i] != old.segments[i - 1 : i]]
     said += f"segments that changed: {', '.join(map(str, later))}." if later else "the words did not change."
+    if len(new.segments) != len(old.segments):
+        said += f" The text has {len(new.segments)} segments now, it had {len(old.segments)}."
     lost = sorted(old.held - new.held)
     if lost:
         said += f" The text ended before segments that were held: {', '.join(map(str, lost))}."

@@ -59,7 +59,7 @@ class ModelStore:
         if not name.strip():
             raise ValueError("no model is named. Enter a folder that `modeling-trace train` wrote, or a Hub id.")
         if load_config(name).latent_dynamics == "none" and not plain:
-            raise ValueError(f"'{name}' is a plain language model, without latents. Give a TRACE model.")
+            raise _no_latents(name)
 
     def get(self, name: str, plain: bool = False) -> LoadedModel:
         """
@@ -82,10 +82,16 @@ class ModelStore:
                 self._loaded[name] = LoadedModel(name, *load_model(name, self.device), report)
                 if not plain:
                     self._first = self._first or name
+            if not (plain or self._loaded[name].model.has_latents):  # it was loaded to stand beside another
+                raise _no_latents(name)
             self._loaded.move_to_end(name)
             while len(self._loaded) > MOST_MODELS:
                 self._loaded.popitem(last=False)
             return self._loaded[name]
+
+
+def _no_latents(name: str) -> ValueError:
+    return ValueError(f"'{name}' is a plain language model, without latents. Give a TRACE model.")
 
 
 def message(error: BaseException) -> str:

@@ -59,6 +59,7 @@ STYLE = """
 # A click, or Enter and the space bar, on what has a data-action. A page that is drawn anew keeps the focus.
 SCRIPT = """
 let last = null;
+let waiting = null;
 const send = target => {
   const data = target.dataset;
   last = data.key;
@@ -79,7 +80,11 @@ element.addEventListener('input', event => {
   const shown = event.target.parentElement.querySelector('output');
   if (shown) shown.textContent = Number(event.target.value).toFixed(1);
 });
-element.addEventListener('change', event => { if (event.target.matches('input')) send(event.target); });
+element.addEventListener('change', event => {
+  if (!event.target.matches('input')) return;
+  clearTimeout(waiting);
+  waiting = setTimeout(send, 250, event.target);
+});
 watch('value', () => {
   if (last === null || document.activeElement !== document.body) return;
   const again = element.querySelector('[data-key="' + last + '"]');

@@ -16,7 +16,7 @@ PALE = ("body_text_color_subdued", "block_info_text_color", "block_label_text_co
 CSS = """
 .gradio-container { max-width: 1280px !important; margin: 0 auto; overflow: visible !important; }
 .html-container { padding: 0 !important; }
-.statusbar { position: sticky; top: 0; z-index: 20; background: var(--background-fill-primary); padding: 0.5rem 0;
+.statusbar { position: sticky; top: 0; z-index: 1000; background: var(--background-fill-primary); padding: 0.5rem 0;
   align-items: flex-start; flex-wrap: nowrap !important; gap: 0.5rem; }
 .statusbar button { min-width: 5rem; max-width: 6rem; height: 46px; align-self: flex-start; }
 button:focus-visible, input:focus-visible, textarea:focus-visible { outline: 3px dashed #D55E00 !important;

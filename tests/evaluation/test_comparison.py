@@ -1015,6 +1015,7 @@ def test_names_of_the_command_line_are_those_of_the_library():
 
 def test_decoding_presets_are_the_papers():
     assert DECODING["greedy"] == {"do_sample": False, "num_beams": 1} == sampling_at(0)
+    assert sampling_at(0) is not DECODING["greedy"]  # callers may add to it
     assert DECODING["beam"]["num_beams"] == 10 and DECODING["top-k"]["top_k"] == 50
     assert sampling_at(0.5) == {**DECODING["temperature"], "temperature": 0.5}
     assert sampling_at(0.5, 0.0) == {**DECODING["temperature"], "temperature": 0.5, "latent_temperature": 0.0}

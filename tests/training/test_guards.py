@@ -84,7 +84,15 @@ def test_ctrl_c_saves_a_checkpoint_from_which_the_run_goes_on(tmp_path):
         assert torch.equal(resumed.model.state_dict()[name], value), name
 
 
-def test_ctrl_c_at_once(tmp_path):
+@pytest.fixture
+def ctrl_c_heard():
+    """As in a terminal: a shell's background jobs, and what they start, are born deaf to Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_at_once(tmp_path, ctrl_c_heard):
     """The second time; and the first where no checkpoint is wanted."""
     trainer = make_trainer(tmp_path, callbacks=[Interrupt(2)], **SAVING)
     with pytest.raises(KeyboardInterrupt):

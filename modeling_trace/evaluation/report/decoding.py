@@ -28,8 +28,12 @@ def sampling_at(temperature: float, latent_temperature: float | None = None) -> 
         temperature (`float`): of the tokens; 0 is greedy decoding.
         latent_temperature (`float`, *optional*): of the latents; None for a plain language model.
     """
-    settings = DECODING["greedy"] if temperature == 0 else {**DECODING["temperature"], "temperature": temperature}
-    return settings if latent_temperature is None else {**settings, "latent_temperature": latent_temperature}
+    settings = dict(DECODING["greedy" if temperature == 0 else "temperature"])
+    if temperature != 0:
+        settings["temperature"] = temperature
+    if latent_temperature is not None:
+        settings["latent_temperature"] = latent_temperature
+    return settings
 
 
 def plane_settings(
