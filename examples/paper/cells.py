@@ -252,6 +252,7 @@ def run_step_time_cell(cell: Cell) -> dict[str, Any]:
 
     parser = argparse.ArgumentParser()
     common.add_size_arguments(parser)
+    common.add_clock_argument(parser)
     sizes = {name: value for name, value in cell.settings.items() if name != "systems"}
     arguments = common.parse(parser, [part for name, value in sizes.items() for part in (f"--{name}", str(value))])
     arguments.segment_lengths = [cell.labels["segment_length"]]
