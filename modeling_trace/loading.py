@@ -78,7 +78,8 @@ def load_config(name_or_path: str | os.PathLike) -> PreTrainedConfig:
         config = AutoConfig.from_pretrained(name)
     except (OSError, ValueError) as error:
         what = "holds no model" if is_folder else "is neither a folder here nor a model on the Hub"
-        raise ValueError(f"'{name}' {what}: {one_line(error)}") from None
+        remedy = "Give a folder that `modeling-trace train` wrote, or a Hub id."
+        raise ValueError(f"'{name}' {what}: {one_line(error)} {remedy}") from None
     if config.model_type != "trace":
         raise ValueError(
             f"'{name}' is a {config.model_type} model, not TRACE. Turn it into one: modeling-trace train "

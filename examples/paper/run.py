@@ -74,7 +74,12 @@ def prepare(arguments: argparse.Namespace) -> tuple[Plan, dict]:
         raise ValueError(
             f"`--scale {arguments.scale}` needs a GPU, and none is found. Use --scale cpu, or --allow_cpu."
         )
-    texts = {name: load_cut_texts(path, experiment.conditional, scale) for name, path in scale.data.items()}
+    texts = {}
+    for name, path in scale.data.items():
+        try:
+            texts[name] = load_cut_texts(path, experiment.conditional, scale)
+        except ValueError as error:  # which speaks of `source`
+            raise ValueError(f"`--data {name}=...`: {error}") from None
     return make_plan(experiment, scale, arguments.scale, arguments.recipe, texts), texts
 
 
