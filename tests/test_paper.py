@@ -40,9 +40,15 @@ def plan_of(script, name, scale="smoke", recipe="ours", data=None, **settings):
 
 # ---- The plan ----
 
+NAMES = ["figure2", "figure3", "likelihood_time", "plane", "table2", "table3", "table4", "table5", "table6"]
+
+
+def test_the_experiments_are_those_of_the_files(script):
+    assert script("experiment").experiment_names() == NAMES
+
 
 @pytest.mark.parametrize("scale", ["smoke", "cpu", "paper"])
-@pytest.mark.parametrize("name", sorted(path.stem for path in PAPER.glob("*.yaml") if "title" in path.read_text()))
+@pytest.mark.parametrize("name", NAMES)
 def test_every_experiment_has_a_plan_at_every_scale(script, name, scale):
     data = {"yelp": "yelp.jsonl", "yahoo": "yahoo.jsonl"} if scale == "cpu" else None
     found = plan_of(script, name, scale, data=data)
@@ -259,6 +265,21 @@ def test_another_configuration_is_refused_and_more_seeds_are_not(stub):
         stub.run()
 
 
+def test_results_say_where_and_when_each_of_them_was_made(stub, monkeypatch):
+    """Not where and when they were last put together."""
+    folder = sys.modules["folder"]
+    first = {"commit": "a", "package_version": "1", "date": "2026-01-01", "machine": {"device": "cpu", "cores": 2}}
+    monkeypatch.setattr(folder, "circumstances", lambda: first)
+    stub.run()
+    monkeypatch.setattr(
+        folder, "circumstances", lambda: {**first, "commit": "b", "machine": {"device": "H", "cores": 2}}
+    )
+    found = stub.run()
+    assert (found["commit"], found["machine"]) == ("a", first["machine"])
+    found = stub.run("--seeds", "0", "1")
+    assert (found["commit"], found["machine"]) == ("a and b", {"device": "cpu and H", "cores": 2})
+
+
 def test_a_folder_of_something_else_is_refused(stub):
     stub.folder.mkdir(parents=True)
     (stub.folder / "thesis.tex").write_text("")
@@ -336,7 +357,7 @@ def test_table_2(smoke, output, script, capsys):
             0.5 * (high - low)
             for low, high in (row["intervals"][metric], (found[metric]["low"], found[metric]["high"]))
         ]
-        assert abs(row["metrics"][metric] - found[metric]["value"]) <= 2 * sum(widths) + 1e-9
+        assert abs(row["metrics"][metric] - found[metric]["value"]) <= sum(widths) + 1e-9
     likelihood = again["metrics"]["again"]["likelihood"]["nats"]["value"]
     assert likelihood == pytest.approx(row["metrics"]["nats"])
     # and nothing is done twice
@@ -349,6 +370,7 @@ def test_table_2(smoke, output, script, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.processes
 def test_several_devices_train_one_model(script, tmp_path, monkeypatch):
     """By accelerate, from the same start on the same texts; a batch is that of all together."""
     cells, plan = script("cells"), script("plan")
@@ -424,7 +446,9 @@ def test_table_6(smoke):
         for decoding in ("greedy", "beam", "top-k"):
             assert len(values(results, "cnd", system=system, decoding=decoding)) == 1
         # tokens that are drawn differ more than those that are not
-        assert values(results, "different", system=system, decoding="greedy") <= [24.0]
+        assert values(results, "different", system=system, decoding="greedy") <= values(
+            results, "different", system=system, decoding="top-k"
+        )
     assert {len(values(results, "nats", decoding=decoding)) for decoding in ("greedy", "beam", "top-k")} == {4}
 
 

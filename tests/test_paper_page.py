@@ -207,8 +207,10 @@ def test_nothing_is_told_where_metrics_do_not_compare(title, rows, reason):
 
 def test_the_floor_is_that_of_gamma_and_unknown_where_it_depends_on_the_prior():
     floor = 0.7**2 / 2  # of one dimension
-    at, below = (table2(GOOD | {"kl_per_dim": value}, spread=0.0) for value in (floor + 1e-9, floor - 1e-3))
+    at, below = (table2(GOOD | {"kl_per_dim": value}, spread=0.0) for value in (floor + 1e-9, 0.9 * floor))
     assert verdict(FLOOR, table2=at) == HOLDS and verdict(FLOOR, table2=below) == FAILS
+    beta = table2(GOOD | {"kl_per_dim": floor - 1e-4}, spread=0.0)  # it is learned, and may take a little of the floor
+    assert verdict(FLOOR, table2=beta) == OPEN
     outcome, parts = judge(FLOOR, recipe="paper", table2=at)
     assert outcome == OPEN and any("floor 4.5 divided by the prior's variance" in part.text for part in parts)
 

@@ -1,6 +1,7 @@
 """
 What is done for a cell of a plan: its model is trained, unless it is there, and measured on test texts; or steps are
-timed. `python cells.py SPECIFICATION.json` trains one model, by `accelerate launch` where there are several devices.
+timed. `python cells.py FOLDER`, with a specification.json in it, trains one model, by `accelerate launch` where there
+are several devices.
 """
 
 import copy
@@ -89,8 +90,8 @@ def make_trainer(training: Training, tokenizer, train_texts, base: Path | None, 
     return trainer
 
 
-def run_training(training: Training, tokenizer, train_texts, models: Path) -> None:
-    """Train in this process, or as one of several; the model comes to its place whole."""
+def run_training(training: Training, tokenizer, train_texts, models: Path) -> TraceTrainer:
+    """Train in this process, or as one of several; the model comes to its place whole. Returns the Trainer."""
     work = models / f"{training.key}.training"
     base = None if training.base is None else models / training.base.key
     trainer = make_trainer(training, tokenizer, train_texts, base, work)
@@ -104,6 +105,7 @@ def run_training(training: Training, tokenizer, train_texts, models: Path) -> No
         atomic_write(work / "model" / TRAINED, json.dumps({**record, "training": dataclasses.asdict(training)}))
         os.replace(work / "model", models / training.key)
         shutil.rmtree(work)
+    return trainer
 
 
 def ensure_trained(training: Training, texts: Texts, models: Path) -> bool:
@@ -129,7 +131,7 @@ def _launch(training: Training, texts: Texts, models: Path, devices: int) -> Non
     handed = models / f"{training.key}.handed"
     texts.train.save_to_disk(handed / "texts")
     texts.tokenizer.save_pretrained(handed / "tokenizer")
-    specification = {"training": dataclasses.asdict(training), "handed": str(handed), "models": str(models)}
+    specification = {"training": dataclasses.asdict(training), "models": str(models)}
     atomic_write(handed / "specification.json", json.dumps(specification))
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(LAUNCH_FILE)]
     command += ["--num_processes", str(devices), "--mixed_precision", "no", "--main_process_port", "0"]
@@ -137,8 +139,8 @@ def _launch(training: Training, texts: Texts, models: Path, devices: int) -> Non
     done = subprocess.run(command, stderr=subprocess.PIPE, text=True)
     if done.returncode:
         sys.stderr.write(done.stderr)
-        last = [line for line in done.stderr.splitlines() if "Error" in line] or ["no error was printed"]
-        raise RuntimeError(f"accelerate launch ended with code {done.returncode}: {last[0].strip()}")
+        errors = [line for line in done.stderr.splitlines() if "Error" in line] or ["no error was printed"]
+        raise RuntimeError(f"accelerate launch ended with code {done.returncode}: {errors[0].strip()}")
     shutil.rmtree(handed)
 
 
@@ -228,9 +230,10 @@ def run_model_cell(cell: Cell, texts: Texts, models: Path) -> dict[str, Any]:
     report = measure(folder, cell.labels["system"], texts, cell.settings, models / f"{cell.training.key}.cache")
     seconds = {"measure": time.perf_counter() - start}
     record = json.loads((folder / TRAINED).read_text())
-    seconds |= {name: record[name] for name in ("train", "train_processor")}
+    seconds |= {name: _whole_time(record, name) for name in ("train", "train_processor")}
     if cell.training.base is not None:
-        seconds["base"] = json.loads((models / cell.training.base.key / TRAINED).read_text())["train"]
+        base = json.loads((models / cell.training.base.key / TRAINED).read_text())
+        seconds["base"] = _whole_time(base, "train")
     written = [
         {**cell.labels, "decoding": decoding, **row}
         for decoding, systems in report["texts"].items()
@@ -238,6 +241,11 @@ def run_model_cell(cell: Cell, texts: Texts, models: Path) -> dict[str, Any]:
     ]
     rows = [{**row, "seconds": seconds} for row in rows_of(report, cell.labels)]
     return {"rows": rows, "texts": written, "trained": trained, "findings": report["findings"]}
+
+
+def _whole_time(record: dict[str, Any], name: str) -> float | None:
+    """Seconds of a training; None of one that was interrupted, of which the last part alone was timed."""
+    return None if record["resumed"] else record[name]
 
 
 # ---- Seconds a step ----
@@ -279,12 +287,13 @@ def run_step_time_cell(cell: Cell) -> dict[str, Any]:
 def main() -> None:
     handed = Path(sys.argv[1])
     specification = json.loads((handed / "specification.json").read_text())
-    run_training(
+    trainer = run_training(
         read_training(specification["training"]),
         AutoTokenizer.from_pretrained(handed / "tokenizer"),
         load_from_disk(handed / "texts"),
         Path(specification["models"]),
     )
+    trainer.end()
 
 
 if __name__ == "__main__":

@@ -135,7 +135,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 def experiment_names() -> list[str]:
     """Of the files beside this one."""
-    return sorted(path.stem for path in HERE.glob("*.yaml") if path.stem != "scales")
+    return sorted(path.stem for path in HERE.glob("*.yaml") if path.stem not in ("scales", "reference"))
 
 
 def load(

@@ -66,6 +66,7 @@ class ResultsFolder:
         atomic_write(file.parent / TEXTS, "".join(lines))
         rest = {name: value for name, value in result.items() if name not in ("texts", "trained")}
         what = {"labels": cell.labels, "settings": cell.settings, "model": cell.training and cell.training.key}
+        what["made"] = circumstances()
         atomic_write(file, json.dumps({**what, **rest}, indent=1) + "\n")
 
     def log(self, cell: Cell, error: BaseException) -> str:
@@ -93,10 +94,7 @@ class ResultsFolder:
             "scale": plan.scale_name,
             "recipe": plan.recipe,
             "command": command,
-            "commit": commit(),
-            "package_version": __version__,
-            "machine": describe_machine(),
-            "date": datetime.date.today().isoformat(),
+            **self._circumstances(),
             "configuration": plan.configuration,
             "columns": plan.experiment.metrics,
             "rows": self._rows(failed) if rows is None else rows,
@@ -106,6 +104,15 @@ class ResultsFolder:
             atomic_write(self.path / TEXTS, "".join(file.read_text(encoding="utf-8") for file in files))
         atomic_write(self.path / RESULTS, json.dumps(results, indent=1, allow_nan=False) + "\n")
         return results
+
+    def _circumstances(self) -> dict[str, Any]:
+        """Those of the cells, which may be of several days and machines; of now where there are none."""
+        done = [cell for cell in self.plan.cells if self.is_done(cell)]
+        made = [json.loads(self.file_of(cell).read_text())["made"] for cell in done] or [circumstances()]
+        return {
+            **{name: _all_of([one[name] for one in made]) for name in made[0] if name != "machine"},
+            "machine": {name: _all_of([one["machine"][name] for one in made]) for name in made[0]["machine"]},
+        }
 
     def _rows(self, failed: dict[str, str]) -> list[dict[str, Any]]:
         rows, seen = [], set()
@@ -123,6 +130,22 @@ class ResultsFolder:
                     seen.add(label)
                     rows.append(row)
         return rows
+
+
+def circumstances() -> dict[str, Any]:
+    """In which results come about."""
+    return {
+        "commit": commit(),
+        "package_version": __version__,
+        "date": datetime.date.today().isoformat(),
+        "machine": describe_machine(),
+    }
+
+
+def _all_of(values: list[Any]) -> Any:
+    """The one value that all have, or all that there are in one string."""
+    different = list(dict.fromkeys(values))
+    return different[0] if len(different) == 1 else " and ".join(map(str, different))
 
 
 def holes(cell: Cell) -> list[dict[str, Any]]:

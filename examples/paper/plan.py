@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import torch
 from experiment import Experiment, Scale, check_name
 
 from modeling_trace import __version__
+from modeling_trace.evaluation.report.cache import VERSION as MEASUREMENT_VERSION
 from modeling_trace.presets import RECIPES, SYSTEMS
 
 
@@ -72,7 +74,8 @@ class Cell:
 
     @cached_property
     def key(self) -> str:
-        return key_of([__version__, self.labels, self.settings, self.training and self.training.key])
+        own = [self.labels, self.settings, self.training and self.training.key]
+        return key_of([__version__, MEASUREMENT_VERSION, *own])
 
 
 @dataclass
@@ -144,8 +147,10 @@ def make_plan(experiment: Experiment, scale: Scale, scale_name: str, recipe: str
     check_name("recipe", recipe, ("ours", *RECIPES))
     cells = []
     if experiment.kind == "step_time":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
         for length in experiment.segment_lengths:
-            cells.append(Cell({"segment_length": length}, {"systems": experiment.systems, **scale.step_time}))
+            settings = {"systems": experiment.systems, "device": device, **scale.step_time}
+            cells.append(Cell({"segment_length": length}, settings))
     elif experiment.kind == "models":
         for name in experiment.datasets:
             for seed in scale.seeds:

@@ -41,7 +41,8 @@ How to read it:
 - Nothing is told where the package's own reports would not: Self-BLEU, Dist, JS and CND of texts of unlike length,
   perplexities that are loose bounds, mutual information at its cap.
 - A claim holds where all comparisons that it rests on hold, and does not where any is the other way round; all else
-  cannot be told here. The scale `smoke` tells nothing. At any scale but `{COMPARABLE}` only orders compare with the
+  cannot be told here. Of many comparisons one is the other way round by chance far more often than a single one: read
+  which it is. The scale `smoke` tells nothing. At any scale but `{COMPARABLE}` only orders compare with the
   paper's.
 """
 

@@ -8,12 +8,11 @@ import os
 import re
 import statistics
 from collections.abc import Iterable, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
 from datasets import Dataset, get_dataset_split_names
+from reference import read_reference
 from transformers.utils import logging
 
 from modeling_trace.data import load_texts
@@ -40,7 +39,7 @@ _OTHER_FORMATS = (  # what a first line starts with: what it is, and what to do
     (r"\s*[{\[]\s*[\"{\[]", "JSON", "Give the file itself, with an ending such as .jsonl"),
     (r"(?i)\s*(<!doctype|<html|<\?xml)", "a web page or XML", "Download the file itself"),
     (
-        r"(?i)\"?(label|text|review|id|stars|class)\"?[,;\t]\s*\"?\w+",
+        r"(?i)\"?(label|text|review|id|stars|class)\"?([,;\t]\s*\"?\w+\"?)+\s*$",
         "a table's column names",
         "Give the file itself, with the ending .csv or .tsv",
     ),
@@ -356,10 +355,9 @@ def _check_overlap(splits: dict[str, Dataset], name: str) -> None:
             logger.warning(f"{share} as well.")
 
 
-@cache
 def table_1() -> dict[str, dict[str, int]]:
     """Numbers of texts and their mean length, as published."""
-    return yaml.safe_load((Path(__file__).parent / "reference.yaml").read_text(encoding="utf-8"))["table1"]
+    return read_reference()["table1"]
 
 
 def _compare_with_table_1(splits: dict[str, Dataset], known: str) -> None:

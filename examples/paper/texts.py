@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from modeling_trace import TraceProcessor
 from modeling_trace.data import train_tokenizer
 
+BLOCK = 1000  # texts to tokenize at once: each token has some hundred bytes of offsets
 NUM_REFERENCES = 10_000
 
 
@@ -56,7 +57,7 @@ def load_cut_texts(name_or_path: str, conditional: bool, scale: Scale) -> Texts:
         for name, part in parts.items()
     }
     content = {name: part.to_dict() for name, part in parts.items()}
-    vocabulary = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else sorted(tokenizer.get_vocab())
+    vocabulary = tokenizer.backend_tokenizer.to_str()
     return Texts(
         **parts,
         tokenizer=tokenizer,
@@ -67,11 +68,15 @@ def load_cut_texts(name_or_path: str, conditional: bool, scale: Scale) -> Texts:
 
 def cut(texts: list[str], tokenizer: PreTrainedTokenizerBase, most: int) -> list[str]:
     """The beginning of each text, of at most so many tokens."""
-    encoded = tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    return [
-        text if len(offsets) <= most else text[: offsets[most - 1][1]]
-        for text, offsets in zip(texts, encoded["offset_mapping"], strict=True)
-    ]
+    beginnings = []
+    for first in range(0, len(texts), BLOCK):
+        block = list(texts[first : first + BLOCK])
+        encoded = tokenizer(block, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        beginnings += [
+            text if len(offsets) <= most else text[: offsets[most - 1][1]]
+            for text, offsets in zip(block, encoded["offset_mapping"], strict=True)
+        ]
+    return beginnings
 
 
 __all__ = ["Texts", "cut", "load_cut_texts"]

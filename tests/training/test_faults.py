@@ -127,13 +127,14 @@ def in_two_processes(folder: Path, kill: tuple[str, int] | None = None) -> list[
         process.start()
     connection.wait([process.sentinel for process in processes])
     for process in processes:
-        process.join(None if kill is None else 10)
+        process.join(120 if kill is None else 10)
         process.kill()
         process.join()
     return [process.exitcode for process in processes]
 
 
 @pytest.mark.slow
+@pytest.mark.processes
 def test_two_processes_killed_together_or_one_alone_resume_to_the_same_weights(tmp_path):
     """The first one writes the checkpoint, the second its random state alone."""
     assert in_two_processes(tmp_path / "undisturbed") == [0, 0]
