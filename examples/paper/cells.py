@@ -87,7 +87,19 @@ def make_trainer(training: Training, tokenizer, train_texts, base: Path | None, 
         processing_class=processor,
     )
     trainer.remove_callback(PrinterCallback)
+    _check_whole(trainer, training)
     return trainer
+
+
+def _check_whole(trainer: TraceTrainer, training: Training) -> None:
+    """[SEP] after each sentence may be more than there is room for; a row that is cut has no EOS."""
+    eos = trainer.processing_class.eos_token_id
+    cut = sum(row[-1] != eos for row in trainer.train_dataset["input_ids"])
+    if cut:
+        raise ValueError(
+            f"`text_tokens` must leave room for [SEP] and the prompt in the backbone's context, got {cut} texts with "
+            f"segments of '{training.segments}' that are longer. Lower it."
+        )
 
 
 def run_training(training: Training, tokenizer, train_texts, models: Path) -> TraceTrainer:

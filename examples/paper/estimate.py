@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 from cells import TRAINED, make_trainer, measure
-from plan import Plan
+from plan import Cell, Plan
+from texts import Texts
 from transformers import TrainerCallback
 
-STEPS, TEXTS = 4, 16
+STEPS, FEW, MORE = 4, 8, 24
 BYTES_PER_PARAMETER, BYTES_PER_TOKEN = 4, 6
 
 
@@ -61,14 +62,7 @@ def estimate(plan: Plan, folder, texts) -> dict[str, Any]:
             seconds_of[kind] = (clock.times[-1] - clock.times[0]) / (len(clock.times) - 1)
             trainer.save_model(temporary)
             size_of[kind] = sum(parameter.numel() for parameter in trainer.model.parameters()) * BYTES_PER_PARAMETER
-            count = min(TEXTS, len(own.test))
-            settings = {**cell.settings, "num_generated_texts": count, "judge": None, "extra_metrics": []}
-            settings["num_curve_texts"] = min(count, settings["num_curve_texts"])
-            few_texts = dataclasses.replace(own, test=own.test.select(range(count)))
-            start = time.perf_counter()
-            measure(Path(temporary), cell.labels["system"], few_texts, settings)
-            share = max(cell.settings["num_generated_texts"], len(own.test)) / count
-            cell_seconds_of[kind] = (time.perf_counter() - start) * share
+            cell_seconds_of[kind] = _seconds_of(cell, Path(temporary), own)
     slowest, largest = max(seconds_of.values()), max(size_of.values())
     seconds = sum(one.steps * seconds_of.get(_kind(one), slowest) for one in trainings)
     seconds += sum(cell_seconds_of[_kind(cell.training)] for cell in to_do)
@@ -80,6 +74,29 @@ def estimate(plan: Plan, folder, texts) -> dict[str, Any]:
     if any(one.save_steps for one in trainings):
         size += 3 * largest  # a checkpoint with AdamW's state, while a model is trained
     return {**found, "seconds": seconds, "bytes": size}
+
+
+def _seconds_of(cell: Cell, model: Path, texts: Texts) -> float:
+    """Of a cell's measurement: a line through those of few and of more texts, and one through a point of the plane."""
+
+    def timed(count: int, **changed) -> float:
+        own = dataclasses.replace(texts, test=texts.test.select(range(count)))
+        start = time.perf_counter()
+        measure(model, cell.labels["system"], own, {**cell.settings, "num_curve_texts": count, **changed})
+        return time.perf_counter() - start
+
+    few, more = (min(count, len(texts.test)) for count in (FEW, MORE))
+    temperatures, latent_temperatures = (cell.settings[f"curve_{kind}temperatures"] for kind in ("", "latent_"))
+    timed(few, curve_temperatures=[])  # what is loaded once for all cells
+    first, second = (timed(count, curve_temperatures=[]) for count in (few, more))
+    each = max(second - first, 0.0) / max(more - few, 1)
+    seconds = second + each * (max(cell.settings["num_generated_texts"], len(texts.test)) - more)
+    if temperatures:
+        point = timed(more, curve_temperatures=temperatures[-1:], curve_latent_temperatures=latent_temperatures[-1:])
+        has_latents = cell.training.model.get("latent_dynamics") != "none"
+        points = len(temperatures) * (len(latent_temperatures) if has_latents else 1)
+        seconds += max(point - second, 0.0) / more * points * cell.settings["num_curve_texts"]
+    return seconds
 
 
 def _kind(training) -> str:

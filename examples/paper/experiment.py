@@ -1,7 +1,6 @@
 """An experiment and its scale, from their files: all names and values are checked here, before any text is read."""
 
 import dataclasses
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ import yaml
 from modeling_trace import TraceConfig
 from modeling_trace.evaluation import DECODING, METRICS
 from modeling_trace.presets import PRESETS, SYSTEMS
+from modeling_trace.utils import nearest
 
 HERE = Path(__file__).parent
 SENTENCES = "sentences"
@@ -115,9 +115,7 @@ class Experiment:
 def check_name(what: str, name: Any, known: Sequence[str]) -> None:
     """Raise a ValueError for an unknown name, with the nearest one."""
     if name not in known:
-        lower = {one.lower(): one for one in known}
-        near = difflib.get_close_matches(str(name).lower(), list(lower), n=1, cutoff=0.4)
-        hint = f" Did you mean '{lower[near[0]]}'?" if near else f" Known: {', '.join(known)}."
+        hint = nearest(str(name), known, quote="'") or f" Known: {', '.join(known)}."
         raise ValueError(f"`{what}` '{name}' is not known.{hint}")
 
 
