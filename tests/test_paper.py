@@ -1,13 +1,16 @@
 """examples/paper: the plan, its errors, what is kept and what goes on; and, slow, every experiment at smoke scale."""
 
 import csv
+import dataclasses
 import importlib
 import json
 import sys
 
 import pytest
+import torch
 import yaml
 from helpers.paper import PAPER, paper_modules
+from safetensors.torch import load_file
 
 from modeling_trace import TraceConfig
 from modeling_trace.presets import RECIPES, SYSTEMS
@@ -300,6 +303,54 @@ def test_texts_are_cut_at_tokens_and_keep_their_letters(script):
             assert text.startswith(short) and short
             assert short == text or len(tokenizer(short, add_special_tokens=False)["input_ids"]) <= most + 1
     assert script("texts").cut(texts, tokenizer, 1000) == texts
+
+
+@pytest.fixture
+def one_training(script, tmp_path):
+    """The plain model that the others start from, in six steps, and its texts."""
+    file = tmp_path / "texts.jsonl"
+    lines = [{"text": f"We had dish {number}, and the waiter was {number % 7} minutes late."} for number in range(80)]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    sizes = {"systems": ["gpt2"], "base_steps": 6, "save_steps": 2}
+    experiment, scale = script("experiment").load("table2", "smoke", {"dishes": str(file)}, sizes)
+    texts = script("texts").load_cut_texts(str(file), False, scale)
+    (cell,) = script("plan").make_plan(experiment, scale, "smoke", "ours", {"dishes": texts}).cells
+    return cell.training.base, texts
+
+
+def test_a_training_that_was_stopped_goes_on_from_its_last_checkpoint(script, one_training, tmp_path, monkeypatch):
+    cells = script("cells")
+    training, texts = one_training
+    cells.ensure_trained(training, texts, tmp_path / "whole")
+
+    def stop(self, args, state, control, **kwargs):
+        if state.global_step == 5:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("transformers.trainer_callback.DefaultFlowCallback.on_step_begin", stop, raising=False)
+        cells.ensure_trained(training, texts, tmp_path / "stopped")
+    assert (tmp_path / "stopped" / f"{training.key}.training" / "checkpoint-4").is_dir()
+    cells.ensure_trained(training, texts, tmp_path / "stopped")
+
+    whole, stopped = (load_file(tmp_path / name / training.key / "model.safetensors") for name in ("whole", "stopped"))
+    assert all(torch.equal(whole[name], stopped[name]) for name in whole) and whole.keys() == stopped.keys()
+    records = [
+        json.loads((tmp_path / name / training.key / "trained.json").read_text()) for name in ("whole", "stopped")
+    ]
+    assert [record["resumed"] for record in records] == [False, True]
+    assert [path.name for path in (tmp_path / "stopped").iterdir()] == [training.key]
+
+
+def test_texts_with_more_separators_than_there_is_room_for_are_refused(script, one_training, tmp_path):
+    training, texts = one_training
+    trace = dataclasses.replace(training, model=dict(SYSTEMS["trace-r"].model), segments=1)
+    small = dataclasses.replace(
+        trace, backbone={**trace.backbone, "n_positions": 24}
+    )  # the texts are of some 15 tokens
+    with pytest.raises(ValueError, match=r"`text_tokens` must leave room for \[SEP\].*, got \d+ texts.*Lower it"):
+        script("cells").make_trainer(small, texts.tokenizer, texts.train, None, tmp_path)
+    script("cells").make_trainer(trace, texts.tokenizer, texts.train, None, tmp_path)
 
 
 # ---- Every experiment, small ----
