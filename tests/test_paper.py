@@ -84,6 +84,19 @@ def test_experiments_share_models_whatever_they_call_them(script):
     assert len(other & keys["table2"]) == 1  # the base
 
 
+def test_another_model_in_the_same_folder_is_another_model(script, tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+
+    def keys():
+        plan = plan_of(script, "plane", "paper", backbone=str(tmp_path), judge=str(tmp_path), data={"yelp": "x"})
+        return {cell.key for cell in plan.cells} | {training.key for training in plan.trainings}
+
+    first = keys()
+    assert keys() == first
+    (tmp_path / "config.json").write_text('{"n_layer": 3}')
+    assert not keys() & first
+
+
 def test_an_ablation_differs_in_one_field(script):
     plan = script("plan")
     found = plan_of(script, "table5")

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,12 +14,20 @@ from experiment import Experiment, Scale, check_name
 
 from modeling_trace import __version__
 from modeling_trace.evaluation.report.cache import VERSION as MEASUREMENT_VERSION
+from modeling_trace.evaluation.report.fingerprints import file_fingerprint
 from modeling_trace.presets import RECIPES, SYSTEMS
 
 
 def key_of(value: Any) -> str:
     """A short hash of a JSON value."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def content_of(model: Any) -> Any:
+    """What stands behind the name of a model: the bytes of a folder or file here; else the name itself."""
+    if isinstance(model, str) and os.path.exists(model):
+        return [model, file_fingerprint(model)]
+    return model
 
 
 @dataclass(frozen=True)
@@ -54,7 +63,8 @@ class Training:
     @cached_property
     def key(self) -> str:
         content = {name: value for name, value in dataclasses.asdict(self).items() if name != "save_steps"}
-        return key_of([__version__, {**content, "base": self.base and self.base.key}])
+        backbone = content_of(self.backbone)
+        return key_of([__version__, {**content, "backbone": backbone, "base": self.base and self.base.key}])
 
 
 @dataclass(frozen=True)
@@ -74,7 +84,8 @@ class Cell:
 
     @cached_property
     def key(self) -> str:
-        own = [self.labels, self.settings, self.training and self.training.key]
+        settings = {name: content_of(value) if name == "judge" else value for name, value in self.settings.items()}
+        own = [self.labels, settings, self.training and self.training.key]
         return key_of([__version__, MEASUREMENT_VERSION, *own])
 
 
