@@ -1,4 +1,4 @@
-"""The recipe on the built-in corpus: do the latents carry what they should? Minutes, so marked slow."""
+"""The recipe on the built-in corpus: do the latents carry what they should? A minute, so marked slow."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ def train(model, processor, dataset, folder, steps):
     arguments = TrainingArguments(
         str(folder),
         max_steps=steps,
-        per_device_train_batch_size=32,
+        per_device_train_batch_size=16,
         learning_rate=2e-3,
         warmup_steps=20,
         save_strategy="no",
@@ -41,20 +41,20 @@ def trained(tmp_path_factory):
     """A tiny plain LM, TRACE from it by the default recipe, and batches of texts that neither has seen."""
     folder = tmp_path_factory.mktemp("recipe")
     torch.manual_seed(0)
-    reviews = review_dataset(8000)
-    training, held_back = reviews.select(range(600, 8000)), reviews.select(range(600))
-    tokenizer = train_tokenizer(training["text"], 2500)
+    reviews = review_dataset(4000)
+    training, held_back = reviews.select(range(300, 4000)), reviews.select(range(300))
+    tokenizer = train_tokenizer(training["text"], 800)
     ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    lm = GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), n_layer=2, n_head=2, n_embd=96, n_positions=160, **ids))
+    lm = GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), n_layer=2, n_head=2, n_embd=64, n_positions=160, **ids))
     plain = TraceForConditionalGeneration.from_backbone(lm, tokenizer, latent_dynamics="none")
-    train(plain, TraceProcessor(tokenizer, None), training, folder / "plain", 300)
+    train(plain, TraceProcessor(tokenizer, None), training, folder / "plain", 200)
     plain.save_pretrained(folder / "plain")
     processor = TraceProcessor(tokenizer, SentenceSegmenter())
     model = TraceForConditionalGeneration.from_backbone(folder / "plain", processor)
-    train(model, processor, training, folder / "trace", 300)
+    train(model, processor, training, folder / "trace", 250)
     collate = TraceDataCollator(processor)
     rows = processor(held_back["text"])["input_ids"]
-    batches = [collate([{"input_ids": row} for row in rows[i : i + 50]]) for i in range(0, 600, 50)]
+    batches = [collate([{"input_ids": row} for row in rows[i : i + 50]]) for i in range(0, 300, 50)]
     return model, batches, held_back
 
 
