@@ -72,8 +72,9 @@ def run_demo(
     folder = Path(folder)
     set_seed(seed)
     say(f"1. Built-in corpus: {NUM_REVIEWS:,} short reviews, one latent per sentence.\n")
-    reviews = review_dataset(NUM_REVIEWS)
+    reviews = review_dataset(NUM_REVIEWS + NUM_HELD_OUT)
     validation, training = reviews.select(range(NUM_VALIDATION)), reviews.select(range(NUM_VALIDATION, NUM_REVIEWS))
+    held_out = reviews.select(range(NUM_REVIEWS, NUM_REVIEWS + NUM_HELD_OUT))
     tokenizer = train_tokenizer(training["text"], VOCAB_SIZE)
     plain_processor = TraceProcessor(tokenizer, segmenter=None)
 
@@ -84,7 +85,6 @@ def run_demo(
     plain_log = _train(plain, plain_processor, training, validation, folder, lm_steps, 2e-3)
     plain.save_pretrained(folder / "plain-lm")
     plain_processor.save_pretrained(folder / "plain-lm")
-    held_out = review_dataset(NUM_REVIEWS + NUM_HELD_OUT).select(range(NUM_REVIEWS, NUM_REVIEWS + NUM_HELD_OUT))
     save_rows([{"text": text} for text in held_out["text"]], folder / "held-out.jsonl")
     _save_log(folder, plain=plain_log)
 
@@ -95,7 +95,7 @@ def run_demo(
 
     def first_look():
         say(f"\nA first look, after {FIRST_LOOK:.0%} of TRACE's training:")
-        compare_texts(systems, {"greedy": {}}, seed=seed, say=say)
+        save_rows(compare_texts(systems, {"greedy": {}}, seed=seed, say=say), folder / "samples.jsonl")
 
     try:
         schedule = linear_schedule(**KL_SCHEDULE)

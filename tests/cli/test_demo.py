@@ -162,7 +162,8 @@ def test_the_first_look_leaves_no_trace_in_training():
 
 
 @pytest.mark.slow
-def test_the_demo_leaves_what_it_says(tmp_path, capsys):
+def test_the_demo_leaves_what_it_says(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(pieces, "NUM_REVIEWS", 4000)
     output = tmp_path / "my demo"
     assert demo.run(["--output_dir", str(output), "--lm_steps", "30", "--trace_steps", "30"]) == 0
     printed = capsys.readouterr().out

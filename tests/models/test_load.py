@@ -4,6 +4,7 @@ import gc
 
 import pytest
 import torch
+from helpers import tiny
 from helpers.tiny import backbone_config, tiny_model
 from helpers.tokenizers import byte_level
 
@@ -20,9 +21,12 @@ def live_tensors() -> tuple[int, int]:
     return len(found), sum(one.untyped_storage().nbytes() for one in found if not one.is_meta)
 
 
-@pytest.mark.usefixtures("architecture")
-@pytest.mark.parametrize("num_texts", [300, pytest.param(10_000, marks=pytest.mark.slow)])
-def test_generated_texts_leave_no_tensor_behind(num_texts):
+@pytest.mark.parametrize(
+    ("num_texts", "place"),
+    [(300, "embeddings"), (300, "between layers"), pytest.param(10_000, "between layers", marks=pytest.mark.slow)],
+)
+def test_generated_texts_leave_no_tensor_behind(num_texts, place, monkeypatch):
+    monkeypatch.setattr(tiny, "ARCHITECTURE", tiny.ARCHITECTURES[place])
     processor = TraceProcessor(byte_level())
     backbone = backbone_config(vocab_size=len(processor.tokenizer))
     ids = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), processor.eos_token_id)

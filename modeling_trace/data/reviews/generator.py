@@ -22,6 +22,7 @@ import json
 import random
 import re
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -318,17 +319,20 @@ def generate_reviews(num_reviews: int = 20_000, seed: int = 0) -> list[Review]:
 
     ```
     """
-    if not isinstance(num_reviews, int) or num_reviews < 1:
-        raise ValueError(f"`num_reviews` must be an integer >= 1, got {num_reviews!r}. Use 20000 as in the demo.")
-    if not isinstance(seed, int) or seed < 0:  # random.Random takes None as "anything" and -1 as 1
-        raise ValueError(f"`seed` must be an integer >= 0, got {seed!r}. Use 0 as in the demo.")
-
+    _check_numbers(num_reviews, seed)
     rng = random.Random(seed)
     reviews: dict[str, Review] = {}  # by text; a dict keeps the order and drops what was written before
     while len(reviews) < num_reviews:
         review = _write_review(rng)
         reviews.setdefault(review.text, review)
     return list(reviews.values())
+
+
+def _check_numbers(num_reviews: int, seed: int) -> None:
+    if not isinstance(num_reviews, int) or num_reviews < 1:
+        raise ValueError(f"`num_reviews` must be an integer >= 1, got {num_reviews!r}. Use 20000 as in the demo.")
+    if not isinstance(seed, int) or seed < 0:  # random.Random takes None as "anything" and -1 as 1
+        raise ValueError(f"`seed` must be an integer >= 0, got {seed!r}. Use 0 as in the demo.")
 
 
 def review_dataset(num_reviews: int = 20_000, seed: int = 0) -> "Dataset":
@@ -356,6 +360,12 @@ def review_dataset(num_reviews: int = 20_000, seed: int = 0) -> "Dataset":
 
     ```
     """
+    _check_numbers(num_reviews, seed)
+    return _dataset(num_reviews, seed)
+
+
+@lru_cache(maxsize=2)  # of the sizes that one process asks for again and again
+def _dataset(num_reviews: int, seed: int) -> "Dataset":
     from datasets import Dataset  # here, because it takes longer to import than the reviews take to write
 
     reviews = generate_reviews(num_reviews, seed)
