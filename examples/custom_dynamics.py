@@ -5,7 +5,7 @@ with one learned rate for each latent dimension.
     python examples/custom_dynamics.py --smoke --output_dir /tmp/smoke
     python examples/custom_dynamics.py --model_name_or_path gpt2 --dataset texts.jsonl --output_dir walk
 
-A saved model names the module of its dynamics: import this one before loading it (docs/custom_dynamics.md).
+A saved model names the module of its dynamics: import this one before loading it (docs/how-to/custom-dynamics.md).
 """
 
 import os

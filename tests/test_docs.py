@@ -1,43 +1,125 @@
-"""The Python blocks of the documentation run from top to bottom as they stand, on tiny models and few steps."""
+"""
+What stands in docs/: the Python blocks run from top to bottom as they stand, on tiny models and few steps; commands
+have the flags that they are given; the reference is whole; troubleshooting quotes what is said.
+"""
 
+import contextlib
+import functools
+import importlib
+import io
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from helpers.docs import make_demo_folder, python_blocks, run_blocks
 
-from modeling_trace import TraceForConditionalGeneration, TraceProcessor
+from modeling_trace.cli.main import COMMANDS, main
 
-DOCS = Path(__file__).parent.parent / "docs"
-PAGES = sorted(page.name for page in DOCS.glob("*.md") if python_blocks(page))
-# Their blocks are files of their own, or want a Hub: test_custom_dynamics.py, test_training_page.py, test_push.py
-ELSEWHERE = {"custom_dynamics.md", "sharing.md", "training.md"}
-# A page that goes on with "the model": every other one makes or loads what it uses.
-NEED_A_MODEL = {"measuring.md"}
-NEED_AN_EXTRA = {"app.md": ("gradio", "its blocks require the `demo` extra")}
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+ALL_PAGES = {str(page.relative_to(DOCS)): page for page in sorted(DOCS.rglob("*.md"))}
+PAGES = [name for name, page in ALL_PAGES.items() if python_blocks(page)]
+# Their blocks are files of their own, or want a Hub: test_custom_dynamics.py, test_push.py
+ELSEWHERE = {"how-to/custom-dynamics.md", "how-to/sharing.md"}
+NEED_AN_EXTRA = {"how-to/app.md": ("gradio", "demo"), "how-to/lora.md": ("peft", "peft")}
 
 
 @pytest.mark.parametrize("page", [name for name in PAGES if name not in ELSEWHERE])
 def test_blocks_run(page, tmp_path, monkeypatch, capsys):
     if page in NEED_AN_EXTRA:
-        module, reason = NEED_AN_EXTRA[page]
-        pytest.importorskip(module, reason=reason)
+        module, extra = NEED_AN_EXTRA[page]
+        pytest.importorskip(module, reason=f"its blocks require the extra `{extra}`")
     make_demo_folder(tmp_path / "trace-demo")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(torch.nn.Module, "compile", lambda *args, **kwargs: None)  # minutes; test_compile.py does it
-    names = {}
-    if page in NEED_A_MODEL:
-        names["model"] = TraceForConditionalGeneration.from_pretrained("trace-demo/model")
-        names["processor"] = TraceProcessor.from_pretrained("trace-demo/model")
-    run_blocks(DOCS / page, names)
+    run_blocks(DOCS / page)
     said = capsys.readouterr().out
     assert said or "print(" not in "".join(python_blocks(DOCS / page))
 
 
+# ---- Commands ----
+
+
+def commands(text: str) -> list[list[str]]:
+    """Every `modeling-trace ...` of a page that stands on a line of its own, in words."""
+    joined = re.sub(r"\\\n\s*", " ", text)
+    lines = re.findall(
+        r"^(?: {4}|)(?:pip .*&& |accelerate launch .* -m )?(modeling[-_]trace[ .].*)$", joined, re.MULTILINE
+    )
+    found = []
+    for line in lines:
+        words = shlex.split(line.split(" #")[0])
+        if words[0] in ("modeling-trace", "modeling_trace.cli.main") and len(words) > 1:
+            found.append(words[1:])
+    return found
+
+
+@functools.cache
+def flags_of(*command: str) -> frozenset[str]:
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
+        main([*command, "--help", "all"])
+    return frozenset(re.findall(r"--\w[\w-]*", printed.getvalue()))
+
+
+@pytest.mark.parametrize("page", ["README.md", *(f"docs/{name}" for name in ALL_PAGES)])
+def test_commands_have_these_flags(page):
+    for words in commands((ROOT / page).read_text(encoding="utf-8")):
+        if words[0] == "--import":
+            words = words[2:]
+        assert words[0] in COMMANDS, words
+        known = flags_of(*words[: 2 if words[0] == "human" else 1])
+        for word in words:
+            assert not word.startswith("--") or word in known, (page, word, words)
+
+
+def test_pages_have_commands():
+    assert sum(len(commands(page.read_text(encoding="utf-8"))) for page in ALL_PAGES.values()) > 30
+
+
+# ---- The site ----
+
+
+def test_every_page_is_in_the_navigation():
+    def pages(entry):
+        entries = entry.values() if isinstance(entry, dict) else entry
+        return [entry] if isinstance(entry, str) else [page for one in entries for page in pages(one)]
+
+    settings = yaml.load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"), yaml.BaseLoader)
+    assert sorted(pages(settings["nav"])) == sorted(ALL_PAGES)
+
+
+@pytest.mark.parametrize("module", ["", ".data", ".training", ".evaluation", ".sharing", ".app"])
+def test_the_reference_has_every_public_name(module):
+    """Constants, which have no docstring, are left out."""
+    shown = re.findall(r"^::: ([\w.]+)", "".join(page.read_text() for page in (DOCS / "reference").glob("*.md")), re.M)
+    names = {path.rpartition(".")[2] for path in shown}
+    assert len(names) == len(shown)
+    for name in importlib.import_module(f"modeling_trace{module}").__all__:
+        assert name in names or name.isupper(), name
+    for path in shown:
+        parent, _, name = path.rpartition(".")
+        assert hasattr(importlib.import_module(parent), name), path
+
+
+def test_troubleshooting_quotes_what_is_said():
+    """The first words of each message, up to what differs, are in the package's code."""
+    code = "".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "modeling_trace").rglob("*.py")))
+    joined = re.sub(r'"\n\s*f?"', "", code)  # strings over several lines
+    rows = re.findall(r"^\| (`.*?) \|", (DOCS / "troubleshooting.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(rows) > 12
+    for row in rows:
+        for piece in row.strip("` ").split("..."):
+            if len(piece.strip(" '`")) > 8:
+                assert piece.strip(" '") in joined or piece.strip(" '") in re.sub(r"\{[^{}]*\}", "...", joined), row
+
+
 def test_links_lead_somewhere():
     root = DOCS.parent
-    for page in [*DOCS.glob("*.md"), *root.glob("*.md")]:
+    for page in [*DOCS.rglob("*.md"), *root.glob("*.md")]:
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), (page.name, target)
 
@@ -46,15 +128,15 @@ def test_the_contributors_pages_name_what_there_is():
     """Every path in architecture.md and CONTRIBUTING.md, and every name that stands beside a file: `file`: `name`."""
     root = DOCS.parent
     package = root / "modeling_trace"
-    for page in (DOCS / "architecture.md", root / "CONTRIBUTING.md"):
+    for page in (DOCS / "explanation/architecture.md", root / "CONTRIBUTING.md"):
         text = page.read_text(encoding="utf-8")
         paths = set(
-            re.findall(r"\b(?:models|data|training|evaluation|cli|tests|benchmarks|docs)/[\w/]*(?:\.\w+)?", text)
+            re.findall(r"\b(?:models|data|training|evaluation|cli|tests|benchmarks|docs)/[\w/-]*(?:\.\w+)?", text)
         )
         assert len(paths) > 10
         for path in paths:
             assert (root / path).exists() or (package / path).exists(), (page.name, path)
-    text = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    text = (DOCS / "explanation/architecture.md").read_text(encoding="utf-8")
     named = [(path, name) for path, name in re.findall(r"`(\w+/\w+\.py)`: `(?:\w+\.)?(\w+)`", text)]  # the tables
     named += [(path, name) for name, path in re.findall(r"(\w+), (\w+/\w+\.py)", text)]  # the figure
     assert len(named) > 15

@@ -1,6 +1,6 @@
 """
 The page of what this package obtained beside the paper's numbers, from results.json files alone: nothing on it is
-typed, but for the words. `python examples/paper/results_page.py results --output docs/results.md`
+typed, but for the words. `python examples/paper/results_page.py results --output docs/results/paper.md`
 """
 
 import argparse

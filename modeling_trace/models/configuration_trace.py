@@ -283,7 +283,7 @@ class TraceConfig(PreTrainedConfig):
         Args:
             **kwargs: other fields, which win.
 
-        Note: Known to go wrong, hence the warning: see docs/differences_from_paper.md.
+        Note: Known to go wrong, hence the warning: see docs/explanation/differences-from-paper.md.
         """
         logger.warning(PAPER_WARNING)
         return cls(**{**PAPER_RECIPE, **kwargs})

@@ -31,7 +31,7 @@ def register_latent_dynamics(name: str) -> Callable[[type[LatentDynamics]], type
     Make latent dynamics of your own a value of `TraceConfig.latent_dynamics`.
 
     A saved model names module and class in its config (`latent_dynamics_class`); whoever loads it imports that module
-    first. See docs/custom_dynamics.md.
+    first. See docs/how-to/custom-dynamics.md.
 
     Args:
         name (`str`): the value of `latent_dynamics`.

@@ -22,8 +22,10 @@ class TraceOutput(ModelOutput):
         logits (`torch.FloatTensor` of shape `(batch_size, sequence_length, vocab_size)`): None in training with
             labels, where they never exist all at once.
         latents (`torch.FloatTensor` of shape `(batch_size, num_segments, latent_size)`): z_t.
-        prior_mean, prior_logvar, posterior_mean, posterior_logvar (`torch.FloatTensor` of shape
-            `(batch_size, num_segments, latent_size)`): the Gaussians that z_t was drawn from and is measured against.
+        prior_mean, prior_logvar (`torch.FloatTensor` of shape `(batch_size, num_segments, latent_size)`): the
+            Gaussian that z_t is measured against.
+        posterior_mean, posterior_logvar (`torch.FloatTensor` of shape `(batch_size, num_segments, latent_size)`): the
+            Gaussian that z_t was drawn from.
         segment_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`): 0 prefix, 1..T segments, -1 padding.
         cache (`Cache`): see [`TraceCache`].
     """

@@ -28,7 +28,7 @@ class StateReader(nn.Module):
         hidden_size (`int`): of the backbone.
 
     Note: s_t takes the place of the paper's h_t, which needs a pass of its own. Read at the last token alone, a
-    posterior says half as much about its segment for the same nats: see docs/differences_from_paper.md.
+    posterior says half as much about its segment for the same nats: see docs/explanation/differences-from-paper.md.
     """
 
     def __init__(self, hidden_size: int):

@@ -33,9 +33,11 @@ def push_folder(
     Push a folder that a model was just saved in, with its card.
 
     Args:
-        folder (`str` or `os.PathLike`), config ([`TraceConfig`]), repo_id (`str`).
+        folder (`str` or `os.PathLike`): what is pushed.
+        config ([`TraceConfig`]): of the model in it.
+        repo_id (`str`): "user/name".
         revision (`str`, *optional*): the branch.
-        token (`str` or `bool`, *optional*).
+        token (`str` or `bool`, *optional*): of the Hub; by default the one that is logged in.
         base_model (`str`, *optional*): as for [`write_card`].
         given (`Mapping`, *optional*): fields of the card's metadata that a person gives.
         **kwargs: of [`publish`].

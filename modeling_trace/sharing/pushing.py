@@ -29,7 +29,7 @@ class Pushed:
     What went out, or would.
 
     Args:
-        repo_id (`str`).
+        repo_id (`str`): "user/name".
         files (`dict[str, int]`): bytes by name in the repository.
         url (`str`, *optional*): of the commit; None after a dry run.
     """

@@ -6,7 +6,7 @@ import torch
 
 from ..models.configuration_trace import TraceConfig
 
-LATENT_LR_FACTOR = 5.0  # between layers: measured in docs/differences_from_paper.md
+LATENT_LR_FACTOR = 5.0  # between layers: measured in docs/explanation/differences-from-paper.md
 _LATENT_PARAMETERS = re.compile(r"(^|\.)(dynamics|latent_injection|state_reader)\.")
 
 

@@ -36,6 +36,7 @@ def run_blocks(page: Path, names: dict | None = None) -> dict:
     for block in python_blocks(page):
         small = re.sub(r"max_steps=\d+", 'max_steps=2, use_cpu=True, report_to="none"', block)
         small = small.replace('load_texts("reviews")', 'load_texts("reviews", max_texts=40)')
-        small = re.sub(r'\("gpt2"', '("trace-demo/plain-lm"', small)
+        small = re.sub(r"max_texts=2000", "max_texts=40", small)
+        small = small.replace('"gpt2"', '"trace-demo/plain-lm"')
         exec(compile(small, page.name, "exec"), names)
     return names

@@ -252,7 +252,7 @@ def test_the_command_line_imports_the_module(tmp_path, capsys, monkeypatch):
 
 
 def test_the_page_in_docs_runs(tmp_path, monkeypatch, capsys):
-    text = (Path(__file__).parents[2] / "docs" / "custom_dynamics.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[2] / "docs" / "how-to" / "custom-dynamics.md").read_text(encoding="utf-8")
     files = re.findall(r"`(\w+)\.py`:\n\n```python\n(.*?)```", text, re.DOTALL)
     assert [name for name, _ in files] == ["my_dynamics", "train"]
     (tmp_path / "code" / "my_dynamics.py").write_text(files[0][1])

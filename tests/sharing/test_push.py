@@ -277,5 +277,5 @@ def test_the_page_on_sharing_runs(tmp_path):
     tests = Path(__file__).parents[1]
     with run_hub() as hub:
         names = {"HF_ENDPOINT": hub.endpoint, "HF_HUB_OFFLINE": "0", "HF_TOKEN": "hf_test"}
-        assert run_script(PAGE, tmp_path, tests, tests.parent / "docs" / "sharing.md", **names) == "done"
+        assert run_script(PAGE, tmp_path, tests, tests.parent / "docs" / "how-to" / "sharing.md", **names) == "done"
         assert set(hub.commits) == {"user/my-trace", "user/another-trace"} and hub.private == {"user/my-trace"}
