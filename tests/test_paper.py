@@ -264,6 +264,8 @@ def test_an_interrupted_run_goes_on(stub, monkeypatch):
             stub.run()
     assert len(list((stub.folder / "cells").iterdir())) == 2
     stub.ran = []
+    reported = stub.run("--only_report")["rows"]
+    assert [row["failed"] for row in reported] == [None] * 2 + ["not run yet"] * 5 and not stub.ran
     stub.run()
     assert len(stub.ran) == 5
 
