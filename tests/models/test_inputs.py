@@ -9,6 +9,7 @@ from helpers.tiny import BOS, EOS, PAD, SEP, VOCAB, backbone_config, make_batch,
 from helpers.tokenizers import byte_level
 from helpers.training import Collator
 from transformers import (
+    ContinuousBatchingConfig,
     DataCollatorForLanguageModeling,
     DataCollatorWithFlattening,
     DynamicCache,
@@ -230,7 +231,9 @@ def test_a_plain_language_model_takes_prompts_into_a_paged_cache():
     model = tiny_model("llama", latent_dynamics="none")
     prompts = [[BOS, 5, 6], [BOS, 7, 8, 9]]
     wanted = [model.generate(torch.tensor([ids]), max_new_tokens=4)[0, len(ids) :].tolist() for ids in prompts]
-    found = model.generate_batch(prompts, max_new_tokens=4)
+    # left to itself, it takes all free memory for its cache
+    cache = ContinuousBatchingConfig(num_blocks=16, max_batch_tokens=16)
+    found = model.generate_batch(prompts, max_new_tokens=4, continuous_batching_config=cache)
     assert [one.generated_tokens for one in found.values()] == wanted
     with pytest.raises(ValueError, match="Continuous batching needs a paged cache"):
         tiny_model().generate_batch(prompts)

@@ -3,12 +3,13 @@
 import json
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from helpers.docs import make_demo_folder
 from helpers.hub import run_hub
-from helpers.remote_code import CODE_FILES, run_script
+from helpers.remote_code import CODE_FILES, run_script, script_process
 from huggingface_hub import constants
 
 from modeling_trace import TraceForConditionalGeneration, load_model, push
@@ -133,16 +134,21 @@ def test_no_network_is_said_within_five_seconds(host, folder, monkeypatch):
         monkeypatch.setattr(constants, "ENDPOINT", f"http://{host}")
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr("modeling_trace.sharing.network.get_token", lambda: "hf_test")
-        for call in (
-            lambda: push(folder, "user/x"),
-            lambda: model.push_to_hub("user/x"),
-            lambda: processor.push_to_hub("user/x"),
-            lambda: load_model("user/x"),
-        ):
+
+        def refused(call):
             start = time.monotonic()
             with pytest.raises(ConnectionError, match=f"the Hub at http://{host} does not answer: ") as caught:
                 call()
             assert "\n" not in str(caught.value) and time.monotonic() - start < 5
+
+        calls = (
+            lambda: push(folder, "user/x"),
+            lambda: model.push_to_hub("user/x"),
+            lambda: processor.push_to_hub("user/x"),
+            lambda: load_model("user/x"),
+        )
+        with ThreadPoolExecutor(len(calls)) as pool:  # each waits for seconds
+            list(pool.map(refused, calls))
 
 
 PUSH = """
@@ -179,14 +185,17 @@ except ValueError as error:
 """
 
 
+def hub_process(hub, home):
+    return script_process(home, HF_ENDPOINT=hub.endpoint, HF_HUB_OFFLINE="0", HF_TOKEN="hf_test")
+
+
 @pytest.mark.slow
 def test_pushed_whole_again_and_as_it_was_edited(folder, tmp_path):
     write_report(folder)
-    with run_hub() as hub:
-        names = {"HF_ENDPOINT": hub.endpoint, "HF_HUB_OFFLINE": "0", "HF_TOKEN": "hf_test"}
+    with run_hub() as hub, hub_process(hub, tmp_path) as process:
 
         def run(**settings):
-            return run_script(PUSH, tmp_path, folder, json.dumps({"num_samples": 2, **settings}), **names)
+            return process(PUSH, folder, json.dumps({"num_samples": 2, **settings}))
 
         # refused, and then whole: what failed leaves nothing behind
         for status, message in ((403, "no permission to write to 'user/mine'"), (401, "does not take the token")):
@@ -234,7 +243,7 @@ def test_pushed_whole_again_and_as_it_was_edited(folder, tmp_path):
         assert run() and run()["url"] and "Words of mine." in hub.files("user/mine")["README.md"].decode()
 
         # a Trainer's pushes, while it trains and at its end
-        refusal = run_script(TRAINER, tmp_path, Path(__file__).parents[1], folder, **names)
+        refusal = process(TRAINER, Path(__file__).parents[1], folder)
         assert "`hub_strategy` 'checkpoint' would push optimizer states" in refusal
         trained = hub.files("user/trained")
         assert {"README.md", "model.safetensors", "tokenizer.json", "config.json", *CODE_FILES} <= set(trained)

@@ -14,7 +14,7 @@ from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import launch_command_parser
 from accelerate.utils.deepspeed import HfDeepSpeedConfig
 from datasets import Dataset
-from helpers.processes import LAUNCH_FILES, launch, launch_script
+from helpers.processes import LAUNCH_FILES, launch, launch_script, run_in_processes
 from helpers.training import ONE_PASS, Collator, make_model, make_texts, make_trainer, training_logs, weights
 from safetensors.torch import load_file
 
@@ -98,7 +98,8 @@ def test_uneven_batches_of_two_processes_train_as_one_batch(tmp_path, streamed):
     10 texts by 2 by 2 processes: the last batch of a pass has too few, and the last step one batch in place of two. In
     a stream without end the next pass fills both.
     """
-    two, two_logs, seen = launch_script("ddp", UNEVEN_SCRIPT.format(streamed=streamed, uneven=UNEVEN), tmp_path)
+    script = UNEVEN_SCRIPT.format(streamed=streamed, uneven=UNEVEN)
+    two, two_logs, seen = run_in_processes(2, script, tmp_path)
     batches = [first + second for first, second in zip(*seen, strict=True)][: 4 if streamed else 3]
     rows = [row for batch in batches for row in batch]
     texts = [text["input_ids"] for text in make_texts(10)]

@@ -761,7 +761,6 @@ def test_saved_model_has_weight_one(tmp_path):
 
 SCRIPT = """
     import os, sys, torch
-    sys.path[:0] = [{tests!r}, {package!r}]
     from helpers.training import *
     from modeling_trace.training import *
 
