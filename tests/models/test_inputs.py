@@ -321,3 +321,17 @@ def test_generate_warns_of_prompts_that_were_made_by_another_tokenizer(problem, 
     model.generate(max_new_tokens=4)
     words = {"bos": "does not start with BOS", "separator": "has a segment of 4 tokens"}
     assert [words[problem] in text for text in said] == [True] if problem else said == []
+
+
+@pytest.mark.parametrize("problem", [True, False])
+def test_without_the_package_generate_warns_of_prompts_that_may_hold_several_sentences(problem, monkeypatch):
+    model = tiny_model(segment_length=None)
+    said = []
+    monkeypatch.setattr(inputs_trace.logger, "warning_once", said.append)
+    ids = torch.tensor([[BOS, 5, 6, SEP, 7], [BOS, 5, 6, 7, 7 if problem else SEP]])
+    model.generate(ids, max_new_tokens=4)
+    assert not said  # who has the package has TraceProcessor
+    monkeypatch.setattr(inputs_trace, "AS_REMOTE_CODE", True)
+    model.generate(ids, max_new_tokens=4)
+    model.generate(max_new_tokens=4)  # BOS alone
+    assert ["[SEP] must stand after each" in text for text in said] == [True] * problem
