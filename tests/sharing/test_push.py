@@ -12,8 +12,10 @@ from helpers.hub import run_hub
 from helpers.remote_code import CODE_FILES, run_script, script_process
 from huggingface_hub import constants
 
-from modeling_trace import TraceForConditionalGeneration, load_model, push
+from modeling_trace import TraceForConditionalGeneration, TraceProcessor, load_model, push
 from modeling_trace.cli.main import main
+from modeling_trace.data import SentenceSegmenter
+from modeling_trace.sharing import sections
 from modeling_trace.sharing.cards import Card
 
 # What lies in the folder of a run and must stay there
@@ -82,6 +84,27 @@ def test_a_dry_run_lists_what_would_go_out(folder, capsys):
     assert set(listed) == {*CODE_FILES, *model, *processor, "report/report.json", "report/report.md"}
     assert listed["model.safetensors"] == (folder / "model.safetensors").stat().st_size
     assert lines[-1].endswith("would go to user/mine. Nothing was pushed.")
+
+
+def test_a_conditional_models_samples_are_written_on_the_prompts_given(folder):
+    plain = folder.parent / "plain-lm"
+    processor = TraceProcessor.from_backbone(plain, SentenceSegmenter().fit(["It rained. We left."]), conditional=True)
+    model = TraceForConditionalGeneration.from_backbone(plain, processor)
+    stories = folder.parent / "stories"
+    model.save_pretrained(stories)
+    processor.save_pretrained(stories)
+    assert "samples.jsonl" not in push(stories, "user/stories", dry_run=True).files
+    assert (
+        "samples.jsonl" in push(stories, "user/stories", num_samples=3, prompts=["A walk", "Soup"], dry_run=True).files
+    )
+    rows = [json.loads(line) for line in (stories / "samples.jsonl").read_text().splitlines()]
+    assert [row["prompt"] for row in rows] == ["A walk", "Soup", "A walk"]
+    shown = sections.samples(rows, "top-k")
+    assert shown.count('On "A walk":\n\n> ') == 2 and shown.count('On "Soup":\n\n> ') == 1
+    with pytest.raises(ValueError, match="`prompts` must be a list of prompts, got a string. Use \\['A walk'\\]"):
+        push(stories, "user/stories", prompts="A walk", dry_run=True)
+    with pytest.raises(ValueError, match="`prompts` are for a conditional model, and this one is not. Leave them out"):
+        push(folder, "user/x", prompts=["A walk"], dry_run=True)
 
 
 def test_bad_input_is_one_line(folder, tmp_path, monkeypatch, capsys):
