@@ -1,4 +1,4 @@
-"""Fixtures import what they need: xdist's first process, which runs no test, reads this file before it starts others."""
+"""Fixtures import what they need: xdist's first process reads this file before it starts those that run tests."""
 
 import gc
 

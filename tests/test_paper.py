@@ -443,6 +443,7 @@ def test_several_devices_train_one_model(script, tmp_path, monkeypatch):
     experiment, scale = script("experiment").load("table2", "smoke", settings={"systems": ["trace"]})
     texts = {"reviews": script("texts").load_cut_texts("reviews", False, scale)}
     (cell,) = plan.make_plan(experiment, scale, "smoke", "ours", texts).cells
+    cells.ensure_trained(cell.training.base, texts["reviews"], tmp_path)  # on one: a launch takes seconds
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     assert cells.ensure_trained(cell.training, texts["reviews"], tmp_path)

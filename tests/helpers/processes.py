@@ -71,11 +71,11 @@ def run_in_processes(world_size: int, script: str, folder: Path):
 
     Args:
         world_size (`int`): 1 for a process without the names of torchrun in its environment.
-        script (`str`): saves its result by torch.save to `sys.argv[1]/result.pt`, from the first process.
-        folder (`Path`): where to.
+        script (`str`): may save a result by torch.save to `sys.argv[1]/result.pt`, from the first process.
+        folder (`Path`): where to, outside what the script itself fills.
 
     Returns:
-        What the script saved.
+        What the script saved, or None.
 
     Raises:
         AssertionError: with the last of what it wrote, where a process failed or was not done in time; then with the
@@ -101,7 +101,8 @@ def run_in_processes(world_size: int, script: str, folder: Path):
         process.join()
     said = "\n".join(file.read_text()[-6000:] for file in sorted(folder.glob("said-*.txt")))
     assert [process.exitcode for process in processes] == [0] * world_size, said
-    return torch.load(folder / "result.pt")
+    result = folder / "result.pt"
+    return torch.load(result) if result.exists() else None
 
 
 def one_and_two_processes(script: str, tmp_path: Path) -> list:

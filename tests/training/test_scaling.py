@@ -124,18 +124,25 @@ def test_uneven_batches_of_two_processes_train_as_one_batch(tmp_path, streamed):
             assert second[name] == pytest.approx(first[name], rel=1e-5), name
 
 
+RESUME_SCRIPT = """
+    from modeling_trace.cli.main import main
+
+    assert main({arguments}) == 0
+"""
+
+
 @pytest.mark.slow
 @pytest.mark.processes
 def test_two_processes_resume_a_stream_to_the_same_weights(config, tmp_path):
     """Of texts that are no stream: test_distributed.py, and below."""
-    arguments = ["-m", "modeling_trace.cli.main", "train", config, "--use_cpu", "true", "--streaming", "true"]
-    arguments += ["--max_steps", "10", "--save_steps", "5"]
+    arguments = ["train", config, "--use_cpu", "true", "--streaming", "true", "--max_steps", "10", "--save_steps", "5"]
+    arguments += ["--gradient_accumulation_steps", "2", "--output_dir"]
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
-    launch("ddp", *arguments, "--gradient_accumulation_steps", "2", "--output_dir", str(whole))
+    launch("ddp", "-m", "modeling_trace.cli.main", *arguments, str(whole))
     resumed.mkdir()
     shutil.copytree(whole / "checkpoint-5", resumed / "checkpoint-5")  # in the second pass over the texts
-    arguments += ["--gradient_accumulation_steps", "2", "--resume_from_checkpoint", "true"]
-    launch("ddp", *arguments, "--output_dir", str(resumed))
+    arguments += [str(resumed), "--resume_from_checkpoint", "true"]
+    run_in_processes(2, RESUME_SCRIPT.format(arguments=arguments), tmp_path)
     assert_same(load_file(whole / "model.safetensors"), load_file(resumed / "model.safetensors"))
 
 
