@@ -2,7 +2,7 @@
 PYTHON ?= python
 WHEELS ?= dist
 
-.PHONY: help lint format types test slow docs coverage bench wheel
+.PHONY: help lint format types test slow site docs coverage bench wheel
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -25,7 +25,10 @@ slow: ## the tests marked slow: compilers and longer trainings, then those of tw
 	$(PYTHON) -m pytest -m "slow and not processes" --durations=10
 	$(PYTHON) -m pytest -m "slow and processes" -n 0 --durations=10
 
-docs: ## every code block of README.md, docs/ and the docstrings; every link
+site: ## the documentation as a site in build/site; any warning, such as a link to nowhere, is an error
+	$(PYTHON) -m mkdocs build --strict
+
+docs: site ## that, and every code block of README.md, docs/ and the docstrings
 	$(PYTHON) -m pytest tests/test_readme.py tests/test_docs.py tests/test_docstrings.py
 
 coverage: ## the quick tests, with the lines that they miss

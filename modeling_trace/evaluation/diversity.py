@@ -284,7 +284,7 @@ def rep_n(
 
     Args:
         texts (`Sequence[str]`): generated. Texts shorter than n words count, as 0.
-        n (`int`, *optional*, defaults to 4).
+        n (`int`, *optional*, defaults to 4): the length of n-grams.
         per_text (`bool`, *optional*, defaults to `False`): whether to return the score of each text.
         word_tokenizer (`str`, *optional*, defaults to `"whitespace"`): what words are, see [`word_splitter`].
 
@@ -332,7 +332,7 @@ def jaccard_similarity(
 
     Args:
         texts (`Sequence[str]`): at least two.
-        orders (`Sequence[int]`, *optional*, defaults to `(2, 3, 4)`).
+        orders (`Sequence[int]`, *optional*, defaults to `(2, 3, 4)`): the lengths n of n-grams.
         per_text (`bool`, *optional*, defaults to `False`): whether to return each text's mean over all others.
         word_tokenizer (`str`, *optional*, defaults to `"whitespace"`): what words are, see [`word_splitter`].
 

@@ -41,10 +41,10 @@ def bootstrap_interval(
             `bleu(..., per_text=True)`, but not those of Self-BLEU or Jaccard.
         weights (`ArrayLike` of shape `(num_texts,)`, *optional*): the value is sum(values) / sum(weights): nats
             and words for nats per word. The number of texts without.
-        confidence (`float`, *optional*, defaults to 0.95).
+        confidence (`float`, *optional*, defaults to 0.95): coverage of the interval.
         method (`str`, *optional*, defaults to `"bca"`): or `"percentile"`.
-        num_resamples (`int`, *optional*, defaults to 9999).
-        seed (`int`, *optional*, defaults to 0).
+        num_resamples (`int`, *optional*, defaults to 9999): bootstrap samples.
+        seed (`int`, *optional*, defaults to 0): of the random resamples.
 
     Raises:
         ValueError: for fewer than two texts, values that are no finite numbers, settings out of range.
@@ -110,7 +110,7 @@ def metric_interval(
             `rep_n`, `rouge1`, `rouge2`, `rougeL` (bootstrap), or a function of a list of texts (jackknife).
         texts (`Sequence[str]`): generated.
         references (`Sequence`, *optional*): for the metrics that need them. Held fixed.
-        confidence (`float`, *optional*, defaults to 0.95).
+        confidence (`float`, *optional*, defaults to 0.95): coverage of the interval.
         num_groups (`int`, *optional*, defaults to 50): of the jackknife, each left out once. Jaccard leaves out single
             texts: that is free.
         num_resamples (`int`, *optional*, defaults to 9999): of the bootstrap.
@@ -161,9 +161,9 @@ def paired_difference(
             prompt or real text where there is one.
         first_weights, second_weights (`ArrayLike` of shape `(num_texts,)`, *optional*): as `weights` of
             [`bootstrap_interval`].
-        confidence (`float`, *optional*, defaults to 0.95).
+        confidence (`float`, *optional*, defaults to 0.95): coverage of the interval.
         num_resamples (`int`, *optional*, defaults to 9999): both of swaps and of bootstrap resamples.
-        seed (`int`, *optional*, defaults to 0).
+        seed (`int`, *optional*, defaults to 0): of the random resamples.
 
     Raises:
         ValueError: for different numbers of texts, fewer than two, values that are no finite numbers.

@@ -57,10 +57,10 @@ class Interval:
     Args:
         value (`float`): the metric of all texts.
         low (`float`), high (`float`): the interval.
-        standard_error (`float`).
+        standard_error (`float`): of the value.
         confidence (`float`): its nominal coverage.
         method (`str`): `"bca"`, `"percentile"` or `"jackknife"`.
-        num_texts (`int`).
+        num_texts (`int`): how many texts the value is of.
     """
 
     value: float

@@ -70,7 +70,7 @@ def cnd(
     Args:
         texts (`Sequence[str]`): generated.
         references (`Sequence[str]`): real texts, any number of them, the same for all systems.
-        orders (`Sequence[int]`, *optional*, defaults to `(2, 3, 4)`).
+        orders (`Sequence[int]`, *optional*, defaults to `(2, 3, 4)`): the lengths n of n-grams.
         word_tokenizer (`str`, *optional*, defaults to `"whitespace"`): what words are, see [`word_splitter`].
 
     Returns:
@@ -199,7 +199,7 @@ def bert_score(
         references (`Sequence`): `references[i]` is of `texts[i]`, a string or a list of strings (the best counts).
         model (`str`, *optional*, defaults to `"roberta-large"`): Hub id or folder.
         num_layers (`int`, *optional*): the layer to use; needed for models that the package does not know.
-        batch_size (`int`, *optional*, defaults to 64).
+        batch_size (`int`, *optional*, defaults to 64): pairs of texts at once.
         device (`str`, *optional*): cuda where there is one.
         per_text (`bool`, *optional*, defaults to `False`): whether to return the scores of each text.
 

@@ -32,10 +32,10 @@ def summarise(
 
         - `systems`, `criteria`, and the numbers `num_groups`, `num_items`, `num_annotators`, `num_ratings`;
         - `means`: by system and criterion `mean`, `low` and `high`, a t interval over the texts, whose score is the
-          mean of its annotators' ratings;
+            mean of its annotators' ratings;
         - `agreement`: by criterion, and for `all` of them together, `kappa` (Cohen's; `unweighted`, `linear`,
-          `quadratic`; mean over the pairs of annotators with texts in common), `num_pairs` and `alpha`
-          (Krippendorff's, ordinal);
+            `quadratic`; mean over the pairs of annotators with texts in common), `num_pairs` and `alpha`
+            (Krippendorff's, ordinal);
         - `tests`: see `paired_tests`;
         - `marks`: by criterion the system that is `best`, and `second`, where the tests tell it from all others.
 

@@ -67,11 +67,11 @@ def load_real_texts(
     The texts that training with the same arguments holds out.
 
     Args:
-        dataset (`str`, `os.PathLike` or `datasets.Dataset`), text_column (`str`, *optional*), prompt_column (`str`,
-            *optional*), conditional (`bool`), drop_empty (`bool`), encoding (`str`, *optional*), delimiter (`str`,
-            *optional*), split (`str`), validation_split (`float`, `int`, `str`, *optional*), max_texts (`int`,
-            *optional*): as for [`load_texts`]. Of `split` and `validation_split`, the validation texts are evaluated
-            on; all of `split` for `None`.
+        dataset (`str`, `os.PathLike` or `datasets.Dataset`): as for [`load_texts`], like `text_column`,
+            `prompt_column`, `conditional`, `drop_empty`, `encoding`, `delimiter` and `max_texts`.
+        split (`str`): as for [`load_texts`].
+        validation_split (`float`, `int` or `str`, *optional*): as for [`load_texts`]. The validation texts are
+            evaluated on; all of `split` for `None`.
         num_texts (`int`, *optional*): real texts to use, drawn at random; 1,000 by default, or as many as there are.
         allow_fewer (`bool`): use fewer texts than `num_texts` where there are no more.
         max_words (`int`, *optional*): cut every text after that many words.
