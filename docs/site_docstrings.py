@@ -8,6 +8,8 @@ from pathlib import Path
 
 import griffe
 
+# `name (`str`, *optional*, defaults to `"x"`): words`
+ARGUMENT = re.compile(r"^( +\**\w[\w, *]*) \((`.*?)\):", re.M)
 REFERENCE = re.compile(r"\[(`~?([\w.]+)`)\](?![\[(])")
 PAGES = Path(__file__).parent / "reference"
 
@@ -26,9 +28,18 @@ class Links(griffe.Extension):
 
     def on_instance(self, *, node, obj, **kwargs) -> None:
         if obj.docstring is not None:
-            obj.docstring.value = REFERENCE.sub(self._link, obj.docstring.value)
+            text = ARGUMENT.sub(_argument, obj.docstring.value)
+            obj.docstring.value = REFERENCE.sub(self._link, text)
 
     def _link(self, match: re.Match) -> str:
         name, _, member = match[2].partition(".")
         path = ".".join(filter(None, (self.paths.get(name, name), member)))
         return f'<autoref optional identifier="{path}"><code>{match[2]}</code></autoref>'
+
+
+def _argument(match: re.Match) -> str:
+    """The type without Markdown, for it is shown as code; what is not in a signature's own default, in words."""
+    types, _, default = match[2].partition(", defaults to ")
+    types = types.replace(", *optional*", "").replace("`", "")
+    words = f" (Default: {default}.)" if default else ""
+    return f"{match[1]} ({types}):{words}"
