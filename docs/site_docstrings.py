@@ -1,7 +1,6 @@
 """
 Docstrings as the reference shows them. They are in Hugging Face's style, where [`Name`] is a link to a class or a
-function; here it becomes one where the reference has that name, and its name otherwise. Types have code marks
-there, as in (`str`, *optional*), which the site would print: it marks types by itself.
+function; here it becomes one where the reference has that name, and its name otherwise.
 """
 
 import re
@@ -9,8 +8,9 @@ from pathlib import Path
 
 import griffe
 
+# `name (`str`, *optional*, defaults to `"x"`): words`
+ARGUMENT = re.compile(r"^( +\**\w[\w, *]*) \((`.*?)\):", re.M)
 REFERENCE = re.compile(r"\[(`~?([\w.]+)`)\](?![\[(])")
-TYPE = re.compile(r"^( +[\w*, ]+ )\((`.*?)\):", re.MULTILINE)
 PAGES = Path(__file__).parent / "reference"
 
 
@@ -21,22 +21,25 @@ def documented() -> dict[str, str]:
 
 
 class Links(griffe.Extension):
-    """[`Name`] and [`~Name.method`] as links, types without marks."""
+    """[`Name`] and [`~Name.method`] as links."""
 
     def __init__(self) -> None:
         self.paths = documented()
 
     def on_instance(self, *, node, obj, **kwargs) -> None:
         if obj.docstring is not None:
-            text = TYPE.sub(lambda match: self._type(match, obj.is_function), obj.docstring.value)
+            text = ARGUMENT.sub(_argument, obj.docstring.value)
             obj.docstring.value = REFERENCE.sub(self._link, text)
-
-    def _type(self, match: re.Match, has_defaults: bool) -> str:
-        """A function's defaults are shown from its signature; those of a class may stand in its docstring alone."""
-        words = re.sub(r",? \*optional\*.*$", "", match[2]) if has_defaults else match[2]
-        return f"{match[1]}({re.sub('[`*]', '', words)}):"
 
     def _link(self, match: re.Match) -> str:
         name, _, member = match[2].partition(".")
         path = ".".join(filter(None, (self.paths.get(name, name), member)))
         return f'<autoref optional identifier="{path}"><code>{match[2]}</code></autoref>'
+
+
+def _argument(match: re.Match) -> str:
+    """The type without Markdown, for it is shown as code; what is not in a signature's own default, in words."""
+    types, _, default = match[2].partition(", defaults to ")
+    types = types.replace(", *optional*", "").replace("`", "")
+    words = f" (Default: {default}.)" if default else ""
+    return f"{match[1]} ({types}):{words}"

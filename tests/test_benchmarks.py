@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import multiprocessing
 import sys
 from functools import partial
 from pathlib import Path
@@ -210,6 +211,8 @@ def test_all_run(tmp_path, monkeypatch):
 
     for module in (training, long_texts, generation, data, compiled):
         monkeypatch.setattr(module, "main", partial(stand_in, module.__name__))
+    context = multiprocessing.get_context("fork")  # with its own imports a process takes seconds
+    monkeypatch.setattr(multiprocessing, "get_context", lambda name: context)
     results = run_all.main(tiny(tmp_path))
     assert [one["name"] for one in results] == list(run_all.BENCHMARKS)
     assert json.loads((tmp_path / "all.json").read_text()) == results
@@ -217,7 +220,8 @@ def test_all_run(tmp_path, monkeypatch):
     assert all(one["goal"] in page for result in results for one in result["goals"])
 
 
-def test_worth_goes_on_where_it_was_and_cuts_all_texts_alike(tmp_path, capsys):
+def test_worth_goes_on_where_it_was_and_cuts_all_texts_alike(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(worth, "SHAPE", {**worth.SHAPE, "n_layer": 2, "n_embd": 16, "n_head": 2})
     texts = [f"Text number {n} is about the soup, the {n % 7} waiters and more." for n in range(60)]
     (tmp_path / "few.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     flags = ["--dataset", str(tmp_path / "few.jsonl"), "--output", str(tmp_path / "out"), "--seeds", "0"]

@@ -180,7 +180,7 @@ def test_an_unknown_name_in_a_file_is_one_line(script, tmp_path, change, message
         ),
         (["table2", "--seeds", "1", "1"], "`seeds` must be different ones, got [1, 1]"),
         (["table2", "--ratings", "sheets"], "`--ratings` is for an experiment of ratings"),
-        (["table2", "--data", "yelp=nowhere/yelp.jsonl"], "nowhere/yelp.jsonl"),
+        (["table2", "--data", "reviews=nowhere/yelp.jsonl"], "nowhere/yelp.jsonl"),
         (["nowhere.yaml"], "'nowhere.yaml' cannot be read: No such file or directory"),
         (["table4"], "Run the experiment that writes them first"),
     ],
@@ -264,6 +264,8 @@ def test_an_interrupted_run_goes_on(stub, monkeypatch):
             stub.run()
     assert len(list((stub.folder / "cells").iterdir())) == 2
     stub.ran = []
+    reported = stub.run("--only_report")["rows"]
+    assert [row["failed"] for row in reported] == [None] * 2 + ["not run yet"] * 5 and not stub.ran
     stub.run()
     assert len(stub.ran) == 5
 
@@ -441,6 +443,7 @@ def test_several_devices_train_one_model(script, tmp_path, monkeypatch):
     experiment, scale = script("experiment").load("table2", "smoke", settings={"systems": ["trace"]})
     texts = {"reviews": script("texts").load_cut_texts("reviews", False, scale)}
     (cell,) = plan.make_plan(experiment, scale, "smoke", "ours", texts).cells
+    cells.ensure_trained(cell.training.base, texts["reviews"], tmp_path)  # on one: a launch takes seconds
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     assert cells.ensure_trained(cell.training, texts["reviews"], tmp_path)

@@ -345,7 +345,7 @@ def test_every_claim_is_in_one_of_three_lists(tmp_path):
     for claim in claims:
         assert sum(f"- **{claim.title}** (" in part for part in lists) == 1
         assert f"Rule: {claim.rule}." in page
-    reversed_ = lists[1].split("<details>")[0]
+    reversed_ = lists[1].split("<details")[0]
     assert f"- **{claims[0].title}** (" in reversed_
     assert reversed_.count("    - does not hold: yelp, top-k") == 12  # all, however many are shown of other kinds
     abstract = page.split("####")[0]

@@ -127,7 +127,7 @@ def _claim(claim: Claim, parts: Sequence[Part]) -> list[str]:
     shown = [part for place, part in enumerate(parts) if part.outcome == FAILS or place < MOST_SHOWN]
     lines += [f"    - {part.outcome}: {_plain(part.text)}" for part in shown]
     if len(shown) < len(parts):
-        lines += ["", f"    <details><summary>{len(parts) - len(shown)} more</summary>", ""]
+        lines += ["", f'    <details markdown="1"><summary>{len(parts) - len(shown)} more</summary>', ""]
         lines += [f"    - {part.outcome}: {_plain(part.text)}" for part in parts if part not in shown]
         lines += ["", "    </details>"]
     return [*lines, ""]
@@ -160,7 +160,7 @@ def _section(results: Results) -> list[str]:
         lines += [*_results_table(results.experiment, groups, main), ""]
         others = [name for name in names if name not in main]
         if others:
-            lines += ["<details><summary>All other metrics</summary>", ""]
+            lines += ['<details markdown="1"><summary>All other metrics</summary>', ""]
             lines += [*_results_table(results.experiment, groups, others), "", "</details>", ""]
     return [*lines, *_holes(results), *_orders(results), *_definitions(results)]
 
@@ -191,7 +191,7 @@ def _results_table(experiment: str, groups: list[tuple[dict, list]], metrics: Se
         done = [row for row in rows if not row.get("failed")]
         cells = []
         for name in shown:
-            text = cell(pool(rows, name), name) or ("hole" if len(done) < len(rows) else "")
+            text = cell(pool(rows, name), name) or ("" if done else "hole")
             cells.append(f"{text}<br>*{reference[name]:g}*" if name in reference else text)
         table.append(
             [_plain(str("" if labels.get(name) is None else labels[name])) for name in heads]
@@ -253,7 +253,7 @@ def _orders(results: Results) -> list[str]:
     ]
     reversed_ = [] if smoke else [part for part in parts if part.outcome == FAILS]
     if reversed_:
-        lines += ["", "<details><summary>The other way round</summary>", ""]
+        lines += ["", '<details markdown="1"><summary>The other way round</summary>', ""]
         lines += [f"- {_plain(part.text)}" for part in reversed_] + ["", "</details>"]
     if results.scale == COMPARABLE:
         near = [

@@ -46,6 +46,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--recipe", default="ours", help="ours, or paper: what the paper states, and infers")
     parser.add_argument("--set", nargs="+", default=[], metavar="FIELD=VALUE", help="of the scale or the experiment")
     parser.add_argument("--dry_run", action="store_true", help="print the plan and what it will take, and stop")
+    parser.add_argument("--only_report", action="store_true", help="put together what is finished, and train nothing")
     parser.add_argument("--allow_cpu", action="store_true", help="where the scale needs a GPU")
     parser.add_argument("--ratings", help="table4: the folder with the filled sheets")
     return parser.parse_args(argv)
@@ -165,7 +166,7 @@ def main(argv: list[str] | None = None) -> dict | None:
         source = root / f"{plan.experiment.texts_of}{folder.path.name.removeprefix(plan.experiment.name)}"
         results = folder.write(command, {}, rate(folder, source, arguments.ratings and Path(arguments.ratings)))
     else:
-        results = folder.write(command, run_cells(plan, texts, folder))
+        results = folder.write(command, {} if arguments.only_report else run_cells(plan, texts, folder))
     print(table(results))
     report(results, folder)
     return results

@@ -36,6 +36,7 @@ def run(argv: list[str] | None = None) -> int:
         "and, where there is one, its evaluation. Nothing else of the folder goes.",
     )
     parser.add_argument("places", nargs="*", metavar="MODEL REPO", help="the model's folder and the repository")
+    parser.add_argument("--prompt", action="append", help="a prompt for a conditional model's samples; several times")
     arguments = parser.parse(sys.argv[2:] if argv is None else argv)
     if len(arguments.places) != 2:
         raise ValueError(f"`push` takes a model's folder and a repository, got {len(arguments.places)}. Use: {USAGE}")
@@ -43,7 +44,7 @@ def run(argv: list[str] | None = None) -> int:
     from ..sharing import push  # imports torch
 
     settings = {field.name: getattr(arguments, field.name) for field in dataclasses.fields(PushArguments)}
-    settings["private"] = arguments.private or None
+    settings |= {"private": arguments.private or None, "prompts": arguments.prompt}
     pushed = push(*arguments.places, **settings)
     width = max(len(name) for name in pushed.files)
     print("\n".join(f"{name:{width}}  {size:>14,}" for name, size in pushed.files.items()))

@@ -70,8 +70,8 @@ class SegmentGenerationMixin:
                 BOS first and, with `separator="token"`, [SEP] after each complete segment, as
                 `TraceProcessor(..., add_eos=False)` makes them.
             generation_config, logits_processor: as in Transformers.
-            latents (`torch.Tensor` of shape `(num_segments, latent_size)`, or `(num_prompts, ...)`, or `(rows, ...)`,
-                *optional*): z to hold, NaN = draw. Segments past `num_segments` are drawn.
+            latents (`torch.Tensor`, *optional*): z to hold, of shape `(num_segments, latent_size)`, or one such for
+                each prompt or each row; NaN = draw. Segments past `num_segments` are drawn.
             latent_temperature (`float`, defaults to 1.0): scales the prior's sigma. 0 takes the prior's mean, and the
                 posterior's mean for a prompt's segments.
             min_segment_length, max_segment_length (`int`, *optional*): tokens in a segment, [SEP] not counted, for

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 logger = logging.get_logger(__name__)
 
+AS_REMOTE_CODE = not __name__.startswith("modeling_trace.")  # without the package, and so without its processor
+
 # What collators that join texts say where each begins, besides `position_ids` that start again
 _PACKING_ARGUMENTS = {"cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx"}
 
@@ -115,7 +117,16 @@ class InputChecksMixin:
                 "Use the tokenizer that was saved with the model, which writes it, with add_special_tokens=True."
             )
         rule = self.segment_rule
-        if rule.separator != "token" or rule.segment_length is None or rule.one_per_text:
+        if rule.separator != "token" or rule.one_per_text:
+            return
+        if rule.segment_length is None:  # what ends a segment, [SEP] alone can say
+            open_alone = (input_ids != rule.sep_token_id).all(dim=1) & (mask.sum(dim=1) > 1)  # and not BOS alone
+            if AS_REMOTE_CODE and not rule.conditional and bool(open_alone.any()):
+                logger.warning_once(
+                    "A prompt without [SEP] is one open segment. If it holds more (this model was trained on segments "
+                    "of varying length, such as sentences), [SEP] must stand after each: "
+                    "TraceProcessor(prompts, add_eos=False) of the package modeling_trace writes it."
+                )
             return
         segments = rule.segment_ids(input_ids, mask).masked_fill(input_ids == rule.sep_token_id, -1)
         counts = torch.zeros_like(segments).scatter_add(1, segments.clamp_min(0), (segments > 0).long())

@@ -47,6 +47,7 @@ def push(
     branch: str | None = None,
     report: str | os.PathLike | None = None,
     num_samples: int = 5,
+    prompts: Sequence[str] | None = None,
     language: str | Sequence[str] | None = None,
     license: str | None = None,
     datasets: str | Sequence[str] | None = None,
@@ -69,8 +70,9 @@ def push(
         report (`str` or `os.PathLike`, *optional*): folder of a report of `modeling-trace evaluate` or `compare` that
             has this model; its pages show a few of the real texts. By default `report` in the model's folder, where it
             is there.
-        num_samples (`int`, *optional*, defaults to 5): texts to generate for the card, under one seed; 0 for none. A
-            conditional model needs prompts, which are not known here: it has none.
+        num_samples (`int`, *optional*, defaults to 5): texts to generate for the card, under one seed; 0 for none.
+        prompts (`Sequence[str]`, *optional*): what a conditional model's samples are written on, in turn. Without them
+            it has no samples.
         language, license, datasets (*optional*): fields of the card's metadata.
         token (`str` or `bool`, *optional*): by default that of `hf auth login`.
         device (`str` or `torch.device`, *optional*): for the samples, as for [`load_model`].
@@ -96,6 +98,10 @@ def push(
     if not isinstance(num_samples, int) or num_samples < 0:
         raise ValueError(f"`num_samples` must be an integer >= 0, got {num_samples!r}. Use 0 for none.")
     config = load_config(folder)
+    if isinstance(prompts, str):
+        raise ValueError(f"`prompts` must be a list of prompts, got a string. Use [{prompts!r}].")
+    if prompts and not config.conditional:
+        raise ValueError("`prompts` are for a conditional model, and this one is not. Leave them out.")
     read = _read_report(folder, report)
     if not dry_run:
         check_token(token)
@@ -105,8 +111,8 @@ def push(
     files = published_files(folder)
     parts: dict[str, str | None] = {}
     metadata: dict[str, Any] = {}
-    if num_samples and not processor.conditional:
-        rows = _samples(model, processor, num_samples)
+    if num_samples and (prompts or not processor.conditional):
+        rows = _samples(model, processor, num_samples, prompts or [None])
         atomic_write(folder / SAMPLES_NAME, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         files[SAMPLES_NAME] = folder / SAMPLES_NAME
         parts["samples"] = sections.samples(rows, "top-k sampling, k = 50, after seed 0")
@@ -145,13 +151,14 @@ def _size(content: Content) -> int:
     return len(content) if isinstance(content, bytes) else content.stat().st_size
 
 
-def _samples(model, processor, number: int) -> list[dict[str, Any]]:
+def _samples(model, processor, number: int, prompts: Sequence[str | None]) -> list[dict[str, Any]]:
     from ..data import fitting_max_new_tokens, generate_texts
 
-    length = min(SAMPLE_TOKENS, fitting_max_new_tokens(processor, model.config))
+    prompts = [prompts[place % len(prompts)] for place in range(number)]
+    length = min(SAMPLE_TOKENS, fitting_max_new_tokens(processor, model.config, prompts))
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return generate_texts(model, processor, [None] * number, max_new_tokens=length, **DECODING)
+        return generate_texts(model, processor, prompts, max_new_tokens=length, **DECODING)
 
 
 def _read_report(folder: Path, given: str | os.PathLike | None) -> tuple[dict[str, Any], str, dict[str, bytes]] | None:

@@ -241,8 +241,14 @@ def model_index(report: Mapping[str, Any], system: str, name: str) -> list[dict[
 
 
 def samples(rows: Sequence[Mapping[str, Any]], decoding: str) -> str:
-    """Random texts, each as a quotation."""
-    texts = "\n\n".join("> " + " ".join(str(row["text"]).split()) for row in rows)
+    """Random texts, each as a quotation, after its prompt where it has one."""
+
+    def shown(row: Mapping[str, Any]) -> str:
+        text = "> " + " ".join(str(row["text"]).split())
+        prompt = row.get("prompt")
+        return text if prompt is None else f'On "{" ".join(prompt.split())}":\n\n{text}'
+
+    texts = "\n\n".join(map(shown, rows))
     return f"## Samples\n\nThe first {len(rows)} texts by {decoding}; none was picked or left out.\n\n{texts}"
 
 

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+import modeling_trace
 from modeling_trace.cli import human, train_arguments, train_help
 from modeling_trace.cli.main import COMMANDS, main
 from modeling_trace.evaluation.human_study.sheets import CRITERIA, KEY_NAME
@@ -30,17 +31,32 @@ def test_help_needs_no_torch():
         assert f"modeling-trace {command}" in result.stdout
 
 
-@pytest.mark.parametrize("arguments", [["run.py"], ["-m", "package.run"]], ids=" ".join)
-def test_the_package_registers_itself_where_a_script_imports_it(arguments, tmp_path):
+def test_the_package_registers_itself_where_a_script_imports_it(tmp_path):
+    """`sys.argv[0]` is "-m" until `python -m` has imported the packages of its module."""
     (tmp_path / "package").mkdir()
     (tmp_path / "package" / "__init__.py").write_text("import modeling_trace")
     code = "import package; from transformers import AutoConfig; print(type(AutoConfig.for_model('trace')))"
-    for name in ("run.py", "package/run.py"):
-        (tmp_path / name).write_text(code)
+    (tmp_path / "package" / "run.py").write_text(code)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, *arguments]
+    command = [sys.executable, "-m", "package.run"]
     result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert "modeling_trace.models.configuration_trace.TraceConfig" in result.stdout, result.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "command", "is_command_line"),
+    [
+        ("run.py", ["python", "run.py"], False),
+        ("-c", ["python", "-c", "import modeling_trace"], False),
+        ("-m", ["python", "-m", "package.run"], False),
+        ("-m", ["python", "-m", "modeling_trace.cli.main", "train"], True),
+        ("/usr/bin/modeling-trace", ["python", "/usr/bin/modeling-trace", "train"], True),
+    ],
+)
+def test_only_the_command_line_imports_the_package_later(name, command, is_command_line, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [name])
+    monkeypatch.setattr(sys, "orig_argv", command)
+    assert modeling_trace._is_command_line() == is_command_line
 
 
 def test_short_help_of_train_is_true():

@@ -1,11 +1,16 @@
 """Scripts in one process and in two (gloo): what they give, and where they stand when they do not end."""
 
+import faulthandler
+import multiprocessing
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
+import time
+from multiprocessing import connection
 from pathlib import Path
 
 import psutil
@@ -44,27 +49,69 @@ def run_command(command: list[str], folders: tuple[str, ...] = (), limit: float 
     assert end == "exit code 0", f"{end}\n{said[-6000:]}"
 
 
-def one_and_two_processes(script: str, tmp_path: Path) -> list:
+def run_as_rank(rank: int, world_size: int, port: int, script: str, folder: Path) -> None:
+    """What a process of [`run_in_processes`] does."""
+    said = os.open(folder / f"said-{rank}.txt", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+    os.dup2(said, sys.stderr.fileno())
+    faulthandler.enable()
+    torch.set_num_threads(1)
+    if world_size > 1:
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "LOCAL_WORLD_SIZE": world_size}
+        os.environ.update({name: str(value) for name, value in {**address, **ranks}.items()})
+    sys.argv[1:] = [str(folder)]
+    exec(compile(textwrap.dedent(script), "script", "exec"), {"__name__": "__main__"})
+
+
+def run_in_processes(world_size: int, script: str, folder: Path):
     """
-    Run `script` with one process and with two.
+    Run a script in so many processes, as torchrun would. They are forked from one that has imported torch and
+    Transformers and done nothing else, so that a start takes no time: where a launch is what is tested, use
+    [`launch`].
 
     Args:
-        script (`str`): a template with {tests} and {package}, folders for sys.path; it saves its result by torch.save
-            to `sys.argv[1]/result.pt`, from the first process.
-        tmp_path (`Path`): where to.
+        world_size (`int`): 1 for a process without the names of torchrun in its environment.
+        script (`str`): may save a result by torch.save to `sys.argv[1]/result.pt`, from the first process.
+        folder (`Path`): where to, outside what the script itself fills.
 
     Returns:
-        `list`: both results.
+        What the script saved, or None.
+
+    Raises:
+        AssertionError: with the last of what it wrote, where a process failed or was not done in time; then with the
+            Python stack of every process.
     """
-    tests = Path(__file__).parents[1]
-    file = tmp_path / "script.py"
-    file.write_text(textwrap.dedent(script).format(tests=str(tests), package=str(tests.parent)))
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["modeling_trace.training"])
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    arguments = (world_size, port, script, folder)
+    processes = [context.Process(target=run_as_rank, args=(rank, *arguments)) for rank in range(world_size)]
+    for process in processes:
+        process.start()
+    end = time.monotonic() + LIMIT
+    while (going := [one for one in processes if one.exitcode is None]) and time.monotonic() < end:
+        connection.wait([one.sentinel for one in going], end - time.monotonic())
+        if any(one.exitcode for one in processes):
+            break
+    for process in going:
+        if process.exitcode is None:
+            os.kill(process.pid, signal.SIGABRT)
+        process.join()
+    said = "\n".join(file.read_text()[-6000:] for file in sorted(folder.glob("said-*.txt")))
+    assert [process.exitcode for process in processes] == [0] * world_size, said
+    result = folder / "result.pt"
+    return torch.load(result) if result.exists() else None
+
+
+def one_and_two_processes(script: str, tmp_path: Path) -> list:
+    """Both results of [`run_in_processes`], with one process and with two."""
     results = []
-    for launcher in ([], ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]):
-        folder = tmp_path / str(len(results))
+    for world_size in (1, 2):
+        folder = tmp_path / str(world_size)
         folder.mkdir()
-        run_command([sys.executable, *launcher, str(file), str(folder)])
-        results.append(torch.load(folder / "result.pt"))
+        results.append(run_in_processes(world_size, script, folder))
     return results
 
 

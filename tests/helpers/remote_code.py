@@ -1,9 +1,11 @@
 """Saved models in processes that do not have the package."""
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import torch
@@ -73,18 +75,56 @@ def write(model):
     return found
 
 
-def run_script(script, home, *arguments, **environment):
-    """Run a script in a process of its own, with an empty Hugging Face home; what it prints last is JSON."""
+# Runs scripts, each a line of JSON with its arguments, and answers each by the last line that it prints.
+SCRIPTS = """
+import contextlib, io, json, sys
+
+for line in sys.stdin:
+    script, *sys.argv[1:] = json.loads(line)
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        exec(compile(script, "script", "exec"), {"__name__": "__main__"})
+    print(printed.getvalue().splitlines()[-1], flush=True)
+"""
+
+
+@contextlib.contextmanager
+def script_process(home, **environment):
+    """
+    A process of its own, with an empty Hugging Face home, as a function that runs a script there and returns what it
+    prints last, which is JSON. It imports torch and Transformers once, whatever the number of scripts.
+    """
     names = {"HF_HOME": str(home), "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "OMP_NUM_THREADS": "1"}
     kept = {
         name: value
         for name, value in os.environ.items()
         if not name.startswith("HF_") and not name.lower().endswith("_proxy")
     }
-    command = [sys.executable, "-c", script, *map(str, arguments)]
-    done = subprocess.run(command, env={**kept, **names, **environment}, cwd=home, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-4000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    with tempfile.TemporaryFile("w+") as said:
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": said, "text": True}
+        process = subprocess.Popen(
+            [sys.executable, "-c", SCRIPTS], env={**kept, **names, **environment}, cwd=home, **pipes
+        )
+
+        def run(script, *arguments):
+            process.stdin.write(json.dumps([script, *map(str, arguments)]) + "\n")
+            process.stdin.flush()
+            answer = process.stdout.readline()
+            if not answer:
+                process.wait()
+                said.seek(0)
+                raise AssertionError(said.read()[-4000:])
+            return json.loads(answer)
+
+        try:
+            yield run
+        finally:
+            process.communicate()
+
+
+def run_script(script, home, *arguments, **environment):
+    """One script in a [`script_process`]."""
+    with script_process(home, **environment) as run:
+        return run(script, *arguments)
 
 
 # Put before a script: nothing can be imported but Python's own library, and torch and transformers with what they

@@ -552,14 +552,12 @@ def test_bad_settings(settings, message):
 # ---- Two processes ----
 
 SCRIPT = """
-    import sys
-    sys.path[:0] = [{tests!r}, {package!r}]
     import os
+    import sys
     import torch
     import torch.distributed as dist
     from helpers.tiny import make_batch, make_text, tiny_model
 
-    torch.set_num_threads(1)
     processes = int(os.environ.get("WORLD_SIZE", 1))
     rank = int(os.environ.get("RANK", 0))
     if processes > 1:
@@ -568,9 +566,9 @@ SCRIPT = """
     ids, mask, labels = make_batch(texts)
     targets = (labels != -100).sum()
     mine = slice(0, 4) if processes == 1 else slice(2 * rank, 2 * rank + 2)
-    found = {{}}
-    cases = {{name: dict(latent_dynamics=name) for name in
-             ("recurrent", "parallel", "independent", "context", "single")}}
+    found = {}
+    cases = {name: dict(latent_dynamics=name) for name in
+             ("recurrent", "parallel", "independent", "context", "single")}
     cases["+BN"] = dict(posterior_norm="batch")
     cases["-RP"] = dict(residual_posterior=False)
     cases["between layers"] = dict(latent_layer=1)
@@ -583,8 +581,8 @@ SCRIPT = """
             out = run(ids[mine], attention_mask=mask[mine], labels=labels[mine], sample_latents=False,
                       num_items_in_batch=targets)
             (out.loss * processes).backward()  # DDP averages
-        found[case] = {{name: p.grad for name, p in model.named_parameters()}}
-        found[case].update({{name: b.clone() for name, b in model.named_buffers() if "running" in name}})
+        found[case] = {name: p.grad for name, p in model.named_parameters()}
+        found[case].update({name: b.clone() for name, b in model.named_buffers() if "running" in name})
     if rank == 0:
         torch.save(found, sys.argv[1] + "/result.pt")
     if processes > 1:

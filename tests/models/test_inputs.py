@@ -9,6 +9,7 @@ from helpers.tiny import BOS, EOS, PAD, SEP, VOCAB, backbone_config, make_batch,
 from helpers.tokenizers import byte_level
 from helpers.training import Collator
 from transformers import (
+    ContinuousBatchingConfig,
     DataCollatorForLanguageModeling,
     DataCollatorWithFlattening,
     DynamicCache,
@@ -230,7 +231,9 @@ def test_a_plain_language_model_takes_prompts_into_a_paged_cache():
     model = tiny_model("llama", latent_dynamics="none")
     prompts = [[BOS, 5, 6], [BOS, 7, 8, 9]]
     wanted = [model.generate(torch.tensor([ids]), max_new_tokens=4)[0, len(ids) :].tolist() for ids in prompts]
-    found = model.generate_batch(prompts, max_new_tokens=4)
+    # left to itself, it takes all free memory for its cache
+    cache = ContinuousBatchingConfig(num_blocks=16, max_batch_tokens=16)
+    found = model.generate_batch(prompts, max_new_tokens=4, continuous_batching_config=cache)
     assert [one.generated_tokens for one in found.values()] == wanted
     with pytest.raises(ValueError, match="Continuous batching needs a paged cache"):
         tiny_model().generate_batch(prompts)
@@ -318,3 +321,17 @@ def test_generate_warns_of_prompts_that_were_made_by_another_tokenizer(problem, 
     model.generate(max_new_tokens=4)
     words = {"bos": "does not start with BOS", "separator": "has a segment of 4 tokens"}
     assert [words[problem] in text for text in said] == [True] if problem else said == []
+
+
+@pytest.mark.parametrize("problem", [True, False])
+def test_without_the_package_generate_warns_of_prompts_that_may_hold_several_sentences(problem, monkeypatch):
+    model = tiny_model(segment_length=None)
+    said = []
+    monkeypatch.setattr(inputs_trace.logger, "warning_once", said.append)
+    ids = torch.tensor([[BOS, 5, 6, SEP, 7], [BOS, 5, 6, 7, 7 if problem else SEP]])
+    model.generate(ids, max_new_tokens=4)
+    assert not said  # who has the package has TraceProcessor
+    monkeypatch.setattr(inputs_trace, "AS_REMOTE_CODE", True)
+    model.generate(ids, max_new_tokens=4)
+    model.generate(max_new_tokens=4)  # BOS alone
+    assert ["[SEP] must stand after each" in text for text in said] == [True] * problem

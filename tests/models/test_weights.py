@@ -160,7 +160,6 @@ SPLIT = """
 import os, sys
 import torch
 
-sys.path[:0] = ["{tests}", "{package}"]
 from helpers.tiny import backbone_config, make_batch, make_text, tiny_model
 from modeling_trace import TraceForConditionalGeneration
 from modeling_trace.models import loss_trace

@@ -3,16 +3,19 @@
 import json
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from helpers.docs import make_demo_folder
 from helpers.hub import run_hub
-from helpers.remote_code import CODE_FILES, run_script
+from helpers.remote_code import CODE_FILES, run_script, script_process
 from huggingface_hub import constants
 
-from modeling_trace import TraceForConditionalGeneration, load_model, push
+from modeling_trace import TraceForConditionalGeneration, TraceProcessor, load_model, push
 from modeling_trace.cli.main import main
+from modeling_trace.data import SentenceSegmenter
+from modeling_trace.sharing import sections
 from modeling_trace.sharing.cards import Card
 
 # What lies in the folder of a run and must stay there
@@ -83,6 +86,27 @@ def test_a_dry_run_lists_what_would_go_out(folder, capsys):
     assert lines[-1].endswith("would go to user/mine. Nothing was pushed.")
 
 
+def test_a_conditional_models_samples_are_written_on_the_prompts_given(folder):
+    plain = folder.parent / "plain-lm"
+    processor = TraceProcessor.from_backbone(plain, SentenceSegmenter().fit(["It rained. We left."]), conditional=True)
+    model = TraceForConditionalGeneration.from_backbone(plain, processor)
+    stories = folder.parent / "stories"
+    model.save_pretrained(stories)
+    processor.save_pretrained(stories)
+    assert "samples.jsonl" not in push(stories, "user/stories", dry_run=True).files
+    assert (
+        "samples.jsonl" in push(stories, "user/stories", num_samples=3, prompts=["A walk", "Soup"], dry_run=True).files
+    )
+    rows = [json.loads(line) for line in (stories / "samples.jsonl").read_text().splitlines()]
+    assert [row["prompt"] for row in rows] == ["A walk", "Soup", "A walk"]
+    shown = sections.samples(rows, "top-k")
+    assert shown.count('On "A walk":\n\n> ') == 2 and shown.count('On "Soup":\n\n> ') == 1
+    with pytest.raises(ValueError, match="`prompts` must be a list of prompts, got a string. Use \\['A walk'\\]"):
+        push(stories, "user/stories", prompts="A walk", dry_run=True)
+    with pytest.raises(ValueError, match="`prompts` are for a conditional model, and this one is not. Leave them out"):
+        push(folder, "user/x", prompts=["A walk"], dry_run=True)
+
+
 def test_bad_input_is_one_line(folder, tmp_path, monkeypatch, capsys):
     def says(message, *arguments):
         assert main(["push", *map(str, arguments)]) == 2
@@ -133,16 +157,21 @@ def test_no_network_is_said_within_five_seconds(host, folder, monkeypatch):
         monkeypatch.setattr(constants, "ENDPOINT", f"http://{host}")
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr("modeling_trace.sharing.network.get_token", lambda: "hf_test")
-        for call in (
-            lambda: push(folder, "user/x"),
-            lambda: model.push_to_hub("user/x"),
-            lambda: processor.push_to_hub("user/x"),
-            lambda: load_model("user/x"),
-        ):
+
+        def refused(call):
             start = time.monotonic()
             with pytest.raises(ConnectionError, match=f"the Hub at http://{host} does not answer: ") as caught:
                 call()
             assert "\n" not in str(caught.value) and time.monotonic() - start < 5
+
+        calls = (
+            lambda: push(folder, "user/x"),
+            lambda: model.push_to_hub("user/x"),
+            lambda: processor.push_to_hub("user/x"),
+            lambda: load_model("user/x"),
+        )
+        with ThreadPoolExecutor(len(calls)) as pool:  # each waits for seconds
+            list(pool.map(refused, calls))
 
 
 PUSH = """
@@ -179,14 +208,17 @@ except ValueError as error:
 """
 
 
+def hub_process(hub, home):
+    return script_process(home, HF_ENDPOINT=hub.endpoint, HF_HUB_OFFLINE="0", HF_TOKEN="hf_test")
+
+
 @pytest.mark.slow
 def test_pushed_whole_again_and_as_it_was_edited(folder, tmp_path):
     write_report(folder)
-    with run_hub() as hub:
-        names = {"HF_ENDPOINT": hub.endpoint, "HF_HUB_OFFLINE": "0", "HF_TOKEN": "hf_test"}
+    with run_hub() as hub, hub_process(hub, tmp_path) as process:
 
         def run(**settings):
-            return run_script(PUSH, tmp_path, folder, json.dumps({"num_samples": 2, **settings}), **names)
+            return process(PUSH, folder, json.dumps({"num_samples": 2, **settings}))
 
         # refused, and then whole: what failed leaves nothing behind
         for status, message in ((403, "no permission to write to 'user/mine'"), (401, "does not take the token")):
@@ -234,7 +266,7 @@ def test_pushed_whole_again_and_as_it_was_edited(folder, tmp_path):
         assert run() and run()["url"] and "Words of mine." in hub.files("user/mine")["README.md"].decode()
 
         # a Trainer's pushes, while it trains and at its end
-        refusal = run_script(TRAINER, tmp_path, Path(__file__).parents[1], folder, **names)
+        refusal = process(TRAINER, Path(__file__).parents[1], folder)
         assert "`hub_strategy` 'checkpoint' would push optimizer states" in refusal
         trained = hub.files("user/trained")
         assert {"README.md", "model.safetensors", "tokenizer.json", "config.json", *CODE_FILES} <= set(trained)

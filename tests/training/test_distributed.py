@@ -4,12 +4,13 @@ inside or train on nothing; one order of the texts in all of them.
 """
 
 import sys
+import time
 
 import psutil
 import pytest
 import torch
 from datasets import IterableDataset
-from helpers.processes import launch_script, run_command
+from helpers.processes import run_command, run_in_processes
 from helpers.training import make_args, make_texts, make_trainer
 from transformers import TrainingArguments
 
@@ -158,7 +159,7 @@ GROUPED_SCRIPT = """
 def test_groups_of_like_length_hold_every_text_in_every_pass_and_resume(tmp_path):
     """10 texts by 2 by 2 processes: three steps in a pass, two texts of which come twice; resumed in the second."""
     (tmp_path / "resumed").mkdir()
-    whole, resumed, wanted, found = launch_script("ddp", GROUPED_SCRIPT, tmp_path)
+    whole, resumed, wanted, found = run_in_processes(2, GROUPED_SCRIPT, tmp_path)
     texts = sorted(make_texts(10)["input_ids"])
     for start in (0, 3, 6):
         rows = [row for process in whole for batch in process[start : start + 3] for row in batch]
@@ -185,3 +186,18 @@ def test_a_run_that_does_not_end_says_where_its_workers_wait_and_leaves_none(tmp
     with pytest.raises(AssertionError, match=r"not done in 3 s(.|\n)*in wait_in_vain"):
         run_command([sys.executable, str(tmp_path / "script.py")], limit=3)
     assert not [one for one in psutil.process_iter(["cmdline"]) if str(tmp_path) in str(one.info["cmdline"])]
+
+
+@pytest.mark.slow
+@pytest.mark.processes
+def test_a_process_that_fails_ends_the_others_and_says_why(tmp_path):
+    script = """
+        import os, time
+        if os.environ["RANK"] == "1":
+            raise ValueError("of the second")
+        time.sleep(100)
+    """
+    start = time.monotonic()
+    with pytest.raises(AssertionError, match=r"(?s)File \"script\", line 5 in <module>.*ValueError: of the second"):
+        run_in_processes(2, script, tmp_path)
+    assert time.monotonic() - start < 90

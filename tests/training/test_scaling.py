@@ -14,7 +14,7 @@ from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import launch_command_parser
 from accelerate.utils.deepspeed import HfDeepSpeedConfig
 from datasets import Dataset
-from helpers.processes import LAUNCH_FILES, launch, launch_script
+from helpers.processes import LAUNCH_FILES, launch, launch_script, run_in_processes
 from helpers.training import ONE_PASS, Collator, make_model, make_texts, make_trainer, training_logs, weights
 from safetensors.torch import load_file
 
@@ -98,7 +98,8 @@ def test_uneven_batches_of_two_processes_train_as_one_batch(tmp_path, streamed):
     10 texts by 2 by 2 processes: the last batch of a pass has too few, and the last step one batch in place of two. In
     a stream without end the next pass fills both.
     """
-    two, two_logs, seen = launch_script("ddp", UNEVEN_SCRIPT.format(streamed=streamed, uneven=UNEVEN), tmp_path)
+    script = UNEVEN_SCRIPT.format(streamed=streamed, uneven=UNEVEN)
+    two, two_logs, seen = run_in_processes(2, script, tmp_path)
     batches = [first + second for first, second in zip(*seen, strict=True)][: 4 if streamed else 3]
     rows = [row for batch in batches for row in batch]
     texts = [text["input_ids"] for text in make_texts(10)]
@@ -123,18 +124,25 @@ def test_uneven_batches_of_two_processes_train_as_one_batch(tmp_path, streamed):
             assert second[name] == pytest.approx(first[name], rel=1e-5), name
 
 
+RESUME_SCRIPT = """
+    from modeling_trace.cli.main import main
+
+    assert main({arguments}) == 0
+"""
+
+
 @pytest.mark.slow
 @pytest.mark.processes
 def test_two_processes_resume_a_stream_to_the_same_weights(config, tmp_path):
     """Of texts that are no stream: test_distributed.py, and below."""
-    arguments = ["-m", "modeling_trace.cli.main", "train", config, "--use_cpu", "true", "--streaming", "true"]
-    arguments += ["--max_steps", "10", "--save_steps", "5"]
+    arguments = ["train", config, "--use_cpu", "true", "--streaming", "true", "--max_steps", "10", "--save_steps", "5"]
+    arguments += ["--gradient_accumulation_steps", "2", "--output_dir"]
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
-    launch("ddp", *arguments, "--gradient_accumulation_steps", "2", "--output_dir", str(whole))
+    launch("ddp", "-m", "modeling_trace.cli.main", *arguments, str(whole))
     resumed.mkdir()
     shutil.copytree(whole / "checkpoint-5", resumed / "checkpoint-5")  # in the second pass over the texts
-    arguments += ["--gradient_accumulation_steps", "2", "--resume_from_checkpoint", "true"]
-    launch("ddp", *arguments, "--output_dir", str(resumed))
+    arguments += [str(resumed), "--resume_from_checkpoint", "true"]
+    run_in_processes(2, RESUME_SCRIPT.format(arguments=arguments), tmp_path)
     assert_same(load_file(whole / "model.safetensors"), load_file(resumed / "model.safetensors"))
 
 

@@ -386,7 +386,7 @@ def test_gain_of_one_latent_and_of_none(tmp_path, latent_dynamics):
 # ---- Resuming ----
 
 RESUME = {
-    "max_steps": 12,  # 10 texts, accumulated by 2 batches of 2: epochs of 3 steps, the last one shorter
+    "max_steps": 7,  # 10 texts, accumulated by 2 batches of 2: epochs of 3 steps, the last one shorter
     "gradient_accumulation_steps": 2,
     "save_strategy": "steps",
     "save_steps": 1,
@@ -410,14 +410,14 @@ def test_a_run_of_one_pass_resumes_with_the_same_weights(tmp_path):
     trainer = make_trainer(tmp_path, make_model(dropout=0.1, **ONE_PASS), **RESUME)
     trainer.train()
     wanted = weights(trainer.model)
-    for step in (*range(4, 13),):
+    for step in range(4, 8):
         shutil.rmtree(tmp_path / f"checkpoint-{step}")
     again = make_trainer(tmp_path, make_model(seed=7, dropout=0.1, **ONE_PASS), **RESUME)
     again.train(resume_from_checkpoint=True)
     assert all(torch.equal(again.model.state_dict()[name], value) for name, value in wanted.items())
 
 
-@pytest.mark.parametrize("step", [1, 3, 5, 11])
+@pytest.mark.parametrize("step", [1, 3, 5])
 def test_resumed_run_ends_with_the_same_weights(uninterrupted, tmp_path, step):
     folder, expected, logs = uninterrupted
     shutil.copytree(folder / f"checkpoint-{step}", tmp_path / f"checkpoint-{step}")
@@ -761,7 +761,6 @@ def test_saved_model_has_weight_one(tmp_path):
 
 SCRIPT = """
     import os, sys, torch
-    sys.path[:0] = [{tests!r}, {package!r}]
     from helpers.training import *
     from modeling_trace.training import *
 
