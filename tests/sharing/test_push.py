@@ -159,6 +159,7 @@ def test_a_card_that_cannot_be_read_is_not_taken_for_none_or_for_an_earlier_one(
         hub.commit("user/mine", {"README.md": b"# By me"})
         hub.commit("user/bare", {"config.json": b"{}"})
         assert hub_card("user/mine", None, False).body == "# By me" and hub_card("user/bare", None, False) is None
+        assert hub_card("user/none", None, False) is None and hub_card("user/mine", "none", False) is None
         hub.failure = 400
         for name in ("user/mine", "user/bare"):  # with a card in the cache, and with none
             with pytest.raises(ValueError, match=f"the Hub refused '{name}': "), hub_errors(name):
