@@ -107,9 +107,18 @@ def check_private(files: Mapping[str, Content], folder: Path) -> None:
 
 
 def hub_card(repo_id: str, branch: str | None, token: str | bool | None) -> Card | None:
-    """The card that is on the Hub, None where there is none."""
+    """
+    The card that is on the Hub, None where there is none.
+
+    Raises:
+        what the Hub answers, for [`hub_errors`], if it says neither: people's edits could be written over.
+    """
     try:
-        path = HfApi().hf_hub_download(repo_id, CARD_NAME, revision=branch, token=token)
+        try:
+            # forced: else the cache answers for a Hub that fails, with an earlier card or as if there were none
+            path = HfApi().hf_hub_download(repo_id, CARD_NAME, revision=branch, token=token, force_download=True)
+        except ValueError as error:  # "Force download failed due to the above error"
+            raise (error.__cause__ or error) from None
     except (EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError):
         return None
     return Card.read(Path(path).read_text(encoding="utf-8"))

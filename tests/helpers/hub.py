@@ -17,6 +17,7 @@ class HubServer(ThreadingHTTPServer):
         branches (`dict[str, dict[str, str]]`): newest commit by repository and branch.
         private (`set[str]`): repositories that were made private.
         refusal (`int`, *optional*): the status with which writing is refused.
+        failure (`int`, *optional*): the status with which reading fails.
     """
 
     daemon_threads = True
@@ -25,6 +26,7 @@ class HubServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), HubHandler)
         self.endpoint = f"http://127.0.0.1:{self.server_port}"
         self.commits, self.branches, self.private, self.refusal = {}, {}, set(), None
+        self.failure = None
 
     def commit(self, repo_id: str, files: dict[str, bytes], branch: str = "main", deleted: tuple = ()) -> str:
         """Add `files` to the newest commit of a branch, as a new one, and return its id."""
@@ -85,6 +87,9 @@ class HubHandler(BaseHTTPRequestHandler):
                 self._missing("EntryNotFound")
 
     def do_GET(self):
+        if self.server.failure is not None:
+            self._send(b"", self.server.failure)
+            return
         match urlsplit(unquote(self.path)).path.split("/")[1:]:
             case ["api", "models", owner, name] | ["api", "models", owner, name, "revision", _] as parts:
                 found = self._find(f"{owner}/{name}", parts[5] if len(parts) == 6 else "main")

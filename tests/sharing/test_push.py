@@ -17,6 +17,8 @@ from modeling_trace.cli.main import main
 from modeling_trace.data import SentenceSegmenter
 from modeling_trace.sharing import sections
 from modeling_trace.sharing.cards import Card
+from modeling_trace.sharing.network import hub_errors
+from modeling_trace.sharing.publishing import hub_card
 
 # What lies in the folder of a run and must stay there
 PRIVATE = {
@@ -145,6 +147,23 @@ def test_bad_input_is_one_line(folder, tmp_path, monkeypatch, capsys):
     says("is damaged", folder, "user/x", "--dry_run")
     (folder / "SHA256SUMS").unlink()
     says("are damaged", folder, "user/x", "--dry_run")
+
+
+def test_a_card_that_cannot_be_read_is_not_taken_for_none_or_for_an_earlier_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    with run_hub() as hub:
+        monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
+        template = hub.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        hub.commit("user/mine", {"README.md": b"# By me"})
+        hub.commit("user/bare", {"config.json": b"{}"})
+        assert hub_card("user/mine", None, False).body == "# By me" and hub_card("user/bare", None, False) is None
+        assert hub_card("user/none", None, False) is None and hub_card("user/mine", "none", False) is None
+        hub.failure = 400
+        for name in ("user/mine", "user/bare"):  # with a card in the cache, and with none
+            with pytest.raises(ValueError, match=f"the Hub refused '{name}': "), hub_errors(name):
+                hub_card(name, None, False)
 
 
 @pytest.mark.parametrize("host", ["deaf", "127.0.0.1:9", "no-such-host.invalid"])
