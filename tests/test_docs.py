@@ -124,7 +124,7 @@ def test_links_lead_somewhere():
     root = DOCS.parent
     for page in [*DOCS.rglob("*.md"), *root.glob("*.md")]:
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
-            assert (page.parent / target).exists(), (page.name, target)
+            assert (page.parent / target.strip("<>")).exists(), (page.name, target)
 
 
 def test_the_contributors_pages_name_what_there_is():
