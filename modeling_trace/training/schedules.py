@@ -135,7 +135,7 @@ def linear_schedule(delay: float = 0.0, ramp: float = 0.5, max_weight: float = 1
 
     The defaults, no delay and a rise over the first half, are the package's recipe together with a posterior as wide
     as `TraceConfig` starts it. With a narrow posterior (`posterior_sigma_init=0.1`) a delay of 0.4 makes the latents
-    informative too, but texts drawn from the prior come out broken: see docs/how-to/training.md.
+    informative too, but texts drawn from the prior come out broken: see docs/results/training.md.
 
     Args:
         delay (`float`, *optional*, defaults to 0.0): Fraction of training with weight 0.

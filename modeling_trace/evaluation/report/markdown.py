@@ -73,7 +73,7 @@ def how_to_read(settings: dict[str, Any]) -> str:
         "second best, only where the system differs from every other one (delete-group jackknife, Holm's correction "
         f"over the table, p < {1 - settings['confidence']:.2g}); the real texts are not among the systems. Diversity "
         "beyond that of real text is not better, it is noise; a judge's perplexity below that of real text is dull "
-        "text. Definitions: docs/how-to/evaluation.md."
+        "text. Definitions: docs/explanation/metrics.md."
     )
 
 
