@@ -120,8 +120,10 @@ class InputChecksMixin:
         if rule.separator != "token" or rule.one_per_text:
             return
         if rule.segment_length is None:  # what ends a segment, [SEP] alone can say
+            if not AS_REMOTE_CODE or rule.conditional:
+                return
             open_alone = (input_ids != rule.sep_token_id).all(dim=1) & (mask.sum(dim=1) > 1)  # and not BOS alone
-            if AS_REMOTE_CODE and not rule.conditional and bool(open_alone.any()):
+            if bool(open_alone.any()):
                 logger.warning_once(
                     "A prompt without [SEP] is one open segment. If it holds more (this model was trained on segments "
                     "of varying length, such as sentences), [SEP] must stand after each: "
