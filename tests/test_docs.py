@@ -7,6 +7,7 @@ import contextlib
 import functools
 import importlib
 import io
+import json
 import re
 import shlex
 from pathlib import Path
@@ -24,6 +25,12 @@ ALL_PAGES = {str(page.relative_to(DOCS)): page for page in sorted(DOCS.rglob("*.
 PAGES = [name for name, page in ALL_PAGES.items() if python_blocks(page)]
 # Their blocks are files of their own, or want a Hub: test_custom_dynamics.py, test_push.py
 ELSEWHERE = {"how-to/custom-dynamics.md", "how-to/sharing.md"}
+# What is there after the blocks of a page
+LEFT = {
+    "how-to/lora.md": ["trace-lora/adapter_model.safetensors", "trace-merged/model.safetensors"],
+    "how-to/training.md": ["trace/model.safetensors"],
+    "tutorial.md": ["my-trace/model.safetensors"],
+}
 NEED_AN_EXTRA = {"how-to/app.md": ("gradio", "demo"), "how-to/lora.md": ("peft", "peft")}
 
 
@@ -38,6 +45,10 @@ def test_blocks_run(page, tmp_path, monkeypatch, capsys):
     run_blocks(DOCS / page)
     said = capsys.readouterr().out
     assert said or "print(" not in "".join(python_blocks(DOCS / page))
+    assert all((tmp_path / file).is_file() for file in LEFT.get(page, ()))
+    if page == "how-to/training.md":
+        assert json.loads((tmp_path / "trace" / "config.json").read_text())["free_nats"] == 1.5
+        assert "eval_gain_per_nat" in said
 
 
 # ---- Commands ----
