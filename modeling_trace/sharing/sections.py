@@ -285,7 +285,8 @@ def citation() -> str:
         "Variational AutoEncoder for Diverse Text Generation},\n"
         "  author = {Hu, Jinyi and Yi, Xiaoyuan and Li, Wenhao and Sun, Maosong and Xie, Xing},\n"
         "  booktitle = {Findings of the Association for Computational Linguistics: EMNLP 2022},\n"
-        "  year = {2022},\n}\n```"
+        "  year = {2022},\n  pages = {6306--6320},\n  doi = {10.18653/v1/2022.findings-emnlp.470},\n"
+        "  url = {https://aclanthology.org/2022.findings-emnlp.470},\n}\n```"
     )
 
 
