@@ -4,15 +4,17 @@ import os
 import shlex
 
 import torch
-from huggingface_hub import constants, try_to_load_from_cache
 from transformers import AutoConfig, PreTrainedConfig
-from transformers.utils import CONFIG_NAME, find_adapter_config_file
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, find_adapter_config_file
 
 from .data import TraceProcessor
 from .models.checksums_trace import WEIGHT_FILES, check_checksums
 from .models.configuration_checks_trace import check_config_file
 from .models.modeling_trace import TraceForConditionalGeneration
-from .utils import one_line
+from .network import check_hub
+from .utils import sentence
+
+_WEIGHTS = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME)
 
 
 def load_model(
@@ -51,6 +53,11 @@ def load_model(
         from .training import load_adapter_model  # the Trainer takes long to import
 
         model = load_adapter_model(name).merge_and_unload()
+    elif os.path.isdir(name) and not any(os.path.exists(os.path.join(name, file)) for file in _WEIGHTS):
+        raise ValueError(
+            f"'{name}' has a config.json, but no weights ({' or '.join(_WEIGHTS)}). Copy them there, or save the "
+            "model again."
+        )
     else:
         model = TraceForConditionalGeneration.from_pretrained(name)
     return model.to(device).eval(), processor
@@ -71,33 +78,21 @@ def load_config(name_or_path: str | os.PathLike) -> PreTrainedConfig:
     is_folder = os.path.isdir(name)
     if not is_folder and (os.path.exists(name) or name.startswith((".", "/", "~")) or name.count("/") > 1):
         raise ValueError(f"there is no folder '{name}'. Give a folder that `modeling-trace train` wrote, or a Hub id.")
-    if not is_folder and not constants.HF_HUB_OFFLINE:
-        _check_hub(name)
+    if not is_folder:
+        check_hub(name)
     try:
         check_config_file(name)
         config = AutoConfig.from_pretrained(name)
     except (OSError, ValueError) as error:
         what = "holds no model" if is_folder else "is neither a folder here nor a model on the Hub"
         remedy = "Give a folder that `modeling-trace train` wrote, or a Hub id."
-        raise ValueError(f"'{name}' {what}: {one_line(error)} {remedy}") from None
+        raise ValueError(f"'{name}' {what}: {sentence(error)} {remedy}") from None
     if config.model_type != "trace":
         raise ValueError(
             f"'{name}' is a {config.model_type} model, not TRACE. Turn it into one: modeling-trace train "
             f"--backbone {shlex.quote(os.path.abspath(name) if is_folder else name)}"
         )
     return config
-
-
-def _check_hub(name: str) -> None:
-    """Say at once that the Hub does not answer, which takes Transformers half a minute, and what the cache has."""
-    from .sharing.network import check_network  # which imports this module
-
-    try:
-        check_network()
-    except ConnectionError as error:
-        in_cache = isinstance(try_to_load_from_cache(name, CONFIG_NAME), str)
-        hint = " The model is in the cache: set HF_HUB_OFFLINE=1 to use it from there." if in_cache else ""
-        raise ConnectionError(f"'{name}' is no folder here, and {error}{hint}") from None
 
 
 def find_device(name: str | torch.device | None = None) -> torch.device:

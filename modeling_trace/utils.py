@@ -20,6 +20,12 @@ def one_line(error: BaseException | str) -> str:
     return " ".join(str(error).split())
 
 
+def sentence(error: BaseException | str) -> str:
+    """An error's text without line breaks, and with the full stop that others' errors may lack: a remedy follows."""
+    text = one_line(error) or type(error).__name__
+    return text if text.endswith((".", "!", "?")) else f"{text}."
+
+
 def atomic_write(path: str | os.PathLike, content: str) -> None:
     """
     Write a text file beside its place and then move it there, so that it is whole or not there; missing folders are

@@ -87,3 +87,10 @@ def test_a_config_that_is_no_json_object_is_one_line(folder, tmp_path, content):
         ) as error:
             load(str(tmp_path))
         assert "\n" not in str(error.value)
+
+
+def test_a_folder_without_weights_is_one_line(folder, tmp_path):
+    shutil.copytree(folder / "model", tmp_path / "model", ignore=shutil.ignore_patterns("*.safetensors", "SHA256SUMS"))
+    with pytest.raises(ValueError, match="has a config.json, but no weights .model.safetensors or ") as caught:
+        load_model(tmp_path / "model")
+    assert "\n" not in str(caught.value)

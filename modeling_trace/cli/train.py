@@ -22,11 +22,12 @@ from ..data.sources import check_dataset_name
 from ..models.backbones_trace import full_backbone_name, resolve_backbone
 from ..models.dynamics_registry_trace import has_segments
 from ..models.modeling_trace import TraceForConditionalGeneration
+from ..network import check_hub
 from ..training import TraceTrainer, check_distributed_settings, lora_config
 from ..training.guards import find_checkpoint
 from ..training.preparation import check_max_length, check_settings
 from ..training.private import get_last_checkpoint
-from ..utils import one_line
+from ..utils import one_line, sentence
 from .train_arguments import (
     DataArguments,
     check_training,
@@ -188,13 +189,15 @@ def _backbone_config(data: DataArguments, max_length: int | None) -> PreTrainedC
     if data.backbone_config is not None:
         return make_backbone_config(data, max_length)
     path, gguf = resolve_backbone(data.backbone)
+    if not os.path.isdir(path):
+        check_hub(path, f"`backbone` '{data.backbone}'")
     try:
         config = AutoConfig.from_pretrained(path, **gguf)
     except (OSError, ValueError) as error:
         if os.path.isdir(path):
             raise ValueError(f"`backbone` '{data.backbone}' is no model's folder: {one_line(error)}") from None
         raise ValueError(
-            f"`backbone` '{data.backbone}' is neither a folder here nor on the Hub: {one_line(error)} Without any: "
+            f"`backbone` '{data.backbone}' is neither a folder here nor on the Hub: {sentence(error)} Without any: "
             "--backbone_config '{n_layer: 4, n_embd: 256, n_head: 4}' starts from random weights."
         ) from None
     if getattr(config, "latent_dynamics", "none") != "none":

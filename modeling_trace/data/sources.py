@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from transformers.utils import logging
 
-from ..utils import nearest, one_line
+from ..network import check_hub
+from ..utils import nearest, one_line, sentence
 from .files import KINDS, TABLES, FileSettings, file_identity, file_kind, head_rows, read_texts
 from .reviews import review_dataset
 from .validation import NO_ROWS, TextColumns, check_dataset, is_stream, row_kinds, text_columns
@@ -227,6 +228,8 @@ def _from_hub(name: str, argument: str, split: str, columns: TextColumns, settin
     from datasets.packaged_modules.csv.csv import Csv
 
     source = _hub_id(name)
+    if not datasets.config.HF_HUB_OFFLINE:  # which HF_DATASETS_OFFLINE sets, too
+        check_hub(name, f"`dataset` '{name}'", repo_type="dataset")
     builder = datasets.load_dataset_builder(**source)
     if isinstance(builder, Csv):  # whose reader takes texts such as "None" for missing ones
         files = {str(part): list(paths) for part, paths in builder.config.data_files.items()}
@@ -261,8 +264,10 @@ def _one_line_errors(name: str):
     try:
         yield
     except (FileNotFoundError, ConnectionError) as error:
+        if str(error).startswith("`"):  # ours
+            raise
         check_cache(datasets.config.HF_DATASETS_CACHE, error)  # its folders may be what was not found
-        raise ValueError(f"`dataset` could not be found, got '{name}': {one_line(error)} {_FORMS}.") from None
+        raise ValueError(f"`dataset` could not be found, got '{name}': {sentence(error)} {_FORMS}.") from None
     except datasets.exceptions.DatasetGenerationError as error:
         cause = error.__cause__ or error
         check_cache(datasets.config.HF_DATASETS_CACHE, cause)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from huggingface_hub import CommitInfo
 
 from ..models.configuration_trace import TraceConfig
+from ..network import check_network, check_repo_id, check_token, hub_errors
 from .cards import CARD_NAME
-from .network import check_network, check_repo_id, check_token, hub_errors
 from .publishing import card_for_hub, check_private, hub_card, publish, published_files
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError, 
 from transformers.utils import ADAPTER_CONFIG_NAME, CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from ..models.configuration_trace import TraceConfig
+from ..network import check_network, check_repo_id, check_token, hub_errors
 from . import sections
 from .cards import CARD_NAME, Card, meet
-from .network import check_network, check_repo_id, check_token, hub_errors
 from .writing import describe, read_json
 
 # All that a stranger needs. Everything else stays: optimizers, arguments, logs, texts, other checkpoints.

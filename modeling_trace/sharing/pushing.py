@@ -10,10 +10,10 @@ from typing import Any
 import torch
 
 from ..loading import load_config, load_model
+from ..network import check_network, check_repo_id, check_token, hub_errors
 from ..utils import atomic_write
 from . import sections
 from .cards import CARD_NAME
-from .network import check_network, check_repo_id, check_token, hub_errors
 from .publishing import Content, card_for_hub, check_private, hub_card, publish, published_files, without_local_paths
 
 SAMPLES_NAME = "samples.jsonl"

@@ -15,6 +15,8 @@ from ..models.backbones_trace import LOADING_ARGUMENTS, resolve_backbone
 from ..models.configuration_trace import TraceConfig
 from ..models.dynamics_registry_trace import has_segments
 from ..models.modeling_trace import TraceForConditionalGeneration
+from ..network import check_hub
+from ..utils import sentence
 from .training_args import TraceTrainingArguments
 
 MAX_LENGTH = 256  # tokens of a text, where the backbone's context has room for them
@@ -166,12 +168,13 @@ class NamedModel:
         path, gguf = resolve_backbone(self.name)
         self.path, loading = path, {k: v for k, v in self.settings.items() if k in _TOKENIZER_LOADING}
         self.tokenizer_loading = {**gguf, **loading}
+        if not os.path.isdir(path):
+            check_hub(path, f"`model` '{self.name}'")
         try:
             self.config = AutoConfig.from_pretrained(path, **self.tokenizer_loading)
         except (OSError, ValueError) as error:
             raise ValueError(
-                f"`model` '{self.name}' is neither a model's folder here nor a model on the Hub: "
-                f"{' '.join(str(error).split())}"
+                f"`model` '{self.name}' is neither a model's folder here nor a model on the Hub: {sentence(error)}"
             ) from None
         self.is_trace = getattr(self.config, "latent_dynamics", "none") != "none"
 

@@ -12,9 +12,9 @@ from huggingface_hub import CommitInfo, HfApi
 from transformers.utils import PushInProgress
 
 from .. import __version__
+from ..network import check_network, check_repo_id, check_token, hub_errors
 from ..sharing import published_files, push_folder, write_card
 from ..sharing.cards import CARD_NAME
-from ..sharing.network import check_network, check_repo_id, check_token, hub_errors
 from ..sharing.sections import SETTINGS, trained_latents, training
 from .checkpoints import SAVING
 from .private import HubStrategy, SaveStrategy

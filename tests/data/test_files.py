@@ -148,6 +148,7 @@ def test_csv_on_the_hub_is_read_as_a_file(tmp_path, monkeypatch):
     builder = datasets.load_dataset_builder(
         "csv", data_files={"train": [write(tmp_path / "a.csv", "text;n\nNone;1\n")]}
     )
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(datasets, "load_dataset_builder", lambda path, name: builder)
     assert texts_of("org/reviews") == ["None"]
     refused("`split` 'test' is not in 'org/reviews', which has train", "org/reviews", split="test")

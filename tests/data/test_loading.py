@@ -97,6 +97,7 @@ def test_hub_names(monkeypatch):
         return Dataset.from_dict({"text": ROWS})
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(datasets, "load_dataset_builder", lambda path, name: None)
     load_texts("org/reviews")
     load_texts("org/reviews:small.v1", split="part", validation_split="test")
@@ -119,6 +120,7 @@ def test_hub_errors_take_one_line(error, monkeypatch):
     def load_dataset(*args, **kwargs):
         raise error
 
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(datasets, "load_dataset_builder", load_dataset)
     with pytest.raises(ValueError, match="org/reviews") as caught:
         load_texts("org/reviews")

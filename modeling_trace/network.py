@@ -4,7 +4,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from huggingface_hub import constants, get_token
+from huggingface_hub import constants, get_token, try_to_load_from_cache
 from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
@@ -14,8 +14,9 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from huggingface_hub.utils import get_session, validate_repo_id
+from transformers.utils import CONFIG_NAME
 
-from ..utils import one_line
+from .utils import one_line, sentence
 
 PROBE_SECONDS = 3.0  # for an answer of any kind
 _LOGIN = "Run `hf auth login`, or set the environment variable HF_TOKEN"
@@ -54,9 +55,34 @@ def check_network() -> None:
     if not _is_of_the_network(error):
         raise error
     raise ConnectionError(
-        f"the Hub at {constants.ENDPOINT} does not answer: {one_line(error) or type(error).__name__}. Check the "
-        "network, and the environment variables HF_ENDPOINT and HTTPS_PROXY."
+        f"the Hub at {constants.ENDPOINT} does not answer: {sentence(error)} Check the network, and the "
+        "environment variables HF_ENDPOINT and HTTPS_PROXY."
     )
+
+
+def check_hub(name: str, what: str = "", repo_type: str = "model") -> None:
+    """
+    [`check_network`] before something is read from the Hub, unless HF_HUB_OFFLINE says to take it from the cache.
+
+    Args:
+        name (`str`): Hub id; what is a folder or a file here was found before.
+        what (`str`, *optional*): what the error calls it, by default its name in quotes.
+        repo_type (`str`, *optional*, defaults to `"model"`): or `"dataset"`.
+
+    Raises:
+        ConnectionError: if the Hub does not answer; it says how to take from the cache what may be there.
+    """
+    if constants.HF_HUB_OFFLINE:
+        return
+    try:
+        check_network()
+    except ConnectionError as error:
+        hint, kind = "", "folder" if repo_type == "model" else "file"
+        if repo_type != "model":
+            hint = " One that was loaded before is in the cache: set HF_HUB_OFFLINE=1 to use it from there."
+        elif isinstance(try_to_load_from_cache(name, CONFIG_NAME), str):
+            hint = " The model is in the cache: set HF_HUB_OFFLINE=1 to use it from there."
+        raise ConnectionError(f"{what or repr(name)} is no {kind} here, and {error}{hint}") from None
 
 
 def check_repo_id(repo_id: str) -> str:
@@ -91,7 +117,7 @@ def hub_errors(repo_id: str) -> Iterator[None]:
         raise ValueError(f"there is no token for the Hub. {_LOGIN} to one with write access.") from None
     except HfHubHTTPError as error:
         status = None if error.response is None else error.response.status_code
-        said = error.server_message or one_line(error)
+        said = sentence(error.server_message or error)
         if status == 401 and not isinstance(error, (RepositoryNotFoundError, RevisionNotFoundError)):
             raise ValueError(f"the Hub does not take the token: {said} {_LOGIN} to a valid one.") from None
         if status == 403:
@@ -106,9 +132,8 @@ def hub_errors(repo_id: str) -> Iterator[None]:
         if not type(error).__module__.startswith("httpx"):
             raise
         raise ConnectionError(
-            f"the connection to the Hub was lost: {one_line(error) or type(error).__name__}. Nothing is half there: "
-            "push again."
+            f"the connection to the Hub was lost: {sentence(error)} Nothing is half there: push again."
         ) from None
 
 
-__all__ = ["check_network", "check_repo_id", "check_token", "hub_errors"]
+__all__ = ["check_hub", "check_network", "check_repo_id", "check_token", "hub_errors"]
