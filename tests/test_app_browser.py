@@ -108,6 +108,17 @@ def test_a_bad_id_is_one_line(page):
     generate(page)  # the model that was there still is
 
 
+def test_walk_takes_the_first_two_texts_where_none_are_given(page):
+    generate(page)
+    first = segment(page, 0, 1).inner_text()
+    page.get_by_role("tab", name="Walk").click()
+    page.click("#walk")
+    page.wait_for_selector("#steps li")
+    assert page.locator("#steps li").count() == 5
+    start, end = (page.get_by_role("textbox", name=name, exact=True).input_value() for name in ("From", "To"))
+    assert start.split()[0] in first and end
+
+
 def test_stop(page, monkeypatch):
     """Generation that would take minutes ends at once, and what it has written is there."""
     from modeling_trace.app.running import Watch

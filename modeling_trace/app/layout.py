@@ -116,7 +116,10 @@ class _Page:
                 self.read = gr.Button("Take the start as a whole text", elem_id="read", min_width=130)
             self.texts = gr.HTML("", elem_id="texts", css_template=pages.STYLE, js_on_load=pages.SCRIPT)
         with gr.Tab("Walk"):
-            gr.Markdown("Walks in straight lines from the latents of one text to those of the other.")
+            gr.Markdown(
+                "Walks in straight lines from the latents of one text to those of the other: of your own, or else of "
+                "the first two on the first tab."
+            )
             self.start = gr.Textbox("", label="From", lines=2)
             self.end = gr.Textbox("", label="To", lines=2)
             self.num_steps = gr.Slider(2, 11, 5, step=1, label="Texts on the way, both ends included")
@@ -163,10 +166,9 @@ class _Page:
         self._long(self.prompt.submit, self._on_generate, written, texts)
         self._long(self.read.click, self._on_read, state, texts)
         self._long(self.texts.click, self._on_segment, state, texts, with_event=True)
-        self._long(
-            self.walk.click, self._on_walk, [*state, self.start, self.end, self.num_steps], [self.status, self.steps]
-        )
-        self.fill.click(self._on_fill, self.session, [self.start, self.end, self.status], show_progress="hidden")
+        ends = [self.start, self.end]
+        self._long(self.walk.click, self._on_walk, [*state, *ends, self.num_steps], [self.status, self.steps, *ends])
+        self.fill.click(self._on_fill, self.session, [*ends, self.status], show_progress="hidden")
         self._long(self.draw.click, self._on_map, [*state, self.map_texts], [self.status, self.map])
         self._long(self.compare.click, self._on_compare, written, [self.status, self.columns])
         self.stop.click(self._on_stop, None, self.status, queue=False, show_progress="hidden")
@@ -292,6 +294,9 @@ class _Page:
 
     def _on_walk(self, watch, session, prompt, temperature, latent_temperature, most, start, end, num_steps):
         loaded = self._loaded(session)
+        if not start.strip() and not end.strip() and len(session.texts) > 1:
+            start, end = _first_two(session)
+            yield {self.start: start, self.end: end}
         decoding = drafts.Decoding(temperature, latent_temperature, int(most))
         work = functools.partial(
             drafts.interpolate,
@@ -305,10 +310,10 @@ class _Page:
         }
 
     def _on_fill(self, session):
-        texts = ["".join(draft.segments).strip() for draft in session.texts[:2]]
-        if len(texts) < 2:
+        if len(session.texts) < 2:
             return {self.status: pages.error_line("there are no two texts yet. Generate some on the first tab.")}
-        return {self.start: texts[0], self.end: texts[1]}
+        start, end = _first_two(session)
+        return {self.start: start, self.end: end}
 
     def _on_map(self, watch, session, prompt, temperature, latent_temperature, most, lines):
         loaded = self._loaded(session)
@@ -415,6 +420,11 @@ def _set_seed(text: str) -> None:
 def _distinct(texts: list[drafts.Draft]) -> str:
     different = len({text.segments for text in texts})
     return f"{different} of {len(texts)} texts {'is' if different == 1 else 'are'} distinct."
+
+
+def _first_two(session: Session) -> tuple[str, str]:
+    start, end = ("".join(draft.segments).strip() for draft in session.texts[:2])
+    return start, end
 
 
 def _what_changed(place: int, number: int, old: drafts.Draft, new: drafts.Draft, stopped: bool) -> str:
