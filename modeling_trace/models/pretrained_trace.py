@@ -60,8 +60,8 @@ class TracePreTrainedModel(PreTrainedModel):
                 raise
             raise ValueError(
                 f"'{pretrained_model_name_or_path}' holds an adapter, not a whole model. Load it by "
-                f"modeling_trace.load_model('{pretrained_model_name_or_path}'), or by load_adapter_model of "
-                "modeling_trace.training to train on."
+                f"modeling_trace.load_model('{pretrained_model_name_or_path}') of the package modeling_trace, or by "
+                "load_adapter_model of modeling_trace.training to train on."
             ) from None
         except RuntimeError as error:
             if "ignore_mismatched_sizes" not in str(error):

@@ -12,6 +12,7 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, Trainer, set_seed
+from transformers.dynamic_module_utils import custom_object_save
 from transformers.utils import ModelOutput, logging
 
 from ..data import TraceDataCollator, TraceProcessor
@@ -462,10 +463,12 @@ class TraceTrainer(SharingMixin, WholeCheckpointsMixin, Trainer):
         card = self._card_before(folder)  # PEFT writes one over it
         with unsharded_class(self.model):
             super()._save(output_dir, state_dict=state_dict)
-        if self.args.should_save and has_adapters(self.accelerator.unwrap_model(self.model)):
-            # PEFT saves the adapter alone; `load_adapter_model` builds what it belongs to from this
+        model = self.accelerator.unwrap_model(self.model)
+        if self.args.should_save and has_adapters(model):
+            # PEFT saves the adapter alone; `load_adapter_model` builds what it belongs to from this. The code is for
+            # people without this package: it tells them what to call
             config = copy.deepcopy(self.model.config)
-            config.__dict__.pop("auto_map", None)  # no code lies beside an adapter
+            custom_object_save(model.get_base_model(), folder, config=config)
             config.to_json_file(os.path.join(folder, "config.json"))
         if self.args.should_save:
             self._write_card(folder, card)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.remote_code import TORCH_AND_TRANSFORMERS_ALONE, WITHOUT_PACKAGE, run_script
 from helpers.tiny import BOS, EOS, VOCAB, backbone_config, make_batch
 from helpers.tokenizers import word_tokenizer
 from helpers.training import Collator
@@ -33,6 +34,18 @@ VARIANTS = {
     "parallel": ("gpt2", {"latent_dynamics": "parallel"}),  # spectral norms
     "batch": ("llama", {"posterior_norm": "batch"}),  # running statistics
 }
+STRANGER = """
+import json, sys
+from transformers import AutoModel, AutoModelForCausalLM
+
+said = []
+for auto_class in (AutoModel, AutoModelForCausalLM):
+    try:
+        auto_class.from_pretrained(sys.argv[1], trust_remote_code=True)
+    except ValueError as error:
+        said.append(str(error))
+print(json.dumps(said))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -320,7 +333,7 @@ def test_what_the_trainer_saves_is_enough(folder, tmp_path):
     assert trainer.evaluate()["eval_kl"] > 0
     trainer.save_model()
     saved = json.loads((tmp_path / "out" / "config.json").read_text())
-    assert saved["model_type"] == "trace" and saved["latent_size"] == 4 and "auto_map" not in saved
+    assert saved["model_type"] == "trace" and saved["latent_size"] == 4
     assert not (tmp_path / "out" / "model.safetensors").exists()
     loaded = load_adapter_model(tmp_path / "out")
     assert loaded.get_base_model().config.sep_token_id == sep == VOCAB
@@ -331,6 +344,9 @@ def test_what_the_trainer_saves_is_enough(folder, tmp_path):
             ValueError, match=r"holds an adapter, not a whole model. Load it by modeling_trace.load_model"
         ):
             auto_class.from_pretrained(tmp_path / "out")
+    for alone in (WITHOUT_PACKAGE, TORCH_AND_TRANSFORMERS_ALONE):  # with PEFT, and without
+        said = run_script(alone + STRANGER, tmp_path, tmp_path / "out")
+        assert len(said) == 2 and all("of the package modeling_trace" in one for one in said)
     card = (tmp_path / "out" / "README.md").read_text()
     assert "library_name: peft" in card and str(folder) not in card and "## Training" in card
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
