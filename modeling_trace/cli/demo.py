@@ -12,7 +12,7 @@ from pathlib import Path
 from .parser import CommandParser, flag
 
 PLAN = """\
-This demo trains two tiny models on built-in reviews, offline, and compares what they generate. On two CPU cores it
+This demo trains two tiny models on built-in reviews, offline, and compares what they generate. On one CPU core it
 takes about three minutes:
     1. a plain language model                                    about 1 minute
     2. TRACE from that model, with a latent for each sentence    about 1.5 minutes, first texts after 20 seconds
@@ -47,7 +47,7 @@ def run(argv: list[str] | None = None) -> int:
         prog="modeling-trace demo",
         usage="modeling-trace demo [--name value ...]",
         description="Train a tiny TRACE model and the same model as a plain language model on built-in reviews, and "
-        "show what they generate. Runs offline, in about three minutes on two CPU cores.",
+        "show what they generate. Runs offline, in about three minutes on one CPU core.",
     )
     arguments = parser.parse(sys.argv[2:] if argv is None else argv)
 

@@ -156,7 +156,7 @@ class CollapseWarningCallback(TrainerCallback):
     def _judge_training(self, logs) -> tuple[str, str] | None:
         if logs.get("kl_weight", 0.0) >= 0.99 and logs.get("kl_per_segment", math.inf) < self.threshold:
             what = f"The latents have collapsed: KL is {logs['kl_per_segment']:.2g} nats per segment"
-            return what, "keep a floor under the KL (see `gamma_for_rate`)"
+            return what, "set `free_nats` above 0, or keep a floor under the KL (see `gamma_for_rate`)"
         return None
 
     def _judge_evaluation(self, logs, prefix: str, state, model) -> tuple[str, str] | None:
