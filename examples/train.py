@@ -10,11 +10,11 @@ import argparse
 import sys
 from dataclasses import dataclass, field
 
-import yaml
 from smoke import make_small
 from transformers import HfArgumentParser
 
 from modeling_trace import TraceProcessor, TraceTrainer, TraceTrainingArguments
+from modeling_trace.cli.parser import read_yaml
 from modeling_trace.data import SentenceSegmenter, load_texts
 from modeling_trace.presets import named_settings
 
@@ -40,8 +40,7 @@ def parse(dataclasses, argv: list[str] | None = None):
     known, flags = own.parse_known_args(sys.argv[1:] if argv is None else argv)
     parser = HfArgumentParser(dataclasses, parents=[own], description=__doc__)
     if known.config is not None:
-        with open(known.config, encoding="utf-8") as file:
-            values = yaml.safe_load(file) or {}
+        values = read_yaml(known.config)
         if unknown := sorted(values.keys() - {action.dest for action in parser._actions}):
             raise ValueError(f"`config` '{known.config}' has no argument `{unknown[0]}` to set. See --help.")
         parser.set_defaults(**values)

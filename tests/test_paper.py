@@ -181,7 +181,7 @@ def test_an_unknown_name_in_a_file_is_one_line(script, tmp_path, change, message
         (["table2", "--seeds", "1", "1"], "`seeds` must be different ones, got [1, 1]"),
         (["table2", "--ratings", "sheets"], "`--ratings` is for an experiment of ratings"),
         (["table2", "--data", "reviews=nowhere/yelp.jsonl"], "nowhere/yelp.jsonl"),
-        (["nowhere.yaml"], "'nowhere.yaml' cannot be read: No such file or directory"),
+        (["nowhere.yaml"], "there is no config file 'nowhere.yaml'"),
         (["table4"], "Run the experiment that writes them first"),
     ],
 )

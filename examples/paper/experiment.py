@@ -6,9 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from modeling_trace import TraceConfig
+from modeling_trace.cli.parser import read_yaml
 from modeling_trace.evaluation import DECODING, METRICS
 from modeling_trace.presets import PRESETS, SYSTEMS
 from modeling_trace.utils import nearest
@@ -119,18 +118,6 @@ def check_name(what: str, name: Any, known: Sequence[str]) -> None:
         raise ValueError(f"`{what}` '{name}' is not known.{hint}")
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"'{path}' cannot be read: {error.strerror}.") from None
-    except yaml.YAMLError as error:
-        raise ValueError(f"'{path}' is no YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(content, Mapping):
-        raise ValueError(f"'{path}' must hold names and values, got {type(content).__name__}.")
-    return dict(content)
-
-
 def experiment_names() -> list[str]:
     """Of the files beside this one."""
     return sorted(path.stem for path in HERE.glob("*.yaml") if path.stem not in ("scales", "reference"))
@@ -154,13 +141,13 @@ def load(
     Raises:
         ValueError: for a name that is not known, with the nearest one.
     """
-    scales = _read_yaml(HERE / "scales.yaml")
+    scales = read_yaml(str(HERE / "scales.yaml"))
     check_name("scale", scale, list(scales))
     path = Path(experiment)
     if path.suffix not in (".yaml", ".yml"):
         check_name("experiment", experiment, experiment_names())
         path = HERE / f"{experiment}.yaml"
-    content = _read_yaml(path)
+    content = read_yaml(str(path))
     fields = {kind: [one.name for one in dataclasses.fields(kind)] for kind in (Experiment, Scale)}
     by_scale = content.pop("scales", None) or {}
     for name in by_scale:
