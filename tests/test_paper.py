@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import importlib
 import json
+import subprocess
 import sys
 
 import pytest
@@ -21,6 +22,7 @@ class TextsOf:
 
     def __init__(self, name):
         self.train_hash, self.test_hash = f"train of {name}", f"test of {name}"
+        self.train = range(10)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -183,12 +185,51 @@ def test_an_unknown_name_in_a_file_is_one_line(script, tmp_path, change, message
         (["table2", "--data", "reviews=nowhere/yelp.jsonl"], "nowhere/yelp.jsonl"),
         (["nowhere.yaml"], "there is no config file 'nowhere.yaml'"),
         (["table4"], "Run the experiment that writes them first"),
+        (["table2", "--set", "seeds=[1"], "`--set` seeds must be a YAML value, got '[1'"),
+        (["table2", "--set", "steps=5", "steps=6"], "`--set` has steps twice, 5 and 6"),
+        (["table2", "--seeds", "-1"], "`seeds` must be integers from 0 to 2**32 - 1"),
+        (["table2", "--set", "seeds=[0, 0.5]"], "`seeds` must be integers from 0 to 2**32 - 1"),
+        (["table2", "--set", "systems=[gpt2, gpt2]"], "`systems` must be different ones"),
+        (["likelihood_time", "--set", "step_shares=[a]"], "`step_shares` must be above 0 and at most 1, got ['a']"),
+        (["likelihood_time", "--set", "step_shares=[]"], "`step_shares` must be above 0 and at most 1, got []"),
+        (["plane", "--set", "curve_temperatures=[a]"], "`curve_temperatures` must be numbers >= 0, got ['a']"),
+        (["table5", "--set", "ablations={x: 3}"], "`ablations` 'x' must have `of`"),
+        (["table2", "--set", "backbone={n_layers: 3}"], "`backbone` 'n_layers' is no field of a GPT-2"),
+        (["table2", "--set", "backbone={n_layer: a}"], "`backbone` n_layer must be an integer >= 1, got 'a'"),
+        (["table2", "--set", "judge=3"], "`judge` must be a text, got 3"),
+        (["table2", "--set", "conditional=maybe"], "`conditional` must be true or false, got 'maybe'"),
+        (["table2", "--set", "learning_rate=.nan"], "`learning_rate` must be a number >= 0, got nan"),
+        (["table2", "--set", "extra_metrics=[foo]"], "`extra_metrics` 'foo' is not known"),
+        (["figure2", "--set", "systems=[ind]"], "`systems` 'ind' is not known. Known: gpt2, trace"),
+        (["figure2", "--set", "step_time={size: huge}"], "`step_time size` 'huge' is not known"),
+        (["figure2", "--set", "segment_lengths=[sentences]"], "`segment_lengths` must be numbers of tokens >= 1, got"),
+        (["figure2", "--seeds", "0"], "`--seeds` is of trainings"),
+        (["table4", "--set", "ratings={}"], "`ratings` must have integers >= 1 for num_prompts"),
+        (["table4", "--ratings", "nowhere"], "`--ratings` must be the folder with the filled sheets"),
     ],
 )
-def test_a_bad_flag_is_one_line(script, tmp_path, flags, message):
+def test_a_bad_flag_is_one_line_before_any_work(script, tmp_path, monkeypatch, flags, message):
+    run = script("run")
+    if not any("nowhere/yelp" in flag for flag in flags):
+        monkeypatch.setattr(run, "load_cut_texts", lambda *_: pytest.fail("texts were read"))
     with pytest.raises(ValueError) as caught:
-        script("run").main([*flags, "--output", str(tmp_path / "results")])
+        run.main([*flags, "--output", str(tmp_path / "results")])
     assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_file_in_place_of_the_output_is_one_line_and_an_exit_code(tmp_path):
+    (tmp_path / "file").write_text("")
+    command = [sys.executable, str(PAPER / "run.py"), "table2", "--output", str(tmp_path / "file")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.startswith("error: `--output` must be a folder") and done.stdout == ""
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_failed_cell_is_an_exit_code(script):
+    run = script("run")
+    rows = [{"failed": None}, {"failed": "not run yet"}, {"failed": script("ratings").NOT_RATED}]
+    assert run.exit_code({"rows": rows}) == 0 == run.exit_code(None)
+    assert run.exit_code({"rows": [*rows, {"failed": "RuntimeError: no memory"}]}) == 1
 
 
 def test_a_scale_for_a_gpu_needs_one(script, tmp_path, monkeypatch):
@@ -232,10 +273,12 @@ def test_a_cell_that_fails_is_a_hole_and_is_tried_again(stub, capsys):
     stub.broken = {"cgd"}
     results = stub.run()
     assert len(stub.ran) == 7 == len(results["rows"])
+    assert results["training_texts"] == {"reviews": 10}
     (hole,) = [row for row in results["rows"] if row["failed"]]
     assert hole["labels"]["system"] == "cgd" and hole["labels"]["decoding"] == "top-k" and hole["metrics"] == {}
     assert hole["failed"] == "RuntimeError: no memory at all"
     shown = capsys.readouterr().out
+    assert "reviews: 10 training texts, 16.0 passes and 8.0 more; the models will know them by heart" in shown
     assert "cell 3 of 7, reviews cgd 0 10 10: FAILED, RuntimeError: no memory at all" in shown
     assert "| cgd | hole |" in shown.replace("  ", " ") and "seed 0: RuntimeError: no memory at all" in shown
     (log,) = (stub.folder / "logs").iterdir()

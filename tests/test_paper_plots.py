@@ -40,7 +40,8 @@ def figure3(seeds=(0, 1, 2)):
 
 
 def plane(judge=True):
-    rows = [row({"dataset": "yelp", "system": "real text"}, {"judge": 200.0, "self_bleu": 26.0, "cnd": 0.1})]
+    real = {"dataset": "yelp", "system": "real text"}
+    rows = [row({**real, "decoding": "plane"}, {"judge": 200.0, "self_bleu": 26.0, "cnd": 0.1})]
     for temperature, latent in product((0.0, 1.0), (0.5, 1.0)):
         labels = {**YELP, "decoding": "plane", "system": "trace-r"}
         labels |= {"temperature": temperature, "latent_temperature": latent}
@@ -79,6 +80,13 @@ def draw(folder, experiment, rows):
 def read(path):
     with open(path, newline="") as file:
         return list(csv.DictReader(file))
+
+
+def test_the_star_is_of_as_many_real_texts_as_a_point(tmp_path):
+    more = row({"dataset": "yelp", "system": "real text"}, {"judge": 200.0, "self_bleu": 31.0})
+    lines = read(draw(tmp_path, "plane", [more, *plane()])[-1])
+    values = [line["values"] for line in lines if line["system"] == "real text" and line["metric"] == "self_bleu"]
+    assert values == ["26.0"]
 
 
 @pytest.mark.parametrize("experiment", DRAWN)

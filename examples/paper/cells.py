@@ -217,6 +217,8 @@ def rows_of(report: dict[str, Any], labels: dict[str, Any]) -> list[dict[str, An
         place = {key: point[key] for key in ("temperature", "latent_temperature")}
         rows.append(_row({**labels, "decoding": "plane", **place}, point["metrics"], few))
     real = {"dataset": labels.get("dataset"), "system": REAL}
+    if report["curves"].get(name):
+        rows.append(_row({**real, "decoding": "plane"}, report["real_on_curve"], few))
     rows.append(_row(real, report["metrics"][REAL]["texts"], count))
     return rows
 

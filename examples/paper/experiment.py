@@ -1,14 +1,19 @@
 """An experiment and its scale, from their files: all names and values are checked here, before any text is read."""
 
 import dataclasses
+import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from transformers import GPT2Config
+
 from modeling_trace import TraceConfig
 from modeling_trace.cli.parser import read_yaml
 from modeling_trace.evaluation import DECODING, METRICS
+from modeling_trace.evaluation.report.settings import EXTRA_METRICS
 from modeling_trace.presets import PRESETS, SYSTEMS
 from modeling_trace.utils import nearest
 
@@ -163,10 +168,12 @@ def load(
         (sized if name in fields[Scale] else own)[name] = value
     if data:
         sized["data"] = dict(data)
-    try:
-        found, size = Experiment(**own), Scale(**sized)
-    except TypeError as error:  # a field that is missing
-        raise ValueError(f"'{path}' is not complete: {' '.join(str(error).split())}") from None
+    for kind, given in ((Experiment, own), (Scale, sized)):
+        no_default = (dataclasses.MISSING, dataclasses.MISSING)
+        needed = [one.name for one in dataclasses.fields(kind) if (one.default, one.default_factory) == no_default]
+        if missing := [f"`{name}`" for name in needed if name not in given]:
+            raise ValueError(f"'{path}' must have {', '.join(missing)}, which it lacks.")
+    found, size = Experiment(**own), Scale(**sized)
     if found.kind == "models":
         if data or scale == "smoke":
             found = dataclasses.replace(found, datasets=list(size.data))
@@ -192,7 +199,7 @@ def _check(experiment: Experiment, scale: Scale) -> None:
     for name in experiment.systems:
         check_name("systems", name, [*SYSTEMS, *experiment.ablations])
     for name, ablation in experiment.ablations.items():
-        if "of" not in ablation or len(ablation) != 2:
+        if not isinstance(ablation, dict) or "of" not in ablation or len(ablation) != 2:
             raise ValueError(f"`ablations` '{name}' must have `of` and the one field that differs, got {ablation}.")
         check_name("of", ablation["of"], [*SYSTEMS, *experiment.ablations])
         check_name(f"ablations {name}", *(set(ablation) - {"of"}), list(TraceConfig.__dataclass_fields__))
@@ -201,10 +208,28 @@ def _check(experiment: Experiment, scale: Scale) -> None:
     for name in experiment.metrics:
         check_name("metrics", name, [*METRICS, *OWN_METRICS, *RATINGS])
     for length in experiment.segment_lengths:
-        if length != SENTENCES and (isinstance(length, bool) or not isinstance(length, int) or length < 1):
-            raise ValueError(f"`segment_lengths` must be numbers of tokens >= 1 or '{SENTENCES}', got '{length}'.")
-    if not scale.seeds or len(set(scale.seeds)) < len(scale.seeds):
-        raise ValueError(f"`seeds` must be different ones, got {scale.seeds}. Use 0 1 2.")
+        by_steps = experiment.kind == "step_time"  # whose made-up texts have no sentences
+        if (length != SENTENCES or by_steps) and not _is(int, length, 1):
+            others = "" if by_steps else f" or '{SENTENCES}'"
+            raise ValueError(f"`segment_lengths` must be numbers of tokens >= 1{others}, got '{length}'.")
+    if not scale.seeds or not all(_is(int, seed, 0) and seed < 2**32 for seed in scale.seeds):
+        raise ValueError(f"`seeds` must be integers from 0 to 2**32 - 1, at least one, got {scale.seeds}. Use 0 1 2.")
+    if not experiment.step_shares or not all(_is(float, one, 0) and 0 < one <= 1 for one in experiment.step_shares):
+        raise ValueError(f"`step_shares` must be above 0 and at most 1, got {experiment.step_shares}. Use [0.5, 1.0].")
+    for name in ("curve_temperatures", "curve_latent_temperatures"):
+        if not all(_is(float, one, 0) for one in getattr(experiment, name)):
+            raise ValueError(f"`{name}` must be numbers >= 0, got {getattr(experiment, name)}.")
+    for name in scale.extra_metrics:
+        check_name("extra_metrics", name, EXTRA_METRICS)
+    _check_backbone(scale)
+    if experiment.kind == "step_time":
+        _check_step_time(experiment, scale)
+    if experiment.kind == "ratings":
+        wanted = ("num_prompts", "num_annotators", "annotators_per_text")
+        if set(experiment.ratings) != set(wanted) or not all(_is(int, one, 1) for one in experiment.ratings.values()):
+            raise ValueError(f"`ratings` must have integers >= 1 for {', '.join(wanted)}, got {experiment.ratings}.")
+        if experiment.texts_of is None:
+            raise ValueError("`texts_of` must name the experiment whose texts are rated, got None. Use table3.")
     _check_context(experiment, scale)
     if experiment.texts_of is not None:
         check_name("texts_of", experiment.texts_of, experiment_names())
@@ -228,12 +253,55 @@ def _check_types(part: Experiment | Scale) -> None:
             continue
         if annotation.startswith("list") and not isinstance(value, list):
             raise ValueError(f"`{one.name}` must be a list, got {value!r}. Use [{value}].")
+        if annotation.startswith("list") and len({json.dumps(member, default=str) for member in value}) < len(value):
+            raise ValueError(f"`{one.name}` must be different ones, got {value}. Leave out what is there twice.")
+        if one.type is bool and not isinstance(value, bool):
+            raise ValueError(f"`{one.name}` must be true or false, got {value!r}.")
+        if (one.type is str or annotation == "str | None") and not isinstance(value, str):
+            raise ValueError(f"`{one.name}` must be a text, got {value!r}.")
         if annotation.startswith("dict") and not isinstance(value, dict):
             raise ValueError(f"`{one.name}` must be names and values, got {value!r}.")
         if one.name in LEAST:
             what, kinds = ("a number", (int, float)) if "float" in annotation else ("an integer", (int,))
-            if isinstance(value, bool) or not isinstance(value, kinds) or value < LEAST[one.name]:
+            if isinstance(value, bool) or not isinstance(value, kinds) or not LEAST[one.name] <= value < math.inf:
                 raise ValueError(f"`{one.name}` must be {what} >= {LEAST[one.name]}, got {value!r}.")
+
+
+def _check_step_time(experiment: Experiment, scale: Scale) -> None:
+    import cells  # noqa: F401, which says where the benchmarks are
+    from common import SIZES
+    from training import SYSTEMS as TIMED
+
+    for name in experiment.systems:
+        check_name("systems", name, ["gpt2", *TIMED[1:]])
+    for name, value in scale.step_time.items():
+        check_name("step_time", name, ["size", *SIZES["tiny"]])
+        if name == "size":
+            check_name("step_time size", value, list(SIZES))
+        elif not _is(int, value, 1):
+            raise ValueError(f"`step_time` {name} must be an integer >= 1, got {value!r}.")
+
+
+def _is(kind: type, value: Any, least: float) -> bool:
+    """Whether it is a finite number, of integers or of any, and at least `least`."""
+    kinds = (int,) if kind is int else (int, float)
+    return isinstance(value, kinds) and not isinstance(value, bool) and least <= value < math.inf
+
+
+def _check_backbone(scale: Scale) -> None:
+    """The name of a language model, or fields of a GPT-2."""
+    if isinstance(scale.backbone, str):
+        return
+    if not isinstance(scale.backbone, dict):
+        raise ValueError(f"`backbone` must be a name or fields of a GPT-2's configuration, got {scale.backbone!r}.")
+    known = GPT2Config().to_dict()
+    for name, value in scale.backbone.items():
+        if name not in known:
+            raise ValueError(
+                f"`backbone` '{name}' is no field of a GPT-2's configuration.{nearest(name, list(known))}"
+            )
+        if name.startswith("n_") and not _is(int, value, 1):
+            raise ValueError(f"`backbone` {name} must be an integer >= 1, got {value!r}.")
 
 
 def _check_context(experiment: Experiment, scale: Scale) -> None:

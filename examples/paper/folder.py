@@ -17,6 +17,7 @@ from modeling_trace import __version__
 from modeling_trace.utils import atomic_write, one_line
 
 CONFIGURATION, TEXTS = "configuration.json", "texts.jsonl"
+NOT_RUN = "not run yet"
 MAY_GROW = (("scale", "seeds"), ("scale", "data"), ("experiment", "datasets"))
 
 
@@ -75,7 +76,13 @@ class ResultsFolder:
         atomic_write(file, "".join(traceback.format_exception(error)))
         return f"{type(error).__name__}: {one_line(error)[:300]}"
 
-    def write(self, command: str, failed: dict[str, str], rows: list[dict[str, Any]] | None = None) -> dict[str, Any]:
+    def write(
+        self,
+        command: str,
+        failed: dict[str, str],
+        rows: list[dict[str, Any]] | None = None,
+        training_texts: dict[str, int] | None = None,
+    ) -> dict[str, Any]:
         """
         Put results.json and texts.jsonl together.
 
@@ -83,6 +90,7 @@ class ResultsFolder:
             command (`str`): that made them.
             failed (`dict[str, str]`): reasons by the keys of cells.
             rows (`list[dict]`, *optional*): in place of those of the cells.
+            training_texts (`dict[str, int]`, *optional*): how many each data set has.
 
         Returns:
             `dict`: what results.json holds.
@@ -96,6 +104,7 @@ class ResultsFolder:
             "command": command,
             **self._circumstances(),
             "configuration": plan.configuration,
+            "training_texts": training_texts or {},
             "columns": plan.experiment.metrics,
             "rows": self._rows(failed) if rows is None else rows,
         }
@@ -118,7 +127,7 @@ class ResultsFolder:
         rows, seen = [], set()
         for cell in self.plan.cells:
             if not self.is_done(cell):
-                reason = failed.get(cell.key, "not run yet")
+                reason = failed.get(cell.key, NOT_RUN)
                 rows += [
                     {"labels": labels, "metrics": {}, "intervals": {}, "seconds": {}, "texts": 0, "failed": reason}
                     for labels in holes(cell)

@@ -139,7 +139,7 @@ def _plane(results: Results, dataset: str | None, picture: Figure, points: list[
     curves: dict[tuple[str, Any], list[tuple[float, Pooled, Pooled]]] = {}
     for labels, rows in results.groups(**where):
         x, y = (pool(rows, metric) for metric in (DIVERSITY, quality))
-        if x is not None and y is not None:
+        if x is not None and y is not None and labels["system"] != REAL:
             key = labels["system"], labels.get("latent_temperature")
             curves.setdefault(key, []).append((labels.get("temperature") or 0.0, x, y))
             points += [Point(labels, DIVERSITY, x), Point(labels, quality, y)]
@@ -152,7 +152,7 @@ def _plane(results: Results, dataset: str | None, picture: Figure, points: list[
         name = None if system in named else SYSTEMS.get(system, system)
         named.add(system)
         _errorbar(axis, [x for _, x, _ in own], [y for _, _, y in own], label=name, **look)
-    for _, rows in results.groups(dataset=dataset, system=REAL):
+    for _, rows in results.groups(**where, system=REAL):  # of as many texts as a point
         x, y = (pool(rows, metric) for metric in (DIVERSITY, quality))
         if x is not None and y is not None:
             star = {"marker": "*", "markersize": 9, "linestyle": "none", "color": REAL_COLOUR, "zorder": 4}

@@ -121,7 +121,7 @@ class Results:
         found = pool(groups[0][1], metric)
         if found is None:
             reasons = [row["failed"] for row in groups[0][1] if row.get("failed")]
-            return f"{name} failed: {reasons[0]}" if reasons else f"no {label(metric)} of {name}"
+            return f"{name}: {reasons[0]}" if reasons else f"no {label(metric)} of {name}"
         return found
 
     def _matching(self, where: dict[str, Any]) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from claims import CLAIMS, Claim
 from plots import draw
 from pooled import LABELS, REAL, Results, cell, label, number, pool, read_results
 from reference import CAPS, Definition, definitions, orderings, published, published_for
-from rules import FAILS, HOLDS, MARGIN, OPEN, Part
+from rules import FAILS, HOLDS, MARGIN, OPEN, Part, by_chance
 
 from modeling_trace.evaluation.report.metric_values import METRICS
 from modeling_trace.utils import atomic_write
@@ -33,17 +33,19 @@ was typed. The paper is Hu et al., Findings of EMNLP 2022.
 How to read it:
 
 - **12.3 (0.4)** is a mean over seeds of the training, and greatest less least over them. **12.3 ± 0.4** is one seed,
-  or what has no seed, with half of its 95 % interval over texts, raters or rounds. *Slanted* numbers are the paper's.
+  or what has no seed, with half of its 95 % interval over texts or raters, or of the range over rounds (times of a
+  step). *Slanted* numbers are the paper's.
 - A system is better than another only where the means differ by more than the larger spread and every seed of one lies
   beyond every seed of the other. By chance alone that happens, in the claimed direction, at most once in 6 times with
   two seeds and once in 20 with three. What has no seed must have intervals that do not meet. One seed tells nothing.
 - "Not higher" and "not lower" hold where the worst seed is within {MARGIN:.0%} of the other's best, or is better.
 - Nothing is told where the package's own reports would not: Self-BLEU, Dist, JS and CND of texts of unlike length,
   perplexities that are loose bounds, mutual information at its cap.
-- A claim holds where all comparisons that it rests on hold, and does not where any is the other way round; all else
-  cannot be told here. Of many comparisons one is the other way round by chance far more often than a single one: read
-  which it is. The scale `smoke` tells nothing. At any scale but `{COMPARABLE}` only orders compare with the
-  paper's.
+- A claim holds where all comparisons that it rests on hold, and does not where more of them are the other way round
+  than chance alone would reverse; all else cannot be told here. The scale `smoke` tells nothing. At any scale but
+  `{COMPARABLE}` only orders compare with the paper's.
+- Where the paper does not say how a number is computed (its -ELBO, with the KL as a sum or as a mean), a claim has to
+  come out the same way by both readings. Speed is told on a GPU alone.
 """
 
 
@@ -144,6 +146,7 @@ def _section(results: Results) -> list[str]:
         "",
         *_origin(content),
         "",
+        *_passes(content),
     ]
     if published(results.experiment) and results.scale != COMPARABLE:
         lines += [
@@ -170,6 +173,18 @@ def _origin(content: dict[str, Any]) -> list[str]:
     known = {"commit": content.get("commit"), "version": content.get("package_version"), "date": content.get("date")}
     facts = [f"{name} {value}" for name, value in {**known, **machine}.items() if value is not None]
     return [_plain(", ".join(facts)) + ".", "", f"    {' '.join(str(content.get('command', '')).split())}"]
+
+
+def _passes(content: dict[str, Any]) -> list[str]:
+    """How often the models have seen their texts: after many passes they know them by heart."""
+    scale = (content.get("configuration") or {}).get("scale") or {}
+    found = []
+    for name, count in (content.get("training_texts") or {}).items():
+        passes = [f"{scale[steps] * scale['batch_size'] / count:.1f}" for steps in ("base_steps", "steps")]
+        found.append(f"{_plain(name)} {count:,} ({passes[0]}, then {passes[1]})")
+    if not found:
+        return []
+    return [f"Training texts, and passes of the plain model and of each system over them: {', '.join(found)}.", ""]
 
 
 def _metrics(results: Results) -> list[str]:
@@ -201,7 +216,8 @@ def _results_table(experiment: str, groups: list[tuple[dict, list]], metrics: Se
     arrows = {-1: " ↓", 0: "", 1: " ↑"}
     columns = [_plain(label(name)) + (arrows[METRICS[name][1]] if name in METRICS else "") for name in shown]
     titles = [name.replace("_", " ") for name in heads]
-    return _table([*titles, *columns, "seeds", "texts"], table, range(len(heads), len(heads) + len(columns) + 2))
+    titles += [*columns, "seeds", "texts generated"]
+    return _table(titles, table, range(len(heads), len(titles)))
 
 
 def _seeds(rows: Sequence[dict], done: Sequence[dict]) -> str:
@@ -249,7 +265,8 @@ def _orders(results: Results) -> list[str]:
     counts = Counter(OPEN if smoke else part.outcome for part in parts)
     lines = [
         f"Of {len(parts)} published orders of two systems in a metric, {counts[HOLDS]} came out the same way, "
-        f"{counts[FAILS]} the other way round, and {counts[OPEN]} cannot be told."
+        f"{counts[FAILS]} the other way round, and {counts[OPEN]} cannot be told. Were all systems equal, chance "
+        f"alone would give at most {by_chance(parts):.0f} in either direction."
     ]
     reversed_ = [] if smoke else [part for part in parts if part.outcome == FAILS]
     if reversed_:
@@ -267,13 +284,14 @@ def _orders(results: Results) -> list[str]:
 
 
 def _definitions(results: Results) -> list[str]:
-    """What was computed by several definitions, and which of them the published number is nearest to."""
-    found = definitions(results)
+    """
+    What was computed by several definitions, and which of them the published number is nearest to. At another scale or
+    recipe than the paper's the nearest is an artefact: short texts make every sum too small.
+    """
+    found = definitions(results) if (results.scale, results.recipe) == (COMPARABLE, "paper") else []
     if not found:
         return []
     lines = [f"### {_plain(results.experiment)}: which definition the published numbers are nearest to", ""]
-    if results.scale != COMPARABLE:
-        lines += ["By the ratio. A hint only: sums grow with the texts' length, which is another at this scale.", ""]
     for metric in dict.fromkeys(one.metric for one in found):
         lines += _definitions_of(metric, [one for one in found if one.metric == metric])
     return lines

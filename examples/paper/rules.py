@@ -1,7 +1,8 @@
 """
 By what rule one system is better than another. The rule: the means over seeds differ by more than the larger spread,
 greatest less least over seeds, and every seed of one lies beyond every seed of the other. What has no seed (a step's
-time, people's ratings) differs where the intervals do not meet. One seed tells nothing.
+time, people's ratings) differs where the intervals do not meet. One seed tells nothing. Of n comparisons some are the
+other way round by chance: a claim does not hold where more are than that.
 """
 
 import math
@@ -19,10 +20,11 @@ MARGIN = 0.05  # of the other's mean: what is at most so much worse counts as no
 
 
 class Part(NamedTuple):
-    """A comparison that a claim rests on: its outcome, and what was compared."""
+    """A comparison that a claim rests on: its outcome, what was compared, and how often chance alone reverses it."""
 
     outcome: str
     text: str
+    chance: float = 0.0
 
 
 def decide(first: Pooled, second: Pooled, direction: int) -> str:
@@ -87,14 +89,23 @@ def compare(
             return Part(OPEN, f"{what}{one}")
     a, b = found
     times = "" if factor == 1 else f"{factor:g} times "
-    shown = f"{what}{times}{names[0]} {cell(a, metric)}, {names[1]} {cell(b, metric)}"
+    shown = f"{what}{times}{names[0]} {cell(a.scaled(factor), metric)}, {names[1]} {cell(b, metric)}"
     reason = _not_comparable(results, metric, first, second, a.mean < b.mean)
     if reason is None:
         reason = not_enough(a, b)
     if reason is not None:
         return Part(OPEN, f"{shown}; {reason}")
     outcome = (decide_not_worse if not_worse else decide)(a.scaled(factor), b, direction)
-    return Part(outcome, shown + ("; within the spread" if outcome == OPEN else ""))
+    return Part(outcome, shown + ("; within the spread" if outcome == OPEN else ""), chance(a, b))
+
+
+def chance(first: Pooled, second: Pooled) -> float:
+    """
+    The most that the probability can be that, of two equal systems, every seed of one lies below every seed of the
+    other, in one direction: one of all orders of the seeds. 0 for what has no seed.
+    """
+    counts = [len(one.values) for one in (first, second) if one.seeds]
+    return 1 / math.comb(sum(counts), counts[0]) if counts else 0.0
 
 
 def _name(labels: Mapping[str, Any], shared: Mapping[str, Any]) -> str:
@@ -136,11 +147,30 @@ def _not_comparable(results: Results, metric: str, first, second, first_is_lower
     return None
 
 
-def combine(outcomes: Sequence[str]) -> str:
-    """`FAILS` where any part does, `HOLDS` where all do, else `OPEN`."""
-    if FAILS in outcomes:
+def combine(parts: Sequence[Part]) -> str:
+    """`FAILS` where more parts do than chance alone would reverse, `HOLDS` where all do, else `OPEN`."""
+    outcomes = [part.outcome for part in parts]
+    if outcomes.count(FAILS) > by_chance(parts):
         return FAILS
     return HOLDS if outcomes and set(outcomes) == {HOLDS} else OPEN
 
 
-__all__ = ["FAILS", "HOLDS", "MARGIN", "MIN_SEEDS", "OPEN", "OUTCOMES", "Part", "combine", "compare", "decide"]
+def by_chance(parts: Sequence[Part]) -> float:
+    """How many of these comparisons would at most be reversed, were all systems equal."""
+    return sum(part.chance for part in parts if part.chance)
+
+
+__all__ = [
+    "FAILS",
+    "HOLDS",
+    "MARGIN",
+    "MIN_SEEDS",
+    "OPEN",
+    "OUTCOMES",
+    "Part",
+    "by_chance",
+    "chance",
+    "combine",
+    "compare",
+    "decide",
+]

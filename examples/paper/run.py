@@ -11,17 +11,21 @@ import sys
 import time
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import datasets
 import torch
 import yaml
 from cells import BaseTrainingError, run_model_cell, run_step_time_cell
 from experiment import check_name, experiment_names, load
-from folder import ResultsFolder
+from folder import NOT_RUN, ResultsFolder
 from plan import Cell, Plan, make_plan
+from ratings import NOT_RATED, rate
 from table import table
 from texts import load_cut_texts
 from transformers.utils import logging
+
+from modeling_trace.utils import one_line
 
 PARTS = ("models", "step_time", "ratings")
 # What the paper does not say, and this stands on
@@ -58,19 +62,45 @@ def pairs(name: str, given: list[str]) -> dict[str, str]:
         key, equals, value = one.partition("=")
         if not (key and equals and value):
             raise ValueError(f"`--{name}` must be NAME=VALUE, got '{one}'.")
+        if key in found:
+            raise ValueError(f"`--{name}` has {key} twice, {found[key]} and {value}. Leave one out.")
         found[key] = value
     return found
 
 
+def _value(name: str, text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ValueError(f"`--set` {name} must be a YAML value, got '{text}': {one_line(error)}") from None
+
+
+def _check_output(folder: Path) -> None:
+    there = next(one for one in (folder, *folder.absolute().parents) if one.exists())
+    if not there.is_dir():
+        raise ValueError(f"`--output` must be a folder, got '{folder}', and '{there}' is a file.")
+
+
 def prepare(arguments: argparse.Namespace) -> tuple[Plan, dict]:
     """All that can be wrong is found here."""
-    settings = {name: yaml.safe_load(value) for name, value in pairs("set", arguments.set).items()}
+    settings = {name: _value(name, text) for name, text in pairs("set", arguments.set).items()}
+    _check_output(Path(arguments.output))
     if arguments.seeds is not None:
         settings["seeds"] = arguments.seeds
     check_name("recipe", arguments.recipe, ("ours", "paper"))
-    experiment, scale = load(arguments.experiment, arguments.scale, pairs("data", arguments.data), settings)
+    data = pairs("data", arguments.data)
+    experiment, scale = load(arguments.experiment, arguments.scale, data, settings)
+    if experiment.kind == "step_time" and (data or arguments.seeds is not None):
+        flag = "data" if data else "seeds"
+        raise ValueError(
+            f"`--{flag}` is of trainings, and '{experiment.name}' times steps of made-up texts. Leave it out."
+        )
     if arguments.ratings is not None and experiment.kind != "ratings":
         raise ValueError(f"`--ratings` is for an experiment of ratings, such as table4, got '{experiment.name}'.")
+    if arguments.ratings is not None and not Path(arguments.ratings).is_dir():
+        raise ValueError(
+            f"`--ratings` must be the folder with the filled sheets, got '{arguments.ratings}', which is none."
+        )
     if scale.needs_gpu and experiment.kind != "ratings" and not (torch.cuda.is_available() or arguments.allow_cpu):
         raise ValueError(
             f"`--scale {arguments.scale}` needs a GPU, and none is found. Use --scale cpu, or --allow_cpu."
@@ -124,12 +154,21 @@ def _time(seconds: float) -> timedelta:
     return timedelta(seconds=round(seconds))
 
 
-def describe(plan: Plan, folder: ResultsFolder) -> str:
+MANY_PASSES = 10  # over the same texts: a small model of a few thousand then knows them by heart
+
+
+def describe(plan: Plan, folder: ResultsFolder, texts: dict) -> str:
+    scale = plan.scale
     lines = [
         f"{plan.experiment.title}",
         f"scale {plan.scale_name}, recipe {plan.recipe}: {len(plan.cells)} cells, {len(plan.trainings)} models of "
         f"{sum(one.steps for one in plan.trainings):,} steps in all; results in {folder.path}",
     ]
+    for name, own in texts.items():
+        passes = [steps * scale.batch_size / len(own.train) for steps in (scale.base_steps, scale.steps)]
+        lines.append(f"{name}: {len(own.train):,} training texts, {passes[0]:.1f} passes and {passes[1]:.1f} more")
+        if max(passes) > MANY_PASSES:
+            lines[-1] += "; the models will know them by heart. Lower `base_steps` and `steps` by --set"
     if plan.recipe == "paper" or plan.scale_name == "paper":
         lines += ["What the paper does not say, inferred:", *(f"- {line}" for line in INFERRED)]
     return "\n".join(lines)
@@ -155,18 +194,17 @@ def main(argv: list[str] | None = None) -> dict | None:
     plan, texts = prepare(arguments)
     root = Path(arguments.output)
     folder = ResultsFolder(root, plan)
-    print(describe(plan, folder), flush=True)
+    print(describe(plan, folder, texts), flush=True)
     if arguments.dry_run:
         return dry_run(plan, folder, texts)
     folder.open()
     command = "python examples/paper/run.py " + shlex.join(sys.argv[1:] if argv is None else argv)
     if plan.experiment.kind == "ratings":
-        from ratings import rate
-
         source = root / f"{plan.experiment.texts_of}{folder.path.name.removeprefix(plan.experiment.name)}"
         results = folder.write(command, {}, rate(folder, source, arguments.ratings and Path(arguments.ratings)))
     else:
-        results = folder.write(command, {} if arguments.only_report else run_cells(plan, texts, folder))
+        failed = {} if arguments.only_report else run_cells(plan, texts, folder)
+        results = folder.write(command, failed, training_texts={name: len(own.train) for name, own in texts.items()})
     print(table(results))
     report(results, folder)
     return results
@@ -181,8 +219,13 @@ def report(results: dict, folder: ResultsFolder) -> None:
     write_page([folder.path], folder.path / "results.md")
 
 
+def exit_code(results: dict | None) -> int:
+    """1 where a cell failed in this run."""
+    return int(any(row.get("failed") not in (None, NOT_RUN, NOT_RATED) for row in (results or {"rows": []})["rows"]))
+
+
 if __name__ == "__main__":
     try:
-        main()
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+        sys.exit(exit_code(main()))
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {one_line(error)}")
