@@ -38,6 +38,7 @@ How to read it:
 - A system is better than another only where the means differ by more than the larger spread and every seed of one lies
   beyond every seed of the other. By chance alone that happens, in the claimed direction, at most once in 6 times with
   two seeds and once in 20 with three. What has no seed must have intervals that do not meet. One seed tells nothing.
+  People's ratings are of the texts of one training of each system.
 - "Not higher" and "not lower" hold where the worst seed is within {MARGIN:.0%} of the other's best, or is better.
 - Nothing is told where the package's own reports would not: Self-BLEU, Dist, JS and CND of texts of unlike length,
   perplexities that are loose bounds, mutual information at its cap.

@@ -54,10 +54,18 @@ def check_checksums(folder: str | os.PathLike, patterns: tuple[str, ...] = BINAR
         patterns (`tuple[str, ...]`, *optional*): the files to look at, as for [`write_checksums`].
 
     Raises:
-        ValueError: if a file is not what was written.
+        ValueError: if a file is not what was written, or is gone: without its optimizer.pt a training would go on as
+            another one, in silence. Of a sub-folder that is gone (a checkpoint) nothing is missed.
     """
     folder = Path(folder)
     known = _read(folder)
+    for name in known:
+        path = folder / name
+        if any(path.match(pattern) for pattern in patterns) and path.parent.is_dir() and not path.exists():
+            raise ValueError(
+                f"'{path}' is gone, which {CHECKSUMS_NAME} names. Copy the file again or use an earlier checkpoint; "
+                f"if you deleted it on purpose, delete {CHECKSUMS_NAME}."
+            )
     for name, path in _files(folder, patterns).items() if known else ():
         if name in known and _sha256(path) != known[name]:
             raise ValueError(

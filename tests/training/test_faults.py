@@ -23,6 +23,7 @@ from safetensors.torch import load_file
 from transformers.trainer_utils import get_last_checkpoint
 
 from modeling_trace import TraceForConditionalGeneration, load_model
+from modeling_trace.models.checksums_trace import check_checksums, write_checksums
 from modeling_trace.training.checkpoints import SAVING, written_whole
 
 STEPS = 12
@@ -259,6 +260,31 @@ def test_a_bit_that_flipped_is_found_before_a_run_resumes(tmp_path, undisturbed,
     assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}  # nothing is lost
     (folder / "checkpoint-12" / "SHA256SUMS").unlink()  # of a file that one has changed oneself, as the error says
     trainer.check_before_training(True)
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth"])
+def test_a_file_that_is_gone_is_found_before_a_run_resumes(tmp_path, undisturbed, name):
+    """Transformers would begin with a new optimizer, and say nothing."""
+    folder = tmp_path / "run"
+    shutil.copytree(undisturbed / "checkpoint-12", folder / "checkpoint-12")
+    (folder / "checkpoint-12" / name).unlink()
+    trainer = make_trainer(folder, train_dataset=make_texts(16), **SAVES)
+    with pytest.raises(ValueError, match=rf"checkpoint-12/{name}' is gone, which SHA256SUMS names") as error:
+        trainer.train(resume_from_checkpoint=True)
+    assert "\n" not in str(error.value)
+
+
+def test_checkpoints_that_are_gone_are_not_missed(tmp_path):
+    """A finished run's folder may have checksums of its checkpoints, which people delete."""
+    (tmp_path / "checkpoint-3").mkdir()
+    for file in ("model.safetensors", "checkpoint-3/model.safetensors"):
+        (tmp_path / file).write_bytes(b"weights")
+    write_checksums(tmp_path)
+    shutil.rmtree(tmp_path / "checkpoint-3")
+    check_checksums(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match="model.safetensors' is gone"):
+        check_checksums(tmp_path)
 
 
 def test_a_bit_that_flipped_in_a_model_is_found_by_load_model(tmp_path):
