@@ -18,6 +18,7 @@ import yaml
 from helpers.docs import make_demo_folder, python_blocks, run_blocks
 
 from modeling_trace.cli.main import COMMANDS, main
+from modeling_trace.data import generate_reviews
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -85,6 +86,44 @@ def test_commands_have_these_flags(page):
         known = flags_of(*words[: 2 if words[0] == "human" else 1])
         for word in words:
             assert not word.startswith("--") or word in known, (page, word, words)
+
+
+# So that a command takes seconds; its own values of these flags are left out
+SMALL = {
+    "train": {
+        "--max_steps": "2",
+        "--max_texts": "40",
+        "--max_length": "64",
+        "--use_cpu": "true",
+        "--report_to": "none",
+    },
+    "compare": {"--num_texts": "10", "--num_samples": "2", "--judge": "none"},
+    "generate": {"--num_texts": "2"},
+}
+NOT_RUN = {"demo", "app", "push", "--import"}  # tested elsewhere: they take minutes, a browser or a Hub
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/tutorial.md", "docs/how-to/conditional.md", "docs/how-to/training.md"]
+)
+def test_commands_run_after_the_blocks_and_one_after_the_other(page, tmp_path, monkeypatch, capsys):
+    make_demo_folder(tmp_path / "trace-demo")
+    monkeypatch.chdir(tmp_path)
+    rows = [{"text": review.text, "title": "A walk", "story": review.text} for review in generate_reviews(120)]
+    for name in ("texts", "stories"):
+        Path(f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    if page != "README.md":  # whose blocks are test_readme.py's
+        run_blocks(ROOT / page)
+    ran = [words for words in commands((ROOT / page).read_text(encoding="utf-8")) if words[0] not in NOT_RUN]
+    for words in ran:
+        small = SMALL.get(words[0], {})
+        places = [place for place, word in enumerate(words) if not {word, words[place - 1]} & small.keys()]
+        from_hub = [words[place - 1 : place + 1] == ["--backbone", "gpt2"] for place in places]
+        kept = ["trace-demo/plain-lm" if hub else words[place] for place, hub in zip(places, from_hub, strict=True)]
+        code = main([*kept, *(part for pair in small.items() for part in pair)])
+        assert code == 0, (words, capsys.readouterr().err[-2000:])
+    assert len(ran) >= 2
 
 
 def test_pages_have_commands():
