@@ -60,7 +60,7 @@ def likelihood_time():
         for one in over_seeds(
             {**YELP, "system": system, "steps": steps},
             {"nats": 170.0, "reconstruction": 160.0} | ({"neg_elbo": 172.0} if system == "trace" else {}),
-            seconds={"train": 2.0 * steps},
+            seconds={"train": 3.0 * steps, "train_processor": 2.0 * steps},
         )
     ]
 
@@ -98,7 +98,7 @@ def test_the_data_is_what_was_measured(tmp_path, experiment):
     wanted = {}
     for one in rows:
         labels = {name: str(value) for name, value in one["labels"].items() if name != "seed" and value is not None}
-        own = one["metrics"] | {"train_seconds": one["seconds"].get("train")}
+        own = one["metrics"] | {"train_seconds": one["seconds"].get("train_processor")}
         for metric in metrics:
             if own.get(metric) is not None:
                 wanted.setdefault((frozenset(labels.items()), metric), []).append(own[metric])
@@ -164,3 +164,11 @@ def test_systems_differ_in_colour_marker_and_line():
     looks = [plots._look(system, results) for system in ("gpt2", "trace", "trace-r", "trace-p")]
     for part in ("color", "marker", "linestyle"):
         assert len({look[part] for look in looks}) == 4
+
+
+def test_time_is_the_processors_own_where_no_gpu_is(tmp_path):
+    for device, factor in (("cpu", 2.0), ("NVIDIA H100", 3.0)):
+        own = content("likelihood_time", likelihood_time(), machine={"device": device})
+        drawn = importlib.import_module("plots").draw(own, tmp_path / device)
+        lines = [line for line in read(drawn[-1]) if line["metric"] == "train_seconds"]
+        assert lines and all(float(line["mean"]) == factor * int(line["steps"]) for line in lines)
