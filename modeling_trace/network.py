@@ -72,7 +72,7 @@ def check_hub(name: str, what: str = "", repo_type: str = "model") -> None:
     Raises:
         ConnectionError: if the Hub does not answer; it says how to take from the cache what may be there.
     """
-    if constants.HF_HUB_OFFLINE:
+    if constants.HF_HUB_OFFLINE or not _is_repo_id(name):  # such as a path to nowhere, of which the caller knows more
         return
     try:
         check_network()
@@ -83,6 +83,14 @@ def check_hub(name: str, what: str = "", repo_type: str = "model") -> None:
         elif isinstance(try_to_load_from_cache(name, CONFIG_NAME), str):
             hint = " The model is in the cache: set HF_HUB_OFFLINE=1 to use it from there."
         raise ConnectionError(f"{what or repr(name)} is no {kind} here, and {error}{hint}") from None
+
+
+def _is_repo_id(name: str) -> bool:
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
 
 
 def check_repo_id(repo_id: str) -> str:

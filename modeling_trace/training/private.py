@@ -13,6 +13,9 @@ from collections.abc import Iterator
 import torch
 from torch.distributed.fsdp import FSDPModule
 
+# custom_object_save: the model's code is copied beside an adapter as `save_pretrained` copies it beside a model
+from transformers.dynamic_module_utils import custom_object_save
+
 # TRAINER_STATE_NAME: a checkpoint is known by it
 from transformers.trainer import TRAINER_STATE_NAME
 
@@ -112,6 +115,7 @@ __all__ = [
     "LengthGroupedSampler",
     "SaveStrategy",
     "TrainOutput",
+    "custom_object_save",
     "get_last_checkpoint",
     "has_adapters",
     "local_shard",

@@ -12,7 +12,6 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, Trainer, set_seed
-from transformers.dynamic_module_utils import custom_object_save
 from transformers.utils import ModelOutput, logging
 
 from ..data import TraceDataCollator, TraceProcessor
@@ -37,6 +36,7 @@ from .private import (
     EvalLoopOutput,
     LengthGroupedSampler,
     TrainOutput,
+    custom_object_save,
     get_last_checkpoint,
     has_adapters,
     local_shard,
