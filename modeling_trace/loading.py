@@ -78,8 +78,7 @@ def load_config(name_or_path: str | os.PathLike) -> PreTrainedConfig:
     is_folder = os.path.isdir(name)
     if not is_folder and (os.path.exists(name) or name.startswith((".", "/", "~")) or name.count("/") > 1):
         raise ValueError(f"there is no folder '{name}'. Give a folder that `modeling-trace train` wrote, or a Hub id.")
-    if not is_folder:
-        check_hub(name)
+    check_hub(name)
     try:
         check_config_file(name)
         config = AutoConfig.from_pretrained(name)

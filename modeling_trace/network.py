@@ -1,10 +1,11 @@
 """What can go wrong on the way to the Hub, in one line each."""
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from huggingface_hub import constants, get_token, try_to_load_from_cache
+from huggingface_hub import constants, get_token
 from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
@@ -14,7 +15,6 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from huggingface_hub.utils import get_session, validate_repo_id
-from transformers.utils import CONFIG_NAME
 
 from .utils import one_line, sentence
 
@@ -60,32 +60,29 @@ def check_network() -> None:
     )
 
 
-def check_hub(name: str, what: str = "", repo_type: str = "model") -> None:
+def check_hub(name: str, what: str = "") -> None:
     """
-    [`check_network`] before something is read from the Hub, unless HF_HUB_OFFLINE says to take it from the cache.
+    [`check_network`] before something is read from the Hub: for no folder or path, and not where HF_HUB_OFFLINE says
+    to take it from the cache.
 
     Args:
-        name (`str`): Hub id; what is a folder or a file here was found before.
+        name (`str`): of a model or data set.
         what (`str`, *optional*): what the error calls it, by default its name in quotes.
-        repo_type (`str`, *optional*, defaults to `"model"`): or `"dataset"`.
 
     Raises:
-        ConnectionError: if the Hub does not answer; it says how to take from the cache what may be there.
+        ConnectionError: if the Hub does not answer.
     """
-    if constants.HF_HUB_OFFLINE or not _is_repo_id(name):  # such as a path to nowhere, of which the caller knows more
+    if constants.HF_HUB_OFFLINE or os.path.isdir(name) or not is_repo_id(name):
         return
     try:
         check_network()
     except ConnectionError as error:
-        hint, kind = "", "folder" if repo_type == "model" else "file"
-        if repo_type != "model":
-            hint = " One that was loaded before is in the cache: set HF_HUB_OFFLINE=1 to use it from there."
-        elif isinstance(try_to_load_from_cache(name, CONFIG_NAME), str):
-            hint = " The model is in the cache: set HF_HUB_OFFLINE=1 to use it from there."
-        raise ConnectionError(f"{what or repr(name)} is no {kind} here, and {error}{hint}") from None
+        cache = "If it was loaded before, HF_HUB_OFFLINE=1 takes it from the cache."
+        raise ConnectionError(f"{what or repr(name)} is no file or folder here, and {error} {cache}") from None
 
 
-def _is_repo_id(name: str) -> bool:
+def is_repo_id(name: str) -> bool:
+    """Whether the Hub can have a repository of that name."""
     try:
         validate_repo_id(name)
     except HFValidationError:
@@ -144,4 +141,4 @@ def hub_errors(repo_id: str) -> Iterator[None]:
         ) from None
 
 
-__all__ = ["check_hub", "check_network", "check_repo_id", "check_token", "hub_errors"]
+__all__ = ["check_hub", "check_network", "check_repo_id", "check_token", "hub_errors", "is_repo_id"]

@@ -189,8 +189,7 @@ def _backbone_config(data: DataArguments, max_length: int | None) -> PreTrainedC
     if data.backbone_config is not None:
         return make_backbone_config(data, max_length)
     path, gguf = resolve_backbone(data.backbone)
-    if not os.path.isdir(path):
-        check_hub(path, f"`backbone` '{data.backbone}'")
+    check_hub(path, f"`backbone` '{data.backbone}'")
     try:
         config = AutoConfig.from_pretrained(path, **gguf)
     except (OSError, ValueError) as error:

@@ -229,7 +229,7 @@ def _from_hub(name: str, argument: str, split: str, columns: TextColumns, settin
 
     source = _hub_id(name)
     if not datasets.config.HF_HUB_OFFLINE:  # which HF_DATASETS_OFFLINE sets, too
-        check_hub(source["path"], f"`dataset` '{name}'", repo_type="dataset")
+        check_hub(source["path"], f"`dataset` '{name}'")
     builder = datasets.load_dataset_builder(**source)
     if isinstance(builder, Csv):  # whose reader takes texts such as "None" for missing ones
         files = {str(part): list(paths) for part, paths in builder.config.data_files.items()}

@@ -4,7 +4,6 @@ Quality of generated texts (paper, Section 5.1): closeness to references, and wh
 Metrics are x 100 unless their docstring says otherwise.
 """
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -368,8 +367,7 @@ def load_judge(
             raise ValueError("`tokenizer` is missing, got None with a loaded `model`. Pass the model's own.")
     else:
         path, loading = resolve_backbone(model)
-        if not os.path.isdir(path):
-            check_hub(path, f"`model` '{model}'")
+        check_hub(path, f"`model` '{model}'")
         tokenizer = tokenizer or AutoTokenizer.from_pretrained(path, **loading)
         model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, **loading)
         model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))

@@ -7,12 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
-from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id
 
 from ..models.backbones_trace import HUB_NAMES
 from ..models.configuration_trace import TraceConfig
 from ..models.dynamics_registry_trace import has_segments
+from ..network import is_repo_id
 
 TAGS = ("trace", "text-generation", "latent-variables", "variational-autoencoder")
 CURVE_ROWS = 12
@@ -29,11 +28,7 @@ def hub_name(name: str | None) -> str | None:
     name = HUB_NAMES.get(name, name)
     if not name or os.path.exists(name) or re.search(r"\.(jsonl?|csv|tsv|txt|parquet)(\.\w+)?$|^[.~]|\\", name):
         return None
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        return None
-    return name
+    return name if is_repo_id(name) else None
 
 
 def public_name(name: str) -> str:

@@ -168,8 +168,7 @@ class NamedModel:
         path, gguf = resolve_backbone(self.name)
         self.path, loading = path, {k: v for k, v in self.settings.items() if k in _TOKENIZER_LOADING}
         self.tokenizer_loading = {**gguf, **loading}
-        if not os.path.isdir(path):
-            check_hub(path, f"`model` '{self.name}'")
+        check_hub(path, f"`model` '{self.name}'")
         try:
             self.config = AutoConfig.from_pretrained(path, **self.tokenizer_loading)
         except (OSError, ValueError) as error:

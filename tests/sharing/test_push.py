@@ -24,7 +24,7 @@ from modeling_trace import (
 from modeling_trace.cli.main import main
 from modeling_trace.data import SentenceSegmenter, load_texts
 from modeling_trace.evaluation.quality import load_judge
-from modeling_trace.network import hub_errors
+from modeling_trace.network import PROBE_SECONDS, hub_errors
 from modeling_trace.sharing import sections
 from modeling_trace.sharing.cards import Card
 from modeling_trace.sharing.publishing import hub_card
@@ -178,6 +178,7 @@ def test_a_card_that_cannot_be_read_is_not_taken_for_none_or_for_an_earlier_one(
 @pytest.mark.parametrize("host", ["deaf", "127.0.0.1:9", "no-such-host.invalid"])
 def test_no_network_is_said_without_many_tries(host, folder, tmp_path, monkeypatch, capsys):
     model, processor = load_model(folder)
+    assert PROBE_SECONDS + 1 <= 5  # what `check_network` waits for
     with socket.socket() as deaf:  # it listens, and nobody answers
         deaf.bind(("127.0.0.1", 0))
         deaf.listen(0)
@@ -210,7 +211,7 @@ def test_no_network_is_said_without_many_tries(host, folder, tmp_path, monkeypat
     if host == "127.0.0.1:9":
         flags = ["--backbone", "user/x", "--dataset", "reviews", "--output_dir", str(tmp_path / "b")]
         assert main(["train", *flags]) == 2
-        assert "error: `backbone` 'user/x' is no folder here, and the Hub at " in capsys.readouterr().err
+        assert "error: `backbone` 'user/x' is no file or folder here, and the Hub at " in capsys.readouterr().err
 
 
 PUSH = """
