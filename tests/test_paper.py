@@ -183,7 +183,7 @@ def test_an_unknown_name_in_a_file_is_one_line(script, tmp_path, change, message
         (["table2", "--seeds", "1", "1"], "`seeds` must be different ones, got [1, 1]"),
         (["table2", "--ratings", "sheets"], "`--ratings` is for an experiment of ratings"),
         (["table2", "--data", "reviews=nowhere/yelp.jsonl"], "nowhere/yelp.jsonl"),
-        (["nowhere.yaml"], "there is no config file 'nowhere.yaml'"),
+        (["nowhere.yaml"], "there is no experiment 'nowhere.yaml'. Name one of figure2,"),
         (["table4"], "Run the experiment that writes them first"),
         (["table2", "--set", "seeds=[1"], "`--set` seeds must be a YAML value, got '[1'"),
         (["table2", "--set", "steps=5", "steps=6"], "`--set` has steps twice, 5 and 6"),

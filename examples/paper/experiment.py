@@ -152,6 +152,11 @@ def load(
     if path.suffix not in (".yaml", ".yml"):
         check_name("experiment", experiment, experiment_names())
         path = HERE / f"{experiment}.yaml"
+    elif not path.is_file():
+        known = ", ".join(experiment_names())
+        raise ValueError(
+            f"there is no experiment '{path}'. Name one of {known}, or the path of a YAML file like theirs."
+        )
     content = read_yaml(str(path))
     fields = {kind: [one.name for one in dataclasses.fields(kind)] for kind in (Experiment, Scale)}
     by_scale = content.pop("scales", None) or {}

@@ -157,7 +157,7 @@ def combine(parts: Sequence[Part]) -> str:
 
 def by_chance(parts: Sequence[Part]) -> float:
     """How many of these comparisons would at most be reversed, were all systems equal."""
-    return sum(part.chance for part in parts if part.chance)
+    return sum(part.chance for part in parts)
 
 
 __all__ = [

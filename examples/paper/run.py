@@ -27,7 +27,6 @@ from transformers.utils import logging
 
 from modeling_trace.utils import one_line
 
-PARTS = ("models", "step_time", "ratings")
 # What the paper does not say, and this stands on
 INFERRED = (
     "the number of steps; the paper names none",
